@@ -1,0 +1,39 @@
+# Two commands do everything, on a machine with Python 3.10 to 3.13, make and a C compiler:
+#   make demo   sets up and runs the whole path on a small detector
+#   make test   sets up and passes the tests
+PYTHON ?= python3
+VENV   ?= .venv
+# One torch for everybody who runs the tests; any torch >= 2.9 works: make test TORCH='torch==2.14.1 torchvision==0.29.1'
+TORCH  ?= torch==2.13.0
+BIN     = $(VENV)/bin
+READY   = $(VENV)/.ready
+
+.PHONY: demo test lint table scaling clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,rtx,ultralytics]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python -m examples.digits_demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The tables of the README; they need real weights (CHANNELCUT_ASSETS) and about half an hour.
+table: $(READY)
+	$(BIN)/python -m benchmarks.table
+
+scaling: $(READY)
+	$(BIN)/python -m benchmarks.scaling
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Benchmarks: each table of the README is one command here."""

@@ -1,0 +1,50 @@
+"""channelcut: any CNN or detector in, a proven smaller dense network out.
+
+groups = channelcut.analyze(model, example_inputs)
+result = channelcut.prune(model, example_inputs, macs=0.5, align=8)
+channelcut.save(result, "out/")
+model = channelcut.load(build, "out/")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, TraceError, UserError
+    from channelcut.core.groups import Group, Groups, Pin, Slot
+    from channelcut.core.plan import Plan
+    from channelcut.core.proof import Proof
+    from channelcut.core.pruned import Pruned
+    from channelcut.pipeline import analyze, load, prune, save
+    from channelcut.recover.images import Preprocessing
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "channelcut.core.errors": ("BudgetError", "ChannelcutError", "ProofError", "TraceError", "UserError"),
+    "channelcut.core.groups": ("Group", "Groups", "Pin", "Slot"),
+    "channelcut.core.plan": ("Plan",),
+    "channelcut.core.proof": ("Proof",),
+    "channelcut.core.pruned": ("Pruned",),
+    "channelcut.pipeline": ("analyze", "load", "prune", "save"),
+    "channelcut.recover.images": ("Preprocessing",),
+}
+
+__all__ = [
+    "BudgetError", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "Preprocessing", "Proof", "ProofError",
+    "Pruned", "Slot", "TraceError", "UserError", "analyze", "load", "prune", "save",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import channelcut` and `--help` do not wait for torch."""
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'channelcut' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

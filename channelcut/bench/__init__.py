@@ -1,0 +1,1 @@
+"""Interleaved A/B measurement and its statistics."""

@@ -1,0 +1,187 @@
+"""The command line: one subcommand a stage, and `compress`. It parses, calls, prints; it decides nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from channelcut import __version__
+from channelcut.core.errors import ChannelcutError, UserError
+
+MODEL_HELP = (
+    "ultralytics:NAME.pt|.yaml, torchvision:NAME, timm:NAME, file.py:factory, package.module:factory, "
+    "or a result folder"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for an error of the user's, 130 for Ctrl-C."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UserError as error:
+        print(f"channelcut: {error}", file=sys.stderr)
+        return 2
+    except ChannelcutError as error:
+        print(f"channelcut: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("channelcut: interrupted; nothing half-written was left behind", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    top = argparse.ArgumentParser(
+        prog="channelcut", description="Structured pruning for dense hardware, proven and measured."
+    )
+    top.add_argument("--version", action="version", version=f"channelcut {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_analyze, _compress, _export, _build, _bench, _report, _explain):
+        add(commands)
+    return top
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument(
+        "--json", action="store_true", help="print the result as JSON on standard output, and nothing else there"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress bars and no tables")
+    command.set_defaults(run=run)
+    return command
+
+
+def _model_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument(
+        "--input", metavar="1x3x640x640", help="shape of the input; by default the library's customary one"
+    )
+    command.add_argument("--weights", type=Path, help="state dict to load (.pt, .pth, .safetensors)")
+    command.add_argument(
+        "--trust", action="store_true", help="allow a model or weights that are a pickle, which runs its author's code"
+    )
+    command.add_argument(
+        "--threads", type=int, default=1, help="CPU threads (default 1: steadiest on a shared machine)"
+    )
+
+
+def _analyze(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(commands, "analyze", run.analyze, "Which channels can go, which cannot, and why.")
+    _model_flags(command)
+    command.add_argument("--front-end", choices=("auto", "export", "dispatch"), default="auto")
+
+
+def _compress(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(commands, "compress", run.compress, "Prune, prove, recalibrate, export, build, measure, report.")
+    _model_flags(command)
+    budget = command.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--macs", type=float, help="share of the multiply-accumulates to keep")
+    budget.add_argument("--params", type=float, help="share of the parameters to keep")
+    budget.add_argument("--keep", type=float, help="share of every group's channels to keep")
+    command.add_argument("--out", type=Path, required=True, help="output folder")
+    command.add_argument(
+        "--force", action="store_true", help="replace the output folder when the new result is complete"
+    )
+    command.add_argument("--align", type=int, default=8, help="kept widths are multiples of this (default 8)")
+    command.add_argument(
+        "--floor", type=float, default=0.1, help="least share of any group that a budget leaves (default 0.1)"
+    )
+    command.add_argument(
+        "--importance", default="l2", help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)"
+    )
+    command.add_argument("--data", type=Path, help="folder of unlabelled images for batch-norm recalibration")
+    command.add_argument(
+        "--fit", choices=("stretch", "letterbox"), default="stretch", help="how images are made to fit the input"
+    )
+    command.add_argument("--bgr", action="store_true", help="the network takes BGR")
+    command.add_argument("--scale", type=float, default=1 / 255, help="factor on pixel values (default 1/255)")
+    command.add_argument("--mean", type=_numbers, default=(0.0,), help="subtracted after scaling, one number or three")
+    command.add_argument("--std", type=_numbers, default=(1.0,), help="divided by after that, one number or three")
+    command.add_argument(
+        "--capability", type=_names, default=("sm89",), help="compute capabilities to build engines for (default sm89)"
+    )
+    command.add_argument(
+        "--backend", choices=("tensorrt_rtx", "tensorrt"), default="tensorrt_rtx", help="engine builder"
+    )
+    command.add_argument("--no-engine", action="store_true", help="build no engine")
+    command.add_argument("--no-bench", action="store_true", help="do not measure latency")
+
+
+def _export(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(commands, "export", run.export, "Write a model, such as a result folder, as checked ONNX.")
+    _model_flags(command)
+    command.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
+    command.add_argument("--opset", type=int, default=20)
+    command.add_argument("--dynamic-batch", action="store_true", help="leave the batch size open")
+    command.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def _build(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(commands, "build", run.build, "Build an engine from ONNX.")
+    command.add_argument("onnx", type=Path)
+    command.add_argument("--out", type=Path, required=True, help="the engine file to write")
+    command.add_argument("--capability", help="compute capability such as sm89; without it, this machine's GPU")
+    command.add_argument("--backend", choices=("tensorrt_rtx", "tensorrt"), default="tensorrt_rtx")
+    command.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def _bench(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(commands, "bench", run.bench, "Time two ONNX files against each other, interleaved.")
+    command.add_argument("original", type=Path, help="the baseline .onnx, or a result folder to time again")
+    command.add_argument("pruned", type=Path, nargs="?", help="the candidate .onnx")
+    command.add_argument("--threads", type=int, default=1)
+    command.add_argument("--time-limit", type=float, default=30.0, help="seconds (default 30)")
+
+
+def _report(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(commands, "report", run.report, "Print a result's report and write its report.html again.")
+    command.add_argument("folder", type=Path)
+
+
+def _explain(commands: Any) -> None:
+    from channelcut import commands as run
+
+    command = _command(
+        commands,
+        "explain",
+        run.explain,
+        "Which group a parameter's channels belong to, and why they may or may not go.",
+    )
+    command.add_argument("folder", type=Path)
+    command.add_argument("parameter", help="name of a parameter or buffer, or of its module")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def dump(data: Any) -> None:
+    """Print JSON."""
+    print(json.dumps(data, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

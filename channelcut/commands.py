@@ -1,0 +1,219 @@
+"""What each command does with its flags. Heavy imports wait inside, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from channelcut.core.errors import UserError
+
+if TYPE_CHECKING:
+    from channelcut.adapters import Source
+
+
+def analyze(flags: Namespace) -> int:
+    """`channelcut analyze`."""
+    from channelcut.console import Bars, print_groups, print_json
+    from channelcut.pipeline import analyze as run
+    from channelcut.report.collect import groups_data
+
+    source, shape = _source(flags)
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        progress("load", 0, 1)
+        model = source.build()
+        progress("load", 1, 1)
+        progress("analyze", 0, 1)
+        groups = run(model, _example(shape), front_end=flags.front_end)
+        progress("analyze", 1, 1)
+    if flags.json:
+        print_json(groups_data(model, groups))
+    elif not flags.quiet:
+        print_groups(groups_data(model, groups))
+    return 0
+
+
+def compress(flags: Namespace) -> int:
+    """`channelcut compress`."""
+    from channelcut.compress import CompressOptions
+    from channelcut.compress import compress as run
+    from channelcut.console import Bars, console, print_json
+    from channelcut.recover import Preprocessing
+    from channelcut.report import print_report
+
+    source, shape = _source(flags)
+    budget = {name: value for name in ("keep", "macs", "params") if (value := getattr(flags, name)) is not None}
+    options = CompressOptions(
+        input_shape=shape,
+        budget=budget,
+        prune={
+            "importance": flags.importance,
+            "align": flags.align,
+            "floor": flags.floor,
+            "calibration": flags.data,
+            "preprocessing": Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std),
+        },
+        capabilities=() if flags.no_engine else flags.capability,
+        backend=flags.backend,
+        measure=not flags.no_bench,
+        force=flags.force,
+    )
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        report = run(source, flags.out, options, progress)
+    if flags.json:
+        print_json(report)
+    elif not flags.quiet:
+        print_report(report, console())
+        console().print(f"Report: {flags.out / 'report.html'}", soft_wrap=True)
+    return 0
+
+
+def export(flags: Namespace) -> int:
+    """`channelcut export`."""
+    from channelcut.compress import describe_export
+    from channelcut.console import Bars, console, print_json
+    from channelcut.export.onnx import ExportOptions, onnx_from_module
+
+    source, shape = _source(flags)
+    _refuse_existing(flags.out, flags.force)
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        progress("export", 0, 1)
+        options = ExportOptions(opset=flags.opset, dynamic_batch=flags.dynamic_batch)
+        report = describe_export(onnx_from_module(source.build(), (_example(shape),), flags.out, options))
+        progress("export", 1, 1)
+    if flags.json:
+        print_json(report)
+    elif not flags.quiet:
+        console().print(
+            f"{flags.out}: opset {report['opset']}, {report['nodes_before']} → {report['nodes_after']} nodes by "
+            f"{report['simplifier']}, "
+            f"relative error {report['max_relative_error']:.2g}, {report['size_bytes'] / 2**20:.2f} MiB",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def build(flags: Namespace) -> int:
+    """`channelcut build`."""
+    from channelcut.compress import build_engine
+    from channelcut.console import Bars, console, print_json
+
+    _refuse_existing(flags.out, flags.force)
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        report = build_engine(flags.onnx, flags.backend, flags.capability, flags.out, progress)
+    if flags.json:
+        print_json({**vars(report), "path": str(report.path)})
+    elif not flags.quiet:
+        console().print(
+            f"{report.path}: {report.backend} {report.version} for {report.capability}, {report.size_mib:.2f} MiB, "
+            f"built in "
+            f"{report.build_s:.1f} s",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def bench(flags: Namespace) -> int:
+    """`channelcut bench`."""
+    from channelcut.bench.measure import BenchOptions
+    from channelcut.bench.onnx import measure_onnx
+    from channelcut.compress import ORIGINAL, PRUNED
+    from channelcut.console import Bars, print_json, print_measurement
+
+    original, pruned = flags.original, flags.pruned
+    if pruned is None:
+        if not original.is_dir():
+            raise UserError(f"bench needs two .onnx files, or one result folder; {original} is no folder.")
+        original, pruned = original / ORIGINAL, original / PRUNED
+    options = BenchOptions(threads=flags.threads, time_limit_s=flags.time_limit)
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        measurement = measure_onnx(original, pruned, options, lambda done, total: progress("bench", done, total))
+    if flags.json:
+        print_json(measurement.to_dict())
+    elif not flags.quiet:
+        print_measurement(measurement)
+    return 0
+
+
+def report(flags: Namespace) -> int:
+    """`channelcut report`."""
+    from channelcut.console import console, print_json
+    from channelcut.core.files import write_atomically
+    from channelcut.report import print_report, render_html
+
+    data = read_report(flags.folder)
+    write_atomically(flags.folder / "report.html", render_html(data).encode())
+    if flags.json:
+        print_json(data)
+    elif not flags.quiet:
+        print_report(data, console())
+        console().print(f"Report: {flags.folder / 'report.html'}", soft_wrap=True)
+    return 0
+
+
+def explain(flags: Namespace) -> int:
+    """`channelcut explain`."""
+    from channelcut.console import console, print_json
+    from channelcut.report.explain import explain as run
+    from channelcut.report.explain import sentences
+
+    found = run(read_report(flags.folder), flags.parameter)
+    if flags.json:
+        print_json(found)
+    elif not flags.quiet:
+        for line in sentences(found):
+            console().print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read `report.json` of a result folder."""
+    path = Path(folder) / "report.json"
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no result of `channelcut compress`: it has no report.json.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Write the result again with `channelcut compress --force`."
+        ) from error
+    return data
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`1x3x640x640` as (1, 3, 640, 640)."""
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UserError(
+            f"--input {text!r} is no shape. Expected extents joined by x, batch first, such as 1x3x640x640."
+        )
+    return shape
+
+
+def _source(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
+    import torch
+
+    from channelcut.adapters import open_source
+
+    torch.set_num_threads(max(1, flags.threads))
+    source = open_source(flags.model, flags.weights, trust=flags.trust)
+    shape = parse_shape(flags.input) if flags.input else source.input_shape
+    if shape is None:
+        raise UserError(f"The input shape of {flags.model} is not known. Give it, batch first: --input 1x3x640x640.")
+    return source, shape
+
+
+def _example(shape: tuple[int, ...]) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.rand(shape)
+
+
+def _refuse_existing(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise UserError(f"{path} exists. Nothing was changed: give another --out, or --force to replace it.")

@@ -1,0 +1,203 @@
+"""`compress`: the whole path. A named model in; a folder with the smaller model, its ONNX, engines and a report out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelcut.adapters import Source
+from channelcut.bench.environment import environment
+from channelcut.bench.measure import BenchOptions
+from channelcut.bench.onnx import measure_onnx
+from channelcut.core.errors import UserError
+from channelcut.core.files import write_atomically
+from channelcut.core.measurement import Measurement
+from channelcut.core.pruned import Pruned
+from channelcut.cut import store
+from channelcut.engine.protocol import EngineOptions, EngineReport
+from channelcut.engine.registry import require
+from channelcut.export.onnx import ExportReport, onnx_from_module
+from channelcut.pipeline import Progress, PruneOptions, Stopwatch, prune
+from channelcut.report import render_html
+from channelcut.report.collect import collect
+
+ORIGINAL, PRUNED = "original.onnx", "model.onnx"
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What `compress` does beside pruning.
+
+    input_shape: of the one image input, (N, C, H, W).
+    budget: one of keep, macs, params with its value.
+    capabilities: CUDA compute capabilities to build engines for, such as `sm89`; empty builds none.
+    backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
+    measure: time original and pruned with ONNX Runtime.
+    force: replace an existing output folder, once the new one is complete.
+    """
+
+    input_shape: tuple[int, ...]
+    budget: dict[str, float]
+    prune: PruneOptions = field(default_factory=PruneOptions)  # type: ignore[arg-type]
+    capabilities: tuple[str, ...] = ("sm89",)
+    backend: str = "tensorrt_rtx"
+    measure: bool = True
+    bench: BenchOptions = field(default_factory=BenchOptions)
+    force: bool = False
+
+
+def compress(source: Source, out: Path, options: CompressOptions, progress: Progress | None = None) -> dict[str, Any]:
+    """Prune a model, prove it, restore its statistics, export, build, measure and report.
+
+    Leaves `plan.json`, `model.safetensors`, `model.onnx`, `original.onnx`, `model.<capability>.engine`, `report.json`
+    and
+    `report.html` in `out`, all at once: an interrupted run leaves nothing. Returns the content of `report.json`.
+
+    Raises:
+        UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
+    """
+    watch = Stopwatch(progress)
+    with fresh_folder(out, force=options.force) as folder:
+        with watch.stage("load"):
+            model = source.build()
+            torch.manual_seed(0)
+            example = torch.rand(options.input_shape)
+        result = prune(model, example, **options.budget, **{**options.prune, "progress": progress})  # type: ignore[typeddict-item, arg-type]
+        result = _with_options(result, source, options)
+        watch.seconds.update(result.seconds)
+        with watch.stage("store"):
+            store(result.model, result.plan, folder)
+        with watch.stage("export"):
+            onnx = export_both(model, result.model, example, folder)
+        engines = build_engines(folder, options, watch)
+        measurement = None
+        if options.measure:
+            with watch.stage("bench"):
+                measurement = measure_onnx(
+                    folder / ORIGINAL,
+                    folder / PRUNED,
+                    options.bench,
+                    lambda done, total: watch.progress("bench", done, total),
+                )
+                measurement = named(measurement)
+        report = collect(model, result, environment(options.bench.threads))
+        report |= {"onnx": onnx, "engines": engines, "measurement": measurement.to_dict() if measurement else None}
+        report |= {"seconds": watch.seconds, "notes": notes(measurement, options) + export_warnings(onnx, engines)}
+        write_atomically(folder / "report.json", json.dumps(report, indent=1, default=str).encode())
+        write_atomically(folder / "report.html", render_html(report).encode())
+    return report
+
+
+@contextmanager
+def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not."""
+    out = Path(out)
+    if out.exists() and not force:
+        raise UserError(
+            f"The output folder {out} exists. Nothing was changed: give another --out, or --force to replace it when "
+            f"the new result is complete."
+        )
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "plan.json").is_file())):
+        raise UserError(f"{out} is no result of channelcut, so --force does not replace it. Give another --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        folder.chmod(0o755)
+    except OSError as error:
+        raise UserError(
+            f"The folder {out.parent} cannot be written to ({error.strerror}). Choose another --out."
+        ) from error
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"The result could not be written to {out.parent} ({error.strerror or error}). Nothing half-written was "
+            f"left behind. Free "
+            "some space or choose another --out folder, and run again."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_options(result: Pruned, source: Source, options: CompressOptions) -> Pruned:
+    """Record in the plan what `channelcut` needs to open the result folder again."""
+    shape = "x".join(map(str, options.input_shape))
+    return replace(
+        result, plan=replace(result.plan, options={"model": source.name, "input": shape, **result.plan.options})
+    )
+
+
+def export_both(model: nn.Module, pruned: nn.Module, example: torch.Tensor, folder: Path) -> dict[str, Any]:
+    """Write both ONNX files, each checked against its module."""
+    return {
+        name: describe_export(onnx_from_module(module, (example,), folder / file))
+        for name, module, file in (("original", model, ORIGINAL), ("pruned", pruned, PRUNED))
+    }
+
+
+def describe_export(report: ExportReport) -> dict[str, Any]:
+    """An export report as JSON data, with the file's name instead of its path."""
+    return {**vars(report), "path": report.path.name}
+
+
+def build_engines(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
+    """One engine for each capability."""
+    built = []
+    for capability in options.capabilities:
+        with watch.stage(f"build {capability}"):
+            report = build_engine(
+                folder / PRUNED, options.backend, capability, folder / f"model.{capability}.engine", watch.progress
+            )
+            built.append({**vars(report), "path": report.path.name})
+    return built
+
+
+def build_engine(onnx: Path, backend: str, capability: str | None, path: Path, progress: Progress) -> EngineReport:
+    """Build one engine with a backend by name."""
+    return require(backend).build(
+        onnx,
+        path,
+        EngineOptions(capability=capability),
+        lambda _, done, total: progress(f"build {capability}", done, total),
+    )
+
+
+def named(measurement: Measurement) -> Measurement:
+    """The same measurement, with its sides called what they are here."""
+    baseline, candidate = replace(measurement.baseline, name="original"), replace(measurement.candidate, name="pruned")
+    return replace(measurement, baseline=baseline, candidate=candidate)
+
+
+def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list[str]:
+    """What the exports and builds warn of, once each, named by the file."""
+    parts = [*onnx.values(), *engines]
+    return [f"{part['path']}: {warning}" for part in parts for warning in part.get("warnings", ())]
+
+
+def notes(measurement: Measurement | None, options: CompressOptions) -> list[str]:
+    """What a reader of the report must not miss."""
+    found = []
+    if measurement is not None and not measurement.faster:
+        found.append(
+            "The pruned network is not faster than the original by more than the noise of this measurement. Try a "
+            "smaller budget, "
+            "--align 8 or 16, or a quieter machine."
+        )
+    if not options.prune.get("calibration"):
+        found.append(
+            "Batch-norm statistics were not recalibrated: give --data a folder of images, or the accuracy as cut is "
+            "what you get."
+        )
+    return found

@@ -1,0 +1,36 @@
+"""Errors: what a user can cause, and what only a defect of channelcut can cause."""
+
+from __future__ import annotations
+
+
+class ChannelcutError(Exception):
+    """Base of every error that channelcut raises on purpose."""
+
+
+class UserError(ChannelcutError):
+    """Something the caller can put right: one paragraph that says what, where, what was expected and how to fix it.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+class TraceError(UserError):
+    """No front end could turn the model's forward into a graph."""
+
+
+class BudgetError(UserError):
+    """The budget cannot be met; the text names the nearest one that can."""
+
+
+class ProofError(ChannelcutError):
+    """The cut model does not compute what the masked original computes; nothing is returned."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is needed here and is not installed; the text holds the pip command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'channelcut[{extra}]'"
+        )
+        self.package, self.extra = package, extra

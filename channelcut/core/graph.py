@@ -1,0 +1,96 @@
+"""A traced forward: what every front end produces and every later stage reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.utils import _pytree as pytree
+
+Kind = Literal["input", "state", "constant", "call", "output"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value that node `index` produced, as an argument of a later node."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape and element type of a traced tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the user's model: the op, the path of the module that ran it, and `file.py:line` of the source."""
+
+    op: str = ""
+    module: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        """Read as `aten.view in model.10.attn (block.py:1331)`."""
+        return f"{self.op} in {self.module or 'the model'}" + (f" ({self.source})" if self.source else "")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step of the forward.
+
+    `name` is the input's, parameter's, buffer's or constant's name, or the op's (`aten.conv2d`). `args` and `kwargs`
+    hold `Ref`s where the op takes the values of earlier nodes. `value` is a pytree of `Spec` (and plain constants).
+    """
+
+    index: int
+    kind: Kind
+    name: str
+    value: Any
+    site: Site = field(default_factory=Site)
+    target: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The forward of one model in one mode, in execution order.
+
+    `constants` are tensors that the forward made outside the traced ops; `aliases` names every parameter and buffer
+    that shares its tensor with an earlier one, with that one's name.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, torch.Tensor]
+    aliases: Mapping[str, str]
+    training: bool
+    front_end: str
+
+    @property
+    def calls(self) -> tuple[Node, ...]:
+        """The nodes that compute."""
+        return tuple(node for node in self.nodes if node.kind == "call")
+
+
+def refs(tree: Any) -> list[Ref]:
+    """Every `Ref` in a pytree of arguments, in order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]
+
+
+def specs(tree: Any) -> list[Spec]:
+    """Every `Spec` in a node's value, in order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Spec)]
+
+
+def as_spec(tree: Any) -> Any:
+    """Replace the tensors in a pytree by their `Spec`."""
+    return pytree.tree_map(
+        lambda leaf: Spec(tuple(int(s) for s in leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf,
+        tree,
+    )

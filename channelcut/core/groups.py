@@ -1,0 +1,118 @@
+"""What the coupling found: channels, the groups they form, and the pins that keep the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channelcut.core.graph import Graph, Site
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one parameter or buffer, and the channel that each position along it belongs to.
+
+    `channels` has shape (extent of the axis,); 0 is no removable channel. `role` is one of `out` (a producer),
+    `in` (a consumer), `depthwise`, `group`, `norm`, `bias`, `param`.
+    """
+
+    tensor: str
+    axis: int
+    channels: Ids
+    role: str
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why channels cannot be removed, where that was decided, and what would free them."""
+
+    reason: str
+    op: str
+    module: str
+    source: str
+    channels: tuple[int, ...]
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Read as `network output: aten.conv2d in head.cls (head.py:31), 80 channels`."""
+        return f"{self.reason}: {Site(self.op, self.module, self.source)}, {len(self.channels)} channels"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels with the same slots. Each of its lanes keeps the same number of channels.
+
+    A group usually has one lane; a `chunk` into pieces that go different ways makes one lane a piece.
+    """
+
+    index: int
+    name: str
+    lanes: tuple[Ids, ...]
+    slots: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels in each lane."""
+        return len(self.lanes[0])
+
+    @property
+    def channels(self) -> Ids:
+        """All channels of all lanes, shape (lanes * width,)."""
+        return np.concatenate(self.lanes)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one call, and the channels that its cost is proportional to.
+
+    macs(kept) = macs * kept(rows) / len(rows) * kept(columns) / len(columns); an empty array is a fixed extent.
+    """
+
+    macs: float
+    rows: Ids
+    columns: Ids
+    site: Site
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Everything that can be removed together, everything that cannot, and why.
+
+    `values` maps a node of a graph to the channel of each element of its output (stride-0 along constant axes).
+    """
+
+    groups: tuple[Group, ...]
+    pins: tuple[Pin, ...]
+    slots: tuple[Slot, ...]
+    work: tuple[Work, ...]
+    channel_count: int
+    graph: Graph
+    values: Mapping[int, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __str__(self) -> str:
+        """A table of the groups and a list of the pins by reason."""
+        free = sum(len(g.channels) for g in self.groups)
+        lines = [f"{len(self.groups)} groups, {free} removable channels, {len(self.pins)} pins"]
+        for group in sorted(self.groups, key=lambda g: -len(g.channels))[:10]:
+            lanes = f" in {len(group.lanes)} lanes" if len(group.lanes) > 1 else ""
+            lines.append(f"  {len(group.channels):5d} channels{lanes}  {group.name}  ({len(group.slots)} slots)")
+        if len(self.groups) > 10:
+            lines.append(f"  ... and {len(self.groups) - 10} smaller groups")
+        for reason, count in Counter(pin.reason for pin in self.pins).most_common():
+            lines.append(f"  pinned: {reason} ({count} places)")
+        return "\n".join(lines)
+
+    def group_of(self) -> NDArray[np.int64]:
+        """Index of the group of each channel, shape (channel_count,); -1 where a channel is pinned or fixed."""
+        owner = np.full(self.channel_count, -1, dtype=np.int64)
+        for group in self.groups:
+            owner[group.channels] = group.index
+        return owner

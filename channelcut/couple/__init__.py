@@ -1,0 +1,5 @@
+"""Coupling: a `Graph` in, the `Groups` of channels that live and die together out."""
+
+from channelcut.couple.analyze import couple
+
+__all__ = ["couple"]

@@ -1,0 +1,176 @@
+"""The state of one coupling run, and the five things that a rule may do: mint, slot, bind, pin, account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from channelcut.core.graph import Node, Site
+from channelcut.couple import ids as I
+
+
+@dataclass(frozen=True)
+class State:
+    """A parameter or buffer as a value; `flipped` after a transpose of a matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+    flipped: bool = False
+
+    def axis(self, axis: int) -> int:
+        """The axis of the stored tensor that `axis` of this value is."""
+        return 1 - axis if self.flipped else axis
+
+
+@dataclass(frozen=True)
+class RawSlot:
+    """A slot before the channels are known: the ids along one axis of a tensor."""
+
+    tensor: str
+    axis: int
+    ids: Tensor
+    role: str
+
+
+@dataclass(frozen=True)
+class RawPin:
+    """A pin before the channels are known."""
+
+    reason: str
+    site: Site
+    ids: NDArray[np.int64]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class RawWork:
+    """Multiply-accumulates of a call before the channels are known."""
+
+    macs: float
+    rows: Tensor
+    columns: Tensor
+    site: Site
+
+
+@dataclass
+class Coupler:
+    """Collects what the rules say about one model; ids of parameters are shared by all the graphs it sees."""
+
+    next_id: int = 1
+    edges: list[NDArray[np.int64]] = field(default_factory=list)
+    pins: list[RawPin] = field(default_factory=list)
+    slots: dict[tuple[str, int], RawSlot] = field(default_factory=dict)
+    fixed_states: dict[str, Site] = field(default_factory=dict)
+    equal: list[tuple[tuple[Tensor, ...], Site]] = field(default_factory=list)
+    rectangles: list[Tensor] = field(default_factory=list)
+    work: list[RawWork] = field(default_factory=list)
+    node: Node | None = None
+
+    @property
+    def site(self) -> Site:
+        """Where the rule that runs now was called."""
+        return self.node.site if self.node is not None else Site()
+
+    def mint(self, count: int) -> Tensor:
+        """Fresh ids for `count` channels."""
+        fresh = torch.arange(self.next_id, self.next_id + count, dtype=torch.int32)
+        self.next_id += count
+        return fresh
+
+    def slot(self, state: object, axis: int, ids: Tensor | None, role: str) -> Tensor:
+        """Say that `axis` of a parameter or buffer follows `ids` (shape (extent,)); None mints them.
+
+        A tensor that is used twice keeps its first ids, and the second are bound to them. Returns the slot's ids.
+        """
+        if not isinstance(state, State):
+            raise TypeError("only parameters and buffers have slots")
+        axis = state.axis(axis)
+        known = self.slots.get((state.name, axis))
+        if known is None:
+            extent = state.shape[1 - axis if state.flipped else axis]
+            fresh = ids if ids is not None else self.mint(extent)
+            self.slots[state.name, axis] = RawSlot(state.name, axis, fresh.to(torch.int64), role)
+            return fresh
+        known_ids = known.ids.to(torch.int32)
+        if ids is not None:
+            self.bind(known_ids, ids, "a parameter shared with a fixed tensor")
+        return known_ids
+
+    def fix(self, state: State) -> None:
+        """A parameter or buffer is used in a way that no removal may change: its slots, found by any rule, are
+        pinned.
+        """
+        self.fixed_states.setdefault(state.name, self.site)
+
+    def bind(self, a: Tensor, b: Tensor, reason: str = "coupled with a fixed tensor") -> Tensor:
+        """Elements at the same position live or die together; where one is fixed, the other is pinned.
+
+        Shapes broadcast; along an axis of extent 1 nothing is bound, because broadcasting needs no element there.
+        Returns the ids of the result.
+        """
+        shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))  # torch.broadcast_shapes costs a second at first
+        wide_a, wide_b = I.shrink(a.expand(shape), b.expand(shape))
+        has_a, has_b = wide_a != 0, wide_b != 0
+        both = has_a & has_b
+        if bool(both.any()):
+            pairs = torch.stack([wide_a[both], wide_b[both]], 1).to(torch.int64)
+            pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+            if len(pairs):
+                self.edges.append(torch.unique(pairs, dim=0).numpy())
+        self._pin_against_fixed(a, b, shape, reason)
+        self._pin_against_fixed(b, a, shape, reason)
+        return torch.where(has_a, wide_a, wide_b).expand(shape)
+
+    def _pin_against_fixed(self, a: Tensor, b: Tensor, shape: Sequence[int], reason: str) -> None:
+        """Pin the ids of `a` at positions where `b` has an element of its own that cannot be removed."""
+        wide_a, wide_b = I.shrink(a.expand(tuple(shape)), b.expand(tuple(shape)))
+        conflict = (wide_a != 0) & (wide_b == 0)
+        if not bool(conflict.any()):
+            return
+        offset = len(shape) - b.dim()
+        owned = [axis for axis in I.varying_axes(wide_a) if axis >= offset and b.shape[axis - offset] > 1]
+        if owned:
+            self.pin(wide_a[conflict], reason)
+
+    def bind_along(self, ids: Tensor, axis: int) -> None:
+        """Bind every slab along `axis` to the first one."""
+        if ids.shape[axis] > 1 and not I.is_constant(I.compact(ids), axis):
+            first = ids.narrow(axis, 0, 1)
+            self.bind(first.expand_as(rest := ids.narrow(axis, 1, ids.shape[axis] - 1)).contiguous(), rest)
+
+    def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
+        """The pieces must keep equal numbers of channels along `axis`, not the same ones."""
+        lines = [I.line(piece, axis) for piece in pieces]
+        if any(found is None for found in lines):
+            for piece in pieces[1:]:
+                self.bind(pieces[0], piece)
+            return
+        self.equal.append((tuple(found for found in lines if found is not None), self.site))
+
+    def rectangle(self, ids: Tensor) -> Tensor:
+        """The ids vary along several axes and only one of them may lose elements: to be decided at the end."""
+        if len(I.varying_axes(ids)) > 1:
+            self.rectangles.append(ids)
+        return ids
+
+    def pin(self, ids: Tensor, reason: str, remedy: str = "") -> None:
+        """These channels cannot be removed, because of `reason`, here."""
+        found = torch.unique(I.compact(ids))
+        found = found[found != 0]
+        if len(found):
+            self.pins.append(RawPin(reason, self.site, found.to(torch.int64).numpy(), remedy))
+
+    def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
+        """Charge `macs` multiply-accumulates, proportional to the kept share of `rows` and of `columns`."""
+        self.work.append(RawWork(macs, I.compact(rows).reshape(-1), I.compact(columns).reshape(-1), self.site))
+
+
+FIXED = torch.zeros(0, dtype=torch.int32)
+"""An extent that no removal changes, for `Coupler.account`."""
+
+Values = Mapping[int, object]

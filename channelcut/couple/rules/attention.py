@@ -1,0 +1,93 @@
+"""Matrix products of activations: bind along the contracted axis, pass the ids of the one that survives."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from channelcut.core.graph import specs
+from channelcut.couple import ids as I
+from channelcut.couple.coupler import FIXED, Coupler, State
+from channelcut.couple.registry import Call, rule
+from channelcut.couple.rules.conv import affine
+
+IRREGULAR = "channels vary along several axes of a matrix product"
+
+
+@rule("aten.matmul", "aten.bmm", "aten.mm")
+def matmul(coupler: Coupler, call: Call) -> Tensor:
+    """(..., i, k) × (..., k, j): k is contracted, the channels of i or of j survive."""
+    matrix = call.get("other", call.get("mat2"))
+    if isinstance(matrix, State) and len(matrix.shape) == 2:
+        flipped = State(matrix.name, matrix.shape[::-1], not matrix.flipped)
+        return affine(coupler, call, call.ids("self"), flipped, None)
+    left, right = call.ids("self"), call.ids("other" if "other" in call.arguments else "mat2")
+    shape = call.shape
+    if left.dim() < 2 or right.dim() < 2:
+        coupler.pin(left, IRREGULAR)
+        coupler.pin(right, IRREGULAR)
+        return I.zeros(shape)
+    left_k, right_k = I.drop(left, [left.dim() - 2]), I.drop(right, [right.dim() - 1])
+    left_i, right_j = I.drop(left, [left.dim() - 1]), I.drop(right, [right.dim() - 2])
+    macs = math.prod(shape) * left.shape[-1]
+    if left_k is not None and right_k is not None:
+        contracted = coupler.bind(left_k.squeeze(-2), right_k.squeeze(-1), "contracted with a fixed tensor")
+        coupler.account(macs, FIXED, contracted if bool(contracted.any()) else FIXED)
+        return I.zeros(shape)
+    return _survivor(coupler, (left, left_i, left_k), (right, right_j, right_k), shape, macs)
+
+
+def _survivor(
+    coupler: Coupler,
+    left: tuple[Tensor, Tensor | None, Tensor | None],
+    right: tuple[Tensor, Tensor | None, Tensor | None],
+    shape: tuple[int, ...],
+    macs: int,
+) -> Tensor:
+    """At least one side has channels on its surviving axis; the contracted axis must then have none on either side."""
+    candidates = []
+    for whole, surviving, contracted in (left, right):
+        if contracted is not None and not bool(I.compact(contracted).any()):
+            continue
+        if contracted is None and surviving is not None:
+            candidates.append(surviving)
+        else:
+            coupler.pin(whole, IRREGULAR)
+    if len(candidates) != 1:
+        for surviving in candidates:
+            coupler.pin(surviving, "the outer product of two sets of channels")
+        return I.zeros(shape)
+    coupler.account(macs, candidates[0], FIXED)
+    return candidates[0].expand(shape)
+
+
+@rule(
+    "aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_attention_math",
+)  # fmt: skip
+def attention(coupler: Coupler, call: Call) -> Any:
+    """softmax(q kᵀ · scale) v: query and key channels are bound, value channels pass.
+
+    The default scale 1/√d follows the width, so key channels are pinned where no scale is given.
+    """
+    query, key, value = call.ids("query"), call.ids("key"), call.ids("value")
+    shape = specs(call.node.value)[0].shape
+    parts = [I.drop(ids, [ids.dim() - 2]) for ids in (query, key, value)]
+    if any(part is None for part in parts):
+        for ids in (query, key, value):
+            coupler.pin(ids, IRREGULAR)
+        result = I.zeros(shape)
+    else:
+        q, k, v = (part for part in parts if part is not None)
+        bound = coupler.bind(q, k, "contracted with a fixed tensor")
+        if call.get("scale") is None:
+            coupler.pin(bound, "the default scale of attention follows the key width", "pass scale= explicitly")
+        tokens = key.shape[-2]
+        coupler.account(math.prod(query.shape) * tokens, FIXED, bound)
+        coupler.account(math.prod(shape) * tokens, v if bool(torch.any(v)) else FIXED, FIXED)
+        result = v.expand(shape)
+    return (result, *call.fixed()[1:]) if isinstance(call.node.value, (list, tuple)) else result

@@ -1,0 +1,118 @@
+"""Convolutions and linear layers: the input's ids end in a slot, fresh ids begin."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from channelcut.couple import ids as I
+from channelcut.couple.coupler import FIXED, Coupler, State
+from channelcut.couple.registry import Call, rule
+
+DYNAMIC_WEIGHT = "the weight is computed, not a parameter"
+IRREGULAR = "channels vary along another axis than the layer mixes"
+
+
+@rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
+def convolution(coupler: Coupler, call: Call) -> Tensor:
+    """Weight (O, I/groups, k...)."""
+    return _convolve(coupler, call, call["groups"], transposed=False)
+
+
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+def transposed_convolution(coupler: Coupler, call: Call) -> Tensor:
+    """Weight (I, O/groups, k...)."""
+    return _convolve(coupler, call, call["groups"], transposed=True)
+
+
+@rule("aten.convolution", "aten._convolution")
+def any_convolution(coupler: Coupler, call: Call) -> Tensor:
+    """What the dispatcher makes of all of them."""
+    return _convolve(coupler, call, call["groups"], transposed=call["transposed"])
+
+
+def _convolve(coupler: Coupler, call: Call, groups: int, *, transposed: bool) -> Tensor:
+    ids = call.ids("input")
+    weight, bias, shape = call["weight"], call["bias"], call.shape
+    axis = ids.dim() - (len(weight.shape) - 2) - 1
+    columns = I.line(ids, axis)
+    if columns is None or not isinstance(weight, State):
+        coupler.pin(ids, IRREGULAR if columns is None else DYNAMIC_WEIGHT)
+        if isinstance(weight, State):
+            coupler.fix(weight)
+        else:
+            coupler.pin(weight, DYNAMIC_WEIGHT)
+        if isinstance(bias, State):
+            coupler.fix(bias)
+        return I.zeros(shape)
+    macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
+    rows = _rows(coupler, weight, columns, groups, transposed)
+    coupler.account(macs, rows, columns if groups == 1 else FIXED)
+    if isinstance(bias, State):
+        coupler.slot(bias, 0, rows, "bias")
+    return I.along(rows, axis, shape)
+
+
+def _rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
+    """Record the weight's slots and return the ids of the output channels."""
+    out_axis, in_axis = (1, 0) if transposed else (0, 1)
+    if groups == 1:
+        coupler.slot(weight, in_axis, columns, "in")
+        return coupler.slot(weight, out_axis, None, "out")
+    outputs = weight.shape[1] * groups if transposed else weight.shape[0]
+    if groups == len(columns):
+        rows = columns.repeat_interleave(outputs // groups)
+        coupler.slot(weight, 0, columns if transposed else rows, "depthwise")
+        return rows
+    return _grouped_rows(coupler, weight, columns, groups, transposed)
+
+
+def _grouped_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
+    """Whole groups go: all inputs and outputs of a group are one channel."""
+    stored = (weight.name, 0)
+    if stored in coupler.slots and not transposed:
+        rows = coupler.slots[stored].ids.to(torch.int32)
+    else:
+        rows = coupler.mint(weight.shape[1] * groups if transposed else weight.shape[0])
+    members = torch.cat([columns.view(groups, -1), rows.view(groups, -1)], 1)
+    coupler.bind(members[:, :1], members[:, 1:].contiguous(), "a grouped convolution of a fixed tensor")
+    if bool((columns == 0).any()):
+        coupler.pin(members[(members == 0).any(1)], "a grouped convolution of a fixed tensor")
+    coupler.slot(weight, 0, columns if transposed else rows, "group")
+    return rows
+
+
+@rule("aten.linear")
+def linear(coupler: Coupler, call: Call) -> Tensor:
+    """y = x Wᵀ + b with W (O, I)."""
+    return affine(coupler, call, call.ids("input"), call["weight"], call["bias"])
+
+
+@rule("aten.addmm")
+def addmm(coupler: Coupler, call: Call) -> Tensor:
+    """b + x M, which is what the dispatcher makes of a linear layer: M is the transposed weight."""
+    matrix = call["mat2"]
+    if isinstance(matrix, State):
+        matrix = State(matrix.name, matrix.shape[::-1], not matrix.flipped)
+    return affine(coupler, call, call.ids("mat1"), matrix, call["self"])
+
+
+def affine(coupler: Coupler, call: Call, ids: Tensor, weight: object, bias: object) -> Tensor:
+    """Slots of a matrix `weight` (O, I) that maps the last axis."""
+    columns = I.line(ids, -1)
+    if columns is None or not isinstance(weight, State):
+        coupler.pin(ids, IRREGULAR if columns is None else DYNAMIC_WEIGHT)
+        for state in (weight, bias):
+            if isinstance(state, State):
+                coupler.fix(state)
+            elif isinstance(state, Tensor):
+                coupler.pin(state, DYNAMIC_WEIGHT)
+        return I.zeros(call.shape)
+    coupler.slot(weight, 1, columns, "in")
+    rows = coupler.slot(weight, 0, None, "out")
+    coupler.account(math.prod(call.shape) * len(columns), rows, columns)
+    if isinstance(bias, State):
+        coupler.slot(bias, 0, rows, "bias")
+    return I.along(rows, len(call.shape) - 1, call.shape)

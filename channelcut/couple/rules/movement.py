@@ -1,0 +1,157 @@
+"""Data movement: the rule is the op itself, run on the ids.
+
+What has to be added is that the result stays a rectangle when channels go: where the ids come to vary along several
+axes, only one of them may lose elements, and the slabs along the others are bound. Which one is decided at the end,
+because a later pick of fixed positions along an axis says that this axis is not the one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from channelcut.couple import ids as I
+from channelcut.couple.coupler import Coupler, State
+from channelcut.couple.registry import Call, activation, rule
+
+HARD_CODED = "positions along the channels are hard-coded"
+HARD_CODED_REMEDY = "select channels by chunk or split into equal parts, or by a layer of their own"
+
+
+def run(call: Call) -> Any:
+    """Run the op on ids."""
+    args = pytree.tree_map_only(State, lambda s: activation(call.coupler, s), dict(call.arguments))
+    values = list(args.values())
+    schema = call.node.target._schema  # type: ignore[union-attr]
+    keyword_only = {argument.name for argument in schema.arguments if argument.kwarg_only}
+    positional = [value for name, value in args.items() if name not in keyword_only]
+    return call.node.target(*positional) if values and call.node.target is not None else call.fixed()
+
+
+@rule(
+    "aten.view",
+    "aten._unsafe_view",
+    "aten.reshape",
+    "aten.flatten",
+    "aten.unflatten",
+    "aten.view_as",
+    "aten.reshape_as",
+)
+def reshape(coupler: Coupler, call: Call) -> Tensor:
+    """A new shape over the same elements; heads and shuffles appear here."""
+    return coupler.rectangle(I.compress(call.ids("self").reshape(call.shape)))
+
+
+@rule(
+    "aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims", "aten.numpy_T",
+    "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.expand_as", "aten.repeat",
+    "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.pixel_unshuffle", "aten.channel_shuffle", "aten.alias",
+)  # fmt: skip
+def rearrange(coupler: Coupler, call: Call) -> Any:
+    """Elements move or repeat as wholes; a transposed matrix of parameters stays a parameter."""
+    value = call["self"]
+    if (
+        isinstance(value, State)
+        and len(value.shape) == 2
+        and call.node.name in ("aten.t", "aten.transpose", "aten.numpy_T")
+    ):
+        return State(value.name, value.shape[::-1], not value.flipped)
+    return I.compress(run(call))
+
+
+@rule("aten.pixel_shuffle")
+def pixel_shuffle(coupler: Coupler, call: Call) -> Tensor:
+    """C·r² channels to C of r times the resolution: the r² of one output channel go together."""
+    ids = run(call)
+    for axis in (ids.dim() - 1, ids.dim() - 2):
+        coupler.bind_along(ids, axis)
+    return I.compress(I.compact(ids.narrow(-1, 0, 1).narrow(-2, 0, 1)).expand(ids.shape))
+
+
+@rule("aten.roll")
+def roll(coupler: Coupler, call: Call) -> Tensor:
+    """A shift along positions; along channels its distance is hard-coded."""
+    ids = call.ids("self")
+    axes = [axis % ids.dim() for axis in call["dims"]] or list(range(ids.dim()))
+    if set(axes) & set(I.varying_axes(ids)):
+        coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
+    return ids
+
+
+@rule("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split")
+def split(coupler: Coupler, call: Call) -> tuple[Tensor, ...]:
+    """Pieces along an axis; equal pieces of channels must stay equal in number, not in position."""
+    ids = call.ids("self")
+    axis = call["dim"] % ids.dim()
+    sizes = [spec.shape[axis] for spec in call.node.value]
+    pieces = tuple(I.compress(piece) for piece in torch.split(ids, sizes, axis))
+    if axis in I.varying_axes(ids) and len(set(sizes)) == 1 and len(sizes) > 1:
+        coupler.bind_equal(pieces, axis)
+    return pieces
+
+
+@rule("aten.unbind", "aten.select", "aten.slice", "aten.narrow")
+def pick(coupler: Coupler, call: Call) -> Any:
+    """Elements picked by position: such an axis loses nothing, so channels must go along another one or not at all."""
+    ids = call.ids("self")
+    axis = call["dim"] % ids.dim()
+    varying = I.varying_axes(ids)
+    if axis in varying and not (call.node.name == "aten.slice" and call.shape == tuple(ids.shape)):
+        if len(varying) > 1:
+            coupler.bind_along(ids, axis)
+        else:
+            coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
+    return pytree.tree_map_only(Tensor, I.compress, run(call))
+
+
+@rule("aten.cat", "aten.concat", "aten.concatenate")
+def cat(coupler: Coupler, call: Call) -> Tensor:
+    """Pieces one after the other; pieces of different channels along another axis are bound."""
+    shape = call.shape
+    pieces = [activation(coupler, piece) for piece in call["tensors"]]
+    pieces = [piece for piece in pieces if piece.dim() == len(shape)]
+    axis = call["dim"] % len(shape)
+    others = sorted({a for piece in pieces for a in I.varying_axes(piece)} - {axis})
+    if others:
+        first = pieces[0].narrow(axis, 0, 1)
+        for piece in pieces:
+            for position in range(piece.shape[axis] if axis in I.varying_axes(piece) else 1):
+                coupler.bind(
+                    first, piece.narrow(axis, position, 1).expand_as(first), "concatenated with a fixed tensor"
+                )
+        return I.compress(first.expand(shape))
+    narrowed = [I.plane(piece, [axis]) for piece in pieces]
+    joined = torch.cat([ids for ids in narrowed if ids is not None])
+    return I.compress(I.along(joined, axis, shape))
+
+
+@rule("aten.stack")
+def stack(coupler: Coupler, call: Call) -> Tensor:
+    """A new axis; the stacked tensors lose the same channels."""
+    shape = call.shape
+    axis = call["dim"] % len(shape)
+    pieces = [activation(coupler, piece) for piece in call["tensors"]]
+    for piece in pieces[1:]:
+        coupler.bind(pieces[0], piece, "stacked with a fixed tensor")
+    return I.compress(pieces[0].unsqueeze(axis).expand(shape))
+
+
+@rule("getitem")
+def getitem(coupler: Coupler, call: Call) -> Any:
+    """One of several outputs."""
+    return call["self"][call["index"]]
+
+
+@rule("aten.im2col")
+def im2col(coupler: Coupler, call: Call) -> Tensor:
+    """(N, C, H, W) to (N, C·kH·kW, L): each channel becomes kH·kW consecutive rows."""
+    ids = I.line(call.ids("self"), -3)
+    if ids is None:
+        coupler.pin(call.ids("self"), "channels vary along space")
+        return I.zeros(call.shape)
+    kernel: Sequence[int] = call["kernel_size"]
+    return I.along(ids.repeat_interleave(kernel[0] * kernel[1]), len(call.shape) - 2, call.shape)

@@ -1,0 +1,67 @@
+"""Normalisation: one slot for every parameter and statistic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from channelcut.couple import ids as I
+from channelcut.couple.coupler import Coupler, State
+from channelcut.couple.registry import Call, rule
+
+IRREGULAR = "channels vary along another axis than the norm's"
+
+
+def _attach(coupler: Coupler, ids: Tensor, axis: int, states: list[Any]) -> bool:
+    found = I.line(ids, axis)
+    if found is None:
+        coupler.pin(ids, IRREGULAR)
+        for state in states:
+            if isinstance(state, State):
+                coupler.fix(state)
+        return False
+    for state in states:
+        if isinstance(state, State):
+            coupler.slot(state, 0, found, "norm")
+    return True
+
+
+def _outputs(call: Call, ids: Tensor) -> Any:
+    return (ids, *call.fixed()[1:]) if isinstance(call.node.value, (list, tuple)) else ids
+
+
+@rule(
+    "aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm",
+    "aten._native_batch_norm_legit_no_training", "aten._batch_norm_with_update", "aten.instance_norm",
+)  # fmt: skip
+def batch_norm(coupler: Coupler, call: Call) -> Any:
+    """Weight, bias, mean and variance of shape (C,) over axis 1; nothing mixes channels."""
+    ids = call.ids("input")
+    states = [call.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    return _outputs(call, ids if _attach(coupler, ids, 1, states) else I.zeros(call.shape))
+
+
+@rule("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm")
+def layer_norm(coupler: Coupler, call: Call) -> Any:
+    """Statistics over the last axes: with one axis the kept channels are normalised among themselves."""
+    ids = call.ids("input")
+    if len(call["normalized_shape"]) != 1:
+        coupler.pin(ids, "a layer norm over several axes", "normalise over the channel axis alone")
+        for state in (call.get("weight"), call.get("bias")):
+            if isinstance(state, State):
+                coupler.fix(state)
+        return _outputs(call, ids)
+    _attach(coupler, ids, -1, [call.get("weight"), call.get("bias")])
+    return _outputs(call, ids)
+
+
+@rule("aten.group_norm", "aten.native_group_norm")
+def group_norm(coupler: Coupler, call: Call) -> Any:
+    """Statistics over G groups of channels: every group loses the same offsets, so that the groups stay equal."""
+    ids, groups = call.ids("input"), call.get("num_groups", call.get("group"))
+    if _attach(coupler, ids, 1, [call.get("weight"), call.get("bias")]) and groups > 1:
+        found = I.line(ids, 1)
+        if found is not None:
+            coupler.bind_along(found.view(groups, -1), 0)
+    return _outputs(call, ids)

@@ -1,0 +1,68 @@
+"""`cut`: one `index_select` per slot, on a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from channelcut.core.errors import ChannelcutError, UserError
+from channelcut.core.plan import Plan
+from channelcut.cut.planning import fingerprint, named_tensors
+
+
+def cut(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of `model` without the channels that `plan` drops; `model` itself is not touched.
+
+    Raises:
+        UserError: the plan was made for another architecture.
+    """
+    if fingerprint(model) != plan.fingerprint:
+        raise UserError(
+            "This plan belongs to another architecture: the names or shapes of the model's parameters differ from "
+            "those it "
+            f"was made for (fingerprint {fingerprint(model)}, expected {plan.fingerprint}). Build the same class with "
+            f"the same "
+            "arguments, before any fuse()."
+        )
+    clone = copy.deepcopy(model)
+    try:
+        apply(clone, plan)
+    except IndexError as error:
+        raise UserError(
+            f"The plan keeps positions that the model does not have ({error}): it was changed or damaged. Write the "
+            f"result "
+            "again with `channelcut compress --force`."
+        ) from error
+    return clone
+
+
+def apply(model: nn.Module, plan: Plan) -> None:
+    """Cut `model` in place: tensors first, then the attributes that repeat their shapes."""
+    for name, tensor in {n: t for n, t in named_tensors(model).items() if n in plan.kept}.items():
+        _replace(model, tensor, select(tensor.detach(), plan.kept[name]))
+    for path, values in plan.attributes.items():
+        module = model.get_submodule(path)
+        for attribute, value in values.items():
+            if not hasattr(module, attribute):
+                raise ChannelcutError(f"{path} has no attribute {attribute!r} to refresh.")
+            setattr(module, attribute, value)
+
+
+def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """The kept positions of a tensor along each cut axis."""
+    for axis, positions in kept.items():
+        tensor = tensor.index_select(axis, torch.tensor(positions, dtype=torch.long, device=tensor.device))
+    return tensor.contiguous()
+
+
+def _replace(model: nn.Module, old: Tensor, new: Tensor) -> None:
+    """Put `new` wherever `old` is registered, so that shared tensors stay shared."""
+    parameter = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+    for module in model.modules():
+        for registry in (module._parameters, module._buffers):
+            for key, value in registry.items():
+                if value is old:
+                    registry[key] = parameter  # type: ignore[assignment]

@@ -1,0 +1,120 @@
+"""The backend for machines without a GPU: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from channelcut.core.errors import UserError
+from channelcut.core.files import write_atomically
+from channelcut.engine.protocol import (
+    DEFAULTS,
+    Array,
+    Arrays,
+    BuildProgress,
+    EngineOptions,
+    EngineReport,
+    checked_inputs,
+)
+from channelcut.export.files import load_onnx, read_bytes
+from channelcut.export.runtime import failures, onnxruntime, session_from_file
+
+NAME = "onnxruntime"
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxRuntimeRunner:
+    """Runs an ONNX file on the CPU. `inputs`: name to (shape, dtype); `outputs`: the names."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self._session = session_from_file(path, threads)
+        self.threads = threads
+        self.inputs = {i.name: (_shape(i), _dtype(i)) for i in self._session.get_inputs()}
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """All outputs for the given inputs, by name; raises `UserError` for inputs that do not fit."""
+        feed = checked_inputs(inputs, self.inputs)
+        try:
+            return dict(zip(self.outputs, self._session.run(None, feed), strict=True))
+        except failures() as problem:
+            raise UserError(f"ONNX Runtime cannot run the model on these inputs: {problem}") from problem
+
+    def prepared(self, inputs: Arrays) -> Callable[[], None]:
+        """Return a callable that runs once on these inputs; a first run has shown that they fit."""
+        self(inputs)
+        feed = checked_inputs(inputs, self.inputs)
+        session = self._session
+
+        def run() -> None:
+            session.run(None, feed)
+
+        return run
+
+
+def build(
+    onnx: Path, engine: Path, options: EngineOptions = DEFAULTS, on_progress: BuildProgress | None = None
+) -> EngineReport:
+    """Write the graph as ONNX Runtime optimises it for this processor; it is an ONNX file, and this machine's.
+
+    Raises `UserError` for a file that is not ONNX or that ONNX Runtime cannot load, or when a GPU is asked for.
+    """
+    if options.capabilities:
+        raise UserError(
+            f"The onnxruntime backend runs on the CPU and cannot build for {options.capability!r}. Leave the "
+            "capability out, or take the backend tensorrt_rtx or tensorrt."
+        )
+    start = time.perf_counter()
+    load_onnx(onnx)
+    if on_progress is not None:
+        on_progress("optimising", 0, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "engine.onnx"
+        session_from_file(onnx, options.threads, optimized)
+        data = read_bytes(optimized, "optimised graph")
+    write_atomically(engine, data)
+    if on_progress is not None:
+        on_progress("optimising", 1, 1)
+    return EngineReport(
+        path=engine,
+        backend=NAME,
+        capability="cpu",
+        build_s=time.perf_counter() - start,
+        size_mib=len(data) / 2**20,
+        version=str(onnxruntime().__version__),
+    )
+
+
+engine_from_onnx = build
+
+
+def load(engine: Path, options: EngineOptions = DEFAULTS) -> OnnxRuntimeRunner:
+    """Return a runner for an engine of this backend or for any ONNX file, with `options.threads` threads."""
+    load_onnx(engine)
+    return OnnxRuntimeRunner(engine, options.threads)
+
+
+def _shape(value: Any) -> tuple[int | None, ...]:
+    return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+
+
+def _dtype(value: Any) -> Any:
+    if value.type not in _DTYPES:
+        raise UserError(f"Input {value.name!r} has the ONNX type {value.type}, which cannot be fed from NumPy.")
+    return _DTYPES[value.type]

@@ -1,0 +1,235 @@
+"""One builder for TensorRT 10, TensorRT 11 and TensorRT-RTX: written against the API that the three share.
+
+`api` is the vendor's module throughout. Networks are strongly typed: precision comes from the ONNX file alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from channelcut.core.errors import UserError
+from channelcut.core.files import write_atomically
+from channelcut.engine.protocol import BuildProgress, EngineOptions, EngineReport
+from channelcut.export.files import load_onnx, read_bytes
+
+
+@dataclass
+class Session:
+    """A vendor module, its logger with what it has said, and the objects that must outlive a build.
+
+    `times_kernels`: whether the library times kernels while it builds, so that a timing cache helps it.
+    """
+
+    api: Any
+    product: str
+    logger: Any
+    times_kernels: bool = True
+    alive: list[Any] = field(default_factory=list)
+
+    @property
+    def errors(self) -> str:
+        """The errors logged so far, in one line."""
+        return "; ".join(dict.fromkeys(self.logger.errors))[:600] or "the library gives no reason"
+
+
+def open_session(api: Any, product: str, *, times_kernels: bool = True) -> Session:
+    """Return a session whose logger collects instead of printing."""
+
+    class CollectingLogger(api.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (api.ILogger.INTERNAL_ERROR, api.ILogger.ERROR):
+                self.errors.append(" ".join(message.split()))
+            elif severity == api.ILogger.WARNING:
+                self.warnings.append(" ".join(message.split()))
+
+    return Session(api, product, CollectingLogger(), times_kernels)
+
+
+def build_engine(
+    session: Session,
+    onnx: Path,
+    engine: Path,
+    options: EngineOptions,
+    on_progress: BuildProgress | None,
+    configure: Any,
+) -> EngineReport:
+    """Parse, configure, build and write atomically. `configure(config)` names the target and returns it in words."""
+    start = time.perf_counter()
+    builder = make_builder(session)
+    network = _parsed(session, builder, onnx)
+    config = builder.create_builder_config()
+    target: str = configure(config)
+    _set_limits(session, config, options)
+    batch = _add_profile(session, builder, network, config, options)
+    cache = _use_timing_cache(session, config, options)
+    monitor = _monitor(session, on_progress)
+    if monitor is not None and hasattr(config, "progress_monitor"):
+        config.progress_monitor = monitor
+    serialized = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.problem is not None:
+        raise monitor.problem
+    if serialized is None:
+        raise UserError(
+            f"{session.product} cannot build an engine from {str(onnx)!r} for {target}: {session.errors}. Expected a "
+            "network that fits the GPU; give more workspace, or export with another opset or a fixed batch."
+        )
+    data = bytes(serialized)
+    write_atomically(engine, data)
+    if cache is not None and options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(cache.serialize()))
+    return EngineReport(
+        path=engine,
+        backend=session.api.__name__,
+        capability=target,
+        build_s=time.perf_counter() - start,
+        size_mib=len(data) / 2**20,
+        version=str(session.api.__version__),
+        batch=batch,
+        warnings=tuple(dict.fromkeys(session.logger.warnings)),
+    )
+
+
+def make_builder(session: Session) -> Any:
+    """Return the vendor's builder; raises `UserError` where the library does not start (no driver, no GPU)."""
+    try:
+        builder = session.api.Builder(session.logger)
+    except (TypeError, RuntimeError) as problem:  # the binding raises TypeError when its factory returns a null pointer
+        raise UserError(
+            f"{session.product} {session.api.__version__} does not start on this machine: {session.errors}. Expected "
+            "an NVIDIA GPU whose driver is new enough for this version; check nvidia-smi."
+        ) from problem
+    session.alive.append(builder)
+    return builder
+
+
+def _parsed(session: Session, builder: Any, onnx: Path) -> Any:
+    """Return the network; raises `UserError` naming every operator and node that the parser refuses."""
+    api = session.api
+    model = load_onnx(onnx)
+    flag = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = api.OnnxParser(network, session.logger)
+    session.alive += [network, parser]
+    if parser.parse(onnx.read_bytes(), str(onnx)):
+        return network
+    refused = [_parser_error(parser.get_error(i), model) for i in range(parser.num_errors)]
+    operators = sorted({n.op_type for n in model.graph.node if not parser.supports_operator(n.op_type)})
+    unknown = f" Operators of this model that it does not know at all: {', '.join(operators)}." if operators else ""
+    raise UserError(
+        f"{session.product} {api.__version__} cannot parse {str(onnx)!r}: {'; '.join(refused) or session.errors}."
+        f"{unknown} Expected operators from its support matrix; replace the named ones in the model's forward, or run "
+        "this model with the onnxruntime backend."
+    )
+
+
+def _parser_error(error: Any, model: Any) -> str:
+    place = int(error.node())
+    node = model.graph.node[place] if 0 <= place < len(model.graph.node) else None
+    operator = error.node_operator() if hasattr(error, "node_operator") else getattr(node, "op_type", "")
+    name = error.node_name() if hasattr(error, "node_name") else getattr(node, "name", "")
+    reason = " ".join(str(error.desc()).split())
+    # The descriptions are C++ assertions: "false" says nothing that the code does not say better.
+    code = str(error.code()).rpartition(".")[2]
+    why = code if reason in {"false", ""} else f"{code}: {reason}"
+    return f"operator {operator!r} at node {place} ({name!r}): {why}" if operator else why
+
+
+def _set_limits(session: Session, config: Any, options: EngineOptions) -> None:
+    api = session.api
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.version_compatible:
+        config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+
+
+def _add_profile(
+    session: Session, builder: Any, network: Any, config: Any, options: EngineOptions
+) -> tuple[int, int, int] | None:
+    """One optimisation profile over the batch, where an input's first extent is open; None where all are fixed."""
+    dynamic = []
+    for i in range(network.num_inputs):
+        tensor = network.get_input(i)
+        shape = tuple(tensor.shape)
+        if any(extent < 0 for extent in shape[1:]):
+            axes = [axis for axis, extent in enumerate(shape) if extent < 0]
+            raise UserError(
+                f"Input {tensor.name!r} of the ONNX model is open along axes {axes}; only the batch (axis 0) may be. "
+                "Export with the resolution that you deploy."
+            )
+        if shape and shape[0] < 0:
+            dynamic.append((tensor.name, shape[1:]))
+    if not dynamic:
+        return None
+    profile = builder.create_optimization_profile()
+    for name, rest in dynamic:
+        profile.set_shape(name, *((batch, *rest) for batch in options.batch))
+    if config.add_optimization_profile(profile) < 0:
+        raise UserError(f"{session.product} refuses the batch range {options.batch}: {session.errors}.")
+    return options.batch
+
+
+def _use_timing_cache(session: Session, config: Any, options: EngineOptions) -> Any:
+    if options.timing_cache is None:
+        return None
+    if not session.times_kernels:
+        session.logger.warnings.append(f"{session.product} times nothing at build time: the timing cache was not used")
+        return None
+    known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+    cache = config.create_timing_cache(known)
+    # A cache of another device or version is not an error: the build then measures afresh.
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _monitor(session: Session, on_progress: BuildProgress | None) -> Any:
+    """Return a progress monitor that calls `on_progress`; None without a callback or in versions that have none."""
+    base = getattr(session.api, "IProgressMonitor", None)
+    if on_progress is None or base is None:
+        return None
+    callback = on_progress
+
+    class Monitor(base):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__()
+            self.problem: BaseException | None = None
+            self.totals: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, _parent: str | None, num_steps: int) -> None:
+            self.totals[phase_name] = num_steps
+            self.report(phase_name, 0)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.report(phase_name, self.totals.get(phase_name, 0))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.report(phase_name, step + 1)
+            return self.problem is None
+
+        def report(self, phase: str, done: int) -> None:
+            total = self.totals.get(phase, done)
+            try:
+                if self.problem is None:
+                    callback(phase, min(done, total), total)
+            except BaseException as problem:  # noqa: BLE001  # must not cross C++: it is raised again after the build
+                self.problem = problem
+
+    monitor = Monitor()
+    session.alive.append(monitor)
+    return monitor
+
+
+def engine_bytes(engine: Path) -> bytes:
+    """Return the engine file's content; raises `UserError` when it is missing or empty."""
+    return read_bytes(engine, "engine file")

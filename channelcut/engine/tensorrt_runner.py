@@ -1,0 +1,104 @@
+"""Run a TensorRT or TensorRT-RTX engine: buffers, shapes and the stream, the same for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from channelcut.core.errors import UserError
+from channelcut.engine.driver import cuda_problem
+from channelcut.engine.memory import Memory, gpu_memory
+from channelcut.engine.protocol import Array, Arrays, checked_inputs
+from channelcut.engine.tensorrt_common import Session, engine_bytes
+
+
+class TensorRTRunner:
+    """A deserialised engine with one execution context; not for use by several threads at once.
+
+    `inputs`: name to (shape with None for an open extent, dtype).
+    """
+
+    def __init__(self, session: Session, engine: Any, memory: Memory) -> None:
+        self._session, self._engine, self._memory = session, engine, memory
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise UserError(f"{session.product} cannot prepare the engine to run: {session.errors}.")
+        api = session.api
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.outputs = [n for n in names if engine.get_tensor_mode(n) == api.TensorIOMode.OUTPUT]
+        self.inputs = {
+            n: (tuple(None if e < 0 else e for e in engine.get_tensor_shape(n)), self._dtype(n))
+            for n in names
+            if n not in self.outputs
+        }
+        self._buffers: dict[str, tuple[tuple[int, ...], Any]] = {}
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """All outputs for the given inputs, copied back to the host; raises `UserError` for inputs that do not fit."""
+        self.prepared(inputs)()
+        return {name: self._memory.download(self._buffers[name][1]) for name in self.outputs}
+
+    def prepared(self, inputs: Arrays) -> Callable[[], None]:
+        """Return a callable that runs once on these inputs, already on the device; valid until the next inputs."""
+        for name, array in checked_inputs(inputs, self.inputs).items():
+            if not self._context.set_input_shape(name, array.shape):
+                raise UserError(
+                    f"Input {name!r} of shape {array.shape} is outside the engine's profile: {self._session.errors}. "
+                    "Build the engine with a batch range that includes it."
+                )
+            self._memory.upload(self._bind(name, tuple(array.shape)), array)
+        for name in self.outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            if any(extent < 0 for extent in shape):
+                raise UserError(
+                    f"Output {name!r} has a shape that depends on the input's values {shape}; expected fixed shapes. "
+                    "Keep filters such as non-maximum suppression out of the exported model."
+                )
+            self._bind(name, shape)
+        self._memory.synchronize()
+
+        def run() -> None:
+            if not self._context.execute_async_v3(self._memory.stream):
+                raise UserError(f"{self._session.product} failed to run the engine: {self._session.errors}.")
+            self._memory.synchronize()
+
+        return run
+
+    def _bind(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Return the buffer of that tensor, allocated anew when its shape changed, and known to the context."""
+        if self._buffers.get(name, (None, None))[0] != shape:
+            buffer = self._memory.allocate(shape, self._dtype(name))
+            self._buffers[name] = (shape, buffer)
+            self._context.set_tensor_address(name, self._memory.address(buffer))
+        return self._buffers[name][1]
+
+    def _dtype(self, name: str) -> Any:
+        kind = self._engine.get_tensor_dtype(name)
+        try:
+            return self._session.api.nptype(kind)
+        except TypeError as problem:
+            raise UserError(
+                f"Tensor {name!r} of the engine has the type {kind}, which NumPy does not have. Export with float32 or "
+                "float16 inputs and outputs."
+            ) from problem
+
+
+def runner_from_engine(session: Session, engine: Path) -> TensorRTRunner:
+    """Deserialise and prepare; raises `UserError` for a missing GPU or an engine of another GPU or version."""
+    data = engine_bytes(engine)
+    problem = cuda_problem()
+    if problem is not None:
+        raise UserError(
+            f"Running the engine {str(engine)!r} needs an NVIDIA GPU, and {problem}. The engine file itself can be "
+            "copied to the machine that has the GPU and run there."
+        )
+    runtime = session.api.Runtime(session.logger)
+    loaded = runtime.deserialize_cuda_engine(data)
+    if loaded is None:
+        raise UserError(
+            f"{session.product} {session.api.__version__} cannot load {str(engine)!r}: {session.errors}. Expected an "
+            "engine built by this version for this GPU; build it again here."
+        )
+    session.alive.append(runtime)
+    return TensorRTRunner(session, loaded, gpu_memory())

@@ -1,0 +1,1 @@
+"""ONNX out of a module, simplified, and checked against that module."""

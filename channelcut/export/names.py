@@ -1,0 +1,75 @@
+"""Names for an ONNX model's inputs and outputs, taken from the forward's signature and the structure of its result."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from channelcut.core.errors import UserError
+
+
+def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
+    """One name for each input tensor: the parameter's name in `forward`, with the path inside it where it is nested.
+
+    Raises `UserError` for an input that is not made of tensors.
+    """
+    parameters = [
+        p.name
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    names: list[str] = []
+    for position, value in enumerate(example_inputs):
+        base = parameters[position] if position < len(parameters) else f"input_{position}"
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            if not isinstance(leaf, Tensor):
+                raise UserError(
+                    f"Input {position} ({base!r}) of the model holds a {type(leaf).__name__}; expected tensors only, "
+                    "since everything else becomes a constant of the ONNX model. Give the other arguments in a "
+                    "wrapper's forward, or through their defaults."
+                )
+            names.append(".".join([base, *map(_piece, path)]))
+    return _unique([_safe(n) for n in names], taken=())
+
+
+def output_names(outputs: Any, taken: Sequence[str] = ()) -> list[str]:
+    """One name for each tensor of a forward's result, in flattening order.
+
+    A path that begins with a dictionary key or field is that path (`one2one.boxes`); one that begins with a position
+    is `output_<position>`, followed by the rest (`output_1.feats.0`); a lone tensor is `output_0`.
+    """
+    names = []
+    for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
+        if not isinstance(leaf, Tensor):
+            continue
+        pieces = [_piece(p) for p in path] or ["0"]
+        head = f"output_{pieces[0]}" if pieces[0].isdigit() else pieces[0]
+        names.append(_safe(".".join([head, *pieces[1:]])))
+    return _unique(names, taken)
+
+
+def _piece(entry: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+
+
+def _unique(names: list[str], taken: Sequence[str]) -> list[str]:
+    used, result = set(taken), []
+    for name in names:
+        candidate, count = name, 1
+        while candidate in used:
+            candidate, count = f"{name}_{count}", count + 1
+        used.add(candidate)
+        result.append(candidate)
+    return result

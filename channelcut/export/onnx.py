@@ -1,0 +1,283 @@
+"""ONNX from a module: exported, simplified, and proven equal to the module before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from channelcut.core.errors import UserError
+from channelcut.core.files import write_atomically
+from channelcut.export.inputs import random_like
+from channelcut.export.names import input_names, output_names
+from channelcut.export.parity import ParityCheck, accept_rewrite, tensor_leaves
+from channelcut.export.simplify import rewrites
+
+# An output must change by this many tolerances between two inputs for its parity to mean something.
+_SIGNAL = 100
+_OTHER_BATCH = 3  # the batch that a dynamic export is checked with, besides the example's
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxsim", "ONNXSLIM")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export. `simplifiers` are tried in order; `tolerance` is relative, see `parity.relative_error`.
+
+    `dynamic_batch` leaves the first axis of every input open. `random_inputs`: how many inputs beside the example the
+    parity is checked on.
+    """
+
+    opset: int = 20
+    dynamic_batch: bool = False
+    simplifiers: tuple[str, ...] = ("onnxsim", "onnxslim")
+    tolerance: float = 1e-4
+    random_inputs: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
+            raise UserError(
+                "The export options need opset 18 or later, a tolerance above 0 and at least one random input; got "
+                f"opset {self.opset}, tolerance {self.tolerance}, random_inputs {self.random_inputs}."
+            )
+
+
+DEFAULTS = ExportOptions()
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and the evidence for it.
+
+    `simplifier`: "onnxsim", "onnxslim" or "none". `max_relative_error`: the worst output over all inputs, ONNX Runtime
+    against the module. `selection_error`, `reordered`: see `parity.Parity`. `refusals`: why a simplifier's result
+    was not taken. `warnings`: where the evidence is weak.
+    """
+
+    path: Path
+    opset: int
+    nodes_before: int
+    nodes_after: int
+    simplifier: str
+    max_relative_error: float
+    refusals: tuple[str, ...]
+    size_bytes: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    selection_error: float = 0.0
+    reordered: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class _TensorsOnly(nn.Module):
+    """Returns the tensors of the model's result as a flat tuple: numbers and None have no place in ONNX."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(tensor_leaves(self.model(*inputs)))
+
+
+def onnx_from_module(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    path: Path,
+    options: ExportOptions = DEFAULTS,
+) -> ExportReport:
+    """Write the model to `path` as ONNX (float32, eval mode) that was checked against it; the model is not changed.
+
+    `example_inputs`: the positional arguments of one forward, tensors or nests of tensors of shape (N, ...). Every
+    tensor of the result becomes an output; see `names.output_names`. The simplified graph is written only
+    if it computes what the module computes (relative error at most `options.tolerance` on the example and on random
+    inputs), else the graph as exported. Raises `UserError` when the forward cannot be exported or nothing passes.
+    """
+    example_inputs = tuple(example_inputs)
+    names_in = input_names(model, example_inputs)
+    module = _TensorsOnly(_private_copy(model)).eval()
+    inputs = tuple(_float32(example_inputs))
+    with torch.no_grad(), _quiet():
+        names_out = output_names(_forward(module.model, inputs), taken=names_in)
+        if not names_out:
+            raise UserError("The model's forward returns no tensor, so there is nothing to export.")
+        exported = _export(module, inputs, names_in, names_out, options)
+        check = ParityCheck(module, _check_inputs(inputs, options), options.tolerance)
+        accepted = accept_rewrite(exported, rewrites(options.simplifiers), check)
+        weak = _weak_evidence(check, accepted.model, options)
+        if accepted.parity.max_relative_error > options.tolerance:
+            weak += (
+                f"this network amplifies rounding: the module in float32 is {check.rounding():.0e} from itself in "
+                f"float64, so the ONNX model was accepted at {accepted.parity.max_relative_error:.0e} instead of "
+                f"{options.tolerance:.0e}",
+            )
+    data = accepted.model.SerializeToString()
+    write_atomically(Path(path), data)
+    return ExportReport(
+        path=Path(path),
+        opset=_opset(accepted.model),
+        nodes_before=len(exported.graph.node),
+        nodes_after=len(accepted.model.graph.node),
+        simplifier=accepted.name,
+        max_relative_error=accepted.parity.max_relative_error,
+        refusals=accepted.refusals,
+        size_bytes=len(data),
+        input_names=tuple(names_in),
+        output_names=tuple(names_out),
+        selection_error=accepted.parity.selection_error,
+        reordered=accepted.parity.reordered,
+        warnings=weak,
+    )
+
+
+def _private_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in float32: tracing and a forward may leave caches on the module they run."""
+    try:
+        private = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as problem:
+        raise UserError(
+            f"The model {type(model).__name__} cannot be copied ({problem}). It probably keeps tensors of an earlier "
+            "forward with their gradients; run one forward under torch.no_grad() first, or build it afresh."
+        ) from problem
+    return private.float()
+
+
+def _float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def convert(leaf: Any) -> Any:
+        return leaf.detach().float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    converted: tuple[Any, ...] = pytree.tree_map(convert, inputs)
+    return converted
+
+
+def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    try:
+        return model(*inputs)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as problem:
+        shapes = [tuple(t.shape) for t in tensor_leaves(inputs)]
+        raise UserError(
+            f"The model's forward does not run on the example inputs of shapes {shapes}: "
+            f"{type(problem).__name__}: {problem}. Give inputs as the model gets them in use."
+        ) from problem
+
+
+def _export(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    names_in: Sequence[str],
+    names_out: Sequence[str],
+    options: ExportOptions,
+) -> onnx.ModelProto:
+    if options.dynamic_batch:
+        # An extent of 1 or 0 would be taken for a constant.
+        inputs = _with_batch(inputs, lambda t: torch.cat([t, t])[:2] if t.shape[0] < 2 else t)
+    shapes = (_dynamic_shapes(inputs),) if options.dynamic_batch else None
+    try:
+        program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+        result = torch.onnx.export(
+            program,
+            inputs,
+            dynamo=True,
+            opset_version=options.opset,
+            input_names=list(names_in),
+            output_names=list(names_out),
+            verbose=False,
+        )
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+    ) as problem:
+        batch = " with a dynamic batch" if options.dynamic_batch else ""
+        hint = (
+            " A forward that fixes the batch (view(1, ...)) cannot have a dynamic one." if options.dynamic_batch else ""
+        )
+        raise UserError(
+            f"The model {type(module.model).__name__} cannot be exported to ONNX{batch}: {_cause(problem)}. Expected a "
+            f"forward without branches on tensor values, made of operators that ONNX opset {options.opset} has.{hint}"
+        ) from problem
+    if result is None:
+        raise UserError("The ONNX exporter returned nothing for this model; try a newer torch.")
+    proto: onnx.ModelProto = result.model_proto
+    return proto
+
+
+def _dynamic_shapes(inputs: tuple[Any, ...]) -> Any:
+    return pytree.tree_map(lambda _tensor: {0: torch.export.Dim.DYNAMIC}, inputs)
+
+
+def _check_inputs(inputs: tuple[Any, ...], options: ExportOptions) -> list[tuple[Any, ...]]:
+    """Return the example and random inputs in its range, with another batch where the batch is dynamic."""
+    generator = np.random.default_rng(options.seed)
+    batch = _OTHER_BATCH if options.dynamic_batch else None
+    drawn = (pytree.tree_map(lambda t: random_like(t, generator, batch), inputs) for _ in range(options.random_inputs))
+    return [inputs, *drawn]
+
+
+def _weak_evidence(check: ParityCheck, model: onnx.ModelProto, options: ExportOptions) -> tuple[str, ...]:
+    """Return a warning that names the outputs that hardly depend on the input, if there are any."""
+    generator = np.random.default_rng(options.seed + 1)
+    probe = pytree.tree_map(lambda t: random_like(t, generator), check.inputs[0])
+    faint = {n: s for n, s in check.signals(model, probe).items() if s < _SIGNAL * options.tolerance}
+    if not faint:
+        return ()
+    return (
+        f"the outputs {', '.join(faint)} hardly change with the input (by {max(faint.values()):.0e} of their size), as "
+        "those of an untrained model: that they agree with the module's says little about the layers behind them",
+    )
+
+
+def _with_batch(inputs: tuple[Any, ...], change: Any) -> tuple[Any, ...]:
+    for tensor in tensor_leaves(inputs):
+        if tensor.dim() == 0:
+            raise UserError("An input without axes has no batch; export with a fixed batch.")
+    changed: tuple[Any, ...] = pytree.tree_map(change, inputs)
+    return changed
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"})
+
+
+def _cause(problem: BaseException) -> str:
+    """Return the innermost exception in one line: the exporter wraps it in pages of advice."""
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    text = " ".join(str(problem).split())
+    return f"{type(problem).__name__}: {text[:400]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' prints, log lines and warnings from the user's terminal; errors still raise."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

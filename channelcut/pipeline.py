@@ -1,0 +1,218 @@
+"""`analyze` and `prune`: the stages as one function each, read from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypedDict, Unpack
+
+from channelcut.allocate import Budget, allocate
+from channelcut.core.errors import ProofError, UserError
+from channelcut.core.groups import Groups
+from channelcut.core.pruned import Pruned, Recalibration
+from channelcut.cost import BilinearCost, macs_cost, params_cost
+from channelcut.cut import cut, make_plan, restore, store
+from channelcut.cut.planning import named_tensors
+from channelcut.cut.probe import couple_probed
+from channelcut.recover import Preprocessing, load_images, recalibrate
+from channelcut.score import score
+from channelcut.trace import trace
+from channelcut.verify import verify
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total)."""
+
+
+class PruneOptions(TypedDict, total=False):
+    """What `prune` takes beside the budget.
+
+    importance: `l1`, `l2` (default), `bn`, `random` or `tp:NAME` for a criterion of torch-pruning.
+    align: kept widths are multiples of this (default 1; 8 suits fp16 tensor cores).
+    floor: the least share of any group that a budget leaves (default 0.1).
+    calibration: unlabelled inputs for batch-norm recalibration: a tensor (N, C, H, W), several, or a folder of images.
+    preprocessing: how images of a folder become inputs.
+    front_end: `auto` (default), `export` or `dispatch`.
+    progress: called as progress(stage, done, total).
+    """
+
+    importance: str
+    align: int
+    floor: float
+    calibration: Tensor | Iterable[Tensor] | str | Path | None
+    preprocessing: Preprocessing | None
+    front_end: str
+    progress: Progress | None
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.progress = progress or silent
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and announce its start and end."""
+        self.progress(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self.progress(name, 1, 1)
+
+
+def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs: a tensor, a tuple or list of positional ones, or a dict of keyword ones."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    raise UserError(
+        f"example_inputs is a {type(example_inputs).__name__}. Expected a tensor, a tuple of positional inputs or a "
+        f"dict of "
+        "keyword inputs, as the model's forward takes them."
+    )
+
+
+def analyze(model: nn.Module, example_inputs: Any, *, front_end: str = "auto", probe: bool = True) -> Groups:
+    """Find the channels of `model` that can be removed together, and why the others cannot.
+
+    Args:
+        model: any module; it is not changed.
+        example_inputs: a tensor, a tuple or a dict, as the forward takes them.
+        front_end: `auto`, `export` or `dispatch`.
+        probe: also run the forward of a slightly smaller copy, which finds widths that the code hard-codes.
+
+    Raises:
+        UserError: the forward fails on these inputs, or cannot be traced.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    graph = trace(model, args, kwargs, front_end=front_end)
+    if not probe:
+        from channelcut.couple import couple
+
+        return couple([graph])
+    return couple_probed(model, [graph], args, kwargs)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    keep: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    **options: Unpack[PruneOptions],
+) -> Pruned:
+    """Remove the least important channels of `model`, prove it, and return the result; `model` itself is not touched.
+
+    Args:
+        model: a trained module.
+        example_inputs: a tensor, a tuple or a dict, as the forward takes them.
+        keep: keep this share of the channels of every group, or
+        macs: keep this share of the multiply-accumulates, ranking all channels together, or
+        params: keep this share of the parameters.
+        options: see `PruneOptions`.
+
+    Raises:
+        UserError: bad inputs, weights that are not finite, nothing to remove.
+        BudgetError: the budget cannot be met; the text names the nearest one.
+        ProofError: the cut could not be proven.
+    """
+    if unknown := set(options) - set(PruneOptions.__annotations__):
+        raise TypeError(
+            f"prune() got unknown options {sorted(unknown)}; it takes {sorted(PruneOptions.__annotations__)}"
+        )
+    budget = Budget(keep, macs, params, options.get("align", 1), options.get("floor", 0.1))
+    args, kwargs = split_inputs(example_inputs)
+    watch = Stopwatch(options.get("progress"))
+    with watch.stage("trace"):
+        graph = trace(model, args, kwargs, front_end=options.get("front_end", "auto"))
+    with watch.stage("couple"):
+        groups = couple_probed(model, [graph], args, kwargs)
+    with watch.stage("score"):
+        scores = score(groups, named_tensors(model), options.get("importance", "l2"), model)
+    with watch.stage("allocate"):
+        costs = network_costs(model, groups)
+        kept = allocate(groups, scores, budget, costs)
+        plan = make_plan(model, groups, kept, costs, _recorded(budget, options))
+    with watch.stage("cut"):
+        smaller = cut(model, plan)
+    with watch.stage("verify"):
+        proof = verify(model, smaller, plan, groups, kept, args, kwargs)
+    if not proof.passed:
+        raise ProofError(
+            f"The cut could not be proven, so it is not returned: {'; '.join(proof.failures)}. A forward that draws "
+            "random numbers, reads numbers from its values or computes with a width (c ** -0.5) cannot be proven; else "
+            "please report this with the model. `channelcut analyze` lists the groups."
+        )
+    recalibration: Recalibration | None = None
+    batches = calibration_batches(options.get("calibration"), args, kwargs, options.get("preprocessing"))
+    if batches:
+        with watch.stage("recalibrate"):
+            smaller, recalibration = recalibrate(
+                smaller, batches, lambda done, total: watch.progress("recalibrate", done, total)
+            )
+    return Pruned(smaller.eval(), plan, proof, groups, recalibration, watch.seconds)
+
+
+def network_costs(model: nn.Module, groups: Groups) -> dict[str, BilinearCost]:
+    """Multiply-accumulates and parameters of a model as functions of the widths of its groups."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {"macs": macs_cost(groups), "params": params_cost(groups, sizes)}
+
+
+def calibration_batches(
+    calibration: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    preprocessing: Preprocessing | None,
+    size: int = 32,
+) -> list[Tensor]:
+    """Batches for recalibration: from a folder of images, a tensor (N, ...), or tensors as they are."""
+    if calibration is None:
+        return []
+    if isinstance(calibration, (str, Path)):
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if first is None or first.dim() != 4:
+            raise UserError(
+                "A folder of images fits a network with one image input (N, C, H, W). Pass tensors as calibration "
+                "instead."
+            )
+        channels, height, width = (int(s) for s in first.shape[1:])
+        calibration, _ = load_images(Path(calibration), (channels, height, width), preprocessing)
+        calibration = calibration.to(first.device, first.dtype)
+    if isinstance(calibration, Tensor):
+        return [batch for batch in torch.split(calibration, size) if len(batch) > 1 or len(calibration) == 1]
+    return list(calibration)
+
+
+def save(result: Pruned, folder: str | Path) -> None:
+    """Write `plan.json` and `model.safetensors`, enough to rebuild `result.model` with `load`; no pickle."""
+    store(result.model, result.plan, Path(folder))
+
+
+def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
+    """Rebuild a saved model: `build()` makes the original architecture. Returns it in evaluation mode.
+
+    Raises:
+        UserError: the folder is incomplete or damaged, or `build` makes another architecture.
+    """
+    return restore(build, Path(folder))
+
+
+def _recorded(budget: Budget, options: PruneOptions) -> dict[str, Any]:
+    chosen = {name: value for name in ("keep", "macs", "params") if (value := getattr(budget, name)) is not None}
+    return {**chosen, "align": budget.align, "floor": budget.floor, "importance": options.get("importance", "l2")}

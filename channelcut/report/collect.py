@@ -1,0 +1,111 @@
+"""`collect`: what a pruning run knows, as the data of `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from channelcut.core.graph import Ref
+from channelcut.core.groups import Groups
+from channelcut.core.plan import Plan
+from channelcut.core.pruned import Pruned
+from channelcut.cost import macs_cost, params_cost
+from channelcut.cost.bilinear import full_widths
+
+
+def collect(model: nn.Module, result: Pruned, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything about the plan, the proof and the pins; exports, engines and times are added by the caller."""
+    plan, groups = result.plan, result.groups
+    recorded = dict(plan.options)
+    return {
+        "format": 1,
+        "model": recorded.pop("model", type(model).__name__),
+        "input": [recorded.pop("input")] if "input" in recorded else [],
+        "options": recorded,
+        "cost": {"before": vars(plan.before), "after": vars(plan.after)},
+        "groups": [vars(group) for group in plan.groups],
+        "layers": layers(groups, plan),
+        "pins": pins(groups),
+        "slots": slots(groups),
+        "proof": result.proof.to_dict(),
+        "recalibration": vars(result.recalibration) if result.recalibration else None,
+        "environment": dict(environment),
+    }
+
+
+def groups_data(model: nn.Module, groups: Groups) -> dict[str, Any]:
+    """The groups and pins of an analysis, with what could remain at the least."""
+    costs = {
+        "macs": macs_cost(groups),
+        "params": params_cost(groups, {n: p.numel() for n, p in model.named_parameters()}),
+    }
+    full = full_widths(groups.groups)
+    least = np.ones_like(full)
+    return {
+        "groups": [
+            {"name": g.name, "lanes": len(g.lanes), "width": g.width, "slots": len(g.slots)} for g in groups.groups
+        ],
+        "pins": pins(groups),
+        "totals": {
+            "removable_channels": int(sum(len(g.channels) for g in groups.groups)),
+            **{name: cost(full) for name, cost in costs.items()},
+            **{f"least_{name}": cost(least) / cost(full) if cost(full) else 1.0 for name, cost in costs.items()},
+        },
+    }
+
+
+def pins(groups: Groups) -> list[dict[str, Any]]:
+    """Each pin with the number of channels it holds."""
+    return [
+        {
+            "reason": p.reason,
+            "op": p.op,
+            "module": p.module,
+            "source": p.source,
+            "remedy": p.remedy,
+            "channels": len(p.channels),
+        }
+        for p in groups.pins
+    ]
+
+
+def layers(groups: Groups, plan: Plan) -> list[dict[str, Any]]:
+    """Output and input channels of every layer with a weight matrix, before and after, in the order they run."""
+    roles = {slot.tensor for slot in groups.slots if slot.role in ("out", "in", "depthwise", "group")}
+    found = {}
+    for node in groups.graph.nodes:
+        for ref in [a for a in node.args if isinstance(a, Ref)]:
+            name = groups.graph.nodes[ref.index].name
+            if groups.graph.nodes[ref.index].kind == "state" and name in roles:
+                shape, kept = groups.shapes[name], plan.kept.get(name, {})
+                found[name] = {
+                    "name": name.removesuffix(".weight"),
+                    "before": list(shape[:2]),
+                    "after": [len(kept[axis]) if axis in kept else shape[axis] for axis in (0, 1)],
+                }
+    return list(found.values())
+
+
+def slots(groups: Groups) -> list[dict[str, Any]]:
+    """For `explain`: the groups and the pins of every axis of every tensor."""
+    owner = groups.group_of()
+    pinned = [np.array(pin.channels, dtype=np.int64) for pin in groups.pins]
+    rows = []
+    for slot in groups.slots:
+        held = np.unique(slot.channels[owner[slot.channels] < 0])
+        counts = {int(g): int(n) for g, n in zip(*np.unique(owner[slot.channels], return_counts=True), strict=True)}
+        rows.append(
+            {
+                "tensor": slot.tensor,
+                "axis": slot.axis,
+                "role": slot.role,
+                "extent": len(slot.channels),
+                "fixed": counts.pop(-1, 0),
+                "groups": {str(g): n for g, n in counts.items()},
+                "pins": [i for i, channels in enumerate(pinned) if len(held) and np.isin(held, channels).any()],
+            }
+        )
+    return rows

@@ -1,0 +1,176 @@
+"""What follows from a report, the same for the page and the terminal: gains, the verdict, the before/after rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from channelcut.core.errors import UserError
+from channelcut.core.measurement import Latency, Measurement
+from channelcut.report.numbers import change, comparison, count, scaled, significant, unit
+from channelcut.report.reader import Part
+
+MIB = 2**20
+
+Writer = Callable[[float | None], str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the cut network is faster: `word` is faster, not faster, undecided or not measured."""
+
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the before/after table. `after` is empty where nothing was cut; `share` is after / before."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+    share: float | None
+
+
+def measurement_of(report: Part) -> Measurement | None:
+    """The comparison of latencies, None where there was none; raises `UserError` for one that cannot be."""
+    part = report.part("measurement")
+    if not part:
+        return None
+    ratio, low, high = (_needed(part, key) for key in ("ratio", "ratio_low", "ratio_high"))
+    try:
+        return Measurement(
+            _latency(part.part("baseline"), "original"),
+            _latency(part.part("candidate"), "pruned"),
+            ratio,
+            low,
+            high,
+            part.part("environment").data,
+            tuple(part.texts("warnings")),
+        )
+    except ValueError as problem:
+        raise UserError(f"The report is damaged: {part.place} holds {problem}. Measure again.") from problem
+
+
+def verdict_of(measurement: Measurement | None) -> Verdict:
+    """What the interval of the ratio allows to say, and no more."""
+    if measurement is None:
+        return Verdict("not measured", "Latency was not measured.")
+    m = measurement
+    names = m.candidate.name, m.baseline.name
+    if m.faster:
+        interval = f"{m.speedup_low:.2f} to {m.speedup_high:.2f}"
+        return Verdict(
+            "faster", f"Faster: {names[0]} is {m.speedup:.2f} times as fast as {names[1]} (95 % interval {interval})."
+        )
+    interval = f"95 % interval {m.ratio_low:.3f} to {m.ratio_high:.3f}"
+    takes = f"{names[0]} takes {m.ratio:.3f} times as long as {names[1]} ({interval})"
+    if m.ratio_low >= 1:
+        return Verdict("not faster", f"Not faster: {takes}.")
+    unclear = "the interval includes 1, so this measurement does not show which is faster"
+    return Verdict("undecided", f"Undecided: {takes}; {unclear}.")
+
+
+def headline_of(report: Part) -> str:
+    """What was gained in arithmetic and size; for an analysis, what could be removed."""
+    before, after = (report.part("cost").part(key) for key in ("before", "after"))
+    gains = [
+        comparison(before.number(k), after.number(k), noun) for k, noun in (("macs", "MACs"), ("params", "parameters"))
+    ]
+    said = " and ".join(gain for gain in gains if gain)
+    if said:
+        return f"{said[0].upper()}{said[1:]}."
+    groups = report.parts("groups")
+    if groups:
+        total, kept = channels_of(report)
+        if kept is not None:
+            return f"{count(total - kept)} of {count(total)} removable channels were removed."
+        return f"{count(total)} channels in {count(len(groups))} groups can be removed."
+    if report.data.get("groups") is not None:
+        return "No channel was found that can be removed."
+    return "This report says neither what the network costs nor what can be removed."
+
+
+def channels_of(report: Part) -> tuple[float, float | None]:
+    """Removable channels before and after; None where the report has no plan (an analysis)."""
+    total, kept, planned = 0.0, 0.0, False
+    for group in report.parts("groups"):
+        lanes, width, left = group.number("lanes") or 1, group.number("width") or 0, group.number("kept")
+        total += lanes * width
+        kept += lanes * (width if left is None else left)
+        planned |= left is not None
+    return total, kept if planned else None
+
+
+def rows_of(report: Part, measurement: Measurement | None) -> list[Row]:
+    """The before/after table: cost, removable channels, latency, ONNX file; only what the report holds."""
+    before, after = (report.part("cost").part(key) for key in ("before", "after"))
+    found = [
+        _row("MACs", before.number("macs"), after.number("macs"), scaled),
+        _row("Parameters", before.number("params"), after.number("params"), scaled),
+    ]
+    if report.parts("groups"):
+        found.append(_row("Channels in groups", *channels_of(report), count))
+    if measurement is not None:
+        base, cut = measurement.baseline, measurement.candidate
+        found += [
+            _row("Latency, median", base.median_ms, cut.median_ms, _ms),
+            _row("Latency, 95th percentile", base.p95_ms, cut.p95_ms, _ms),
+        ]
+    original, pruned = (report.part("onnx").part(key).number("size_bytes") for key in ("original", "pruned"))
+    found.append(_row("ONNX file", original, pruned, _mib))
+    return [row for row in found if row is not None]
+
+
+def places_by_reason(report: Part) -> list[tuple[str, int]]:
+    """Reasons of the pins and how many places each has, the most frequent first."""
+    return Counter(pin.text("reason") for pin in report.parts("pins")).most_common()
+
+
+def options_of(report: Part) -> str:
+    """The options of the run in one line: `macs 0.5, align 8`."""
+    options = report.part("options")
+    return ", ".join(f"{name} {options.text(name)}" for name in options.data if options.data[name] is not None)
+
+
+def proof_word(proof: Part) -> str:
+    """`passed`, `failed`, or `not run`."""
+    if not proof:
+        return "not run"
+    return "passed" if proof.data.get("passed") is True else "failed"
+
+
+def error_words(proof: Part) -> str:
+    """The error of the proof beside its tolerance."""
+    error, tolerance = significant(proof.number("max_relative_error")), significant(proof.number("tolerance"))
+    return f"largest relative error {error}, tolerance {tolerance}"
+
+
+def _row(label: str, before: float | None, after: float | None, write: Writer) -> Row | None:
+    if before is None and after is None:
+        return None
+    share = after / before if before and after is not None else None
+    return Row(label, write(before), "" if after is None else write(after), change(before, after), share)
+
+
+def _latency(part: Part, name: str) -> Latency:
+    samples = [t for t in part.numbers("samples_ms") if t is not None]
+    return Latency(part.text("name") or name, tuple(samples), int(part.number("items_per_call") or 1))
+
+
+def _needed(part: Part, key: str) -> float:
+    value = part.number(key)
+    if value is None:
+        raise UserError(f"The report is damaged: {part.place}.{key} is missing, expected a number. Measure again.")
+    return value
+
+
+def _ms(value: float | None) -> str:
+    return unit(value, "ms")
+
+
+def _mib(value: float | None) -> str:
+    return unit(None if value is None else value / MIB, "MiB")

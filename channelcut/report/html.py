@@ -1,0 +1,49 @@
+"""One self-contained page: no script, no network, figures as inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from string import Template
+from typing import Any
+
+from channelcut.report import evidence, overview
+from channelcut.report.facts import measurement_of
+from channelcut.report.markup import Html, Section, escaped, join, tag
+from channelcut.report.reader import read
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """The report (the content of report.json) as one HTML page; parts that are missing or null are left out.
+
+    The page refers to nothing outside itself, follows the reader's light or dark setting, and prints. Medians and
+    percentiles are recomputed from the samples. Raises `UserError` where the report is damaged or of another format.
+    """
+    content = read(report)
+    measurement = measurement_of(content)
+    found = [
+        overview.notes(content),
+        evidence.latency(measurement),
+        overview.layers(content),
+        evidence.proof(content),
+        evidence.recovery(content),
+        evidence.files(content),
+        overview.groups(content),
+        overview.pins(content),
+        evidence.environment(content),
+        evidence.seconds(content),
+    ]
+    sections = [section for section in found if section is not None]
+    template = Template((resources.files("channelcut.report") / "template.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escaped(content.text("model") or "Model without a name"),
+        header=overview.header(content, measurement),
+        navigation=_navigation(sections),
+        body=join([overview.tiles(content, measurement), *(section.drawn() for section in sections)], "\n"),
+    )
+
+
+def _navigation(sections: Sequence[Section]) -> Html:
+    """Links to the sections that are there."""
+    links = (tag("a", section.title, href=f"#{section.anchor}") for section in sections)
+    return tag("nav", *links, aria_label="Sections")

@@ -1,0 +1,7 @@
+"""Front ends: an `nn.Module` and example inputs in, a `Graph` out. The user's model is never run on itself, only
+copies.
+"""
+
+from channelcut.trace.api import trace
+
+__all__ = ["trace"]

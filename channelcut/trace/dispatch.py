@@ -1,0 +1,125 @@
+"""The front end of last resort: record the ATen ops of one eager run.
+
+It works on whatever runs, and it sees composite ops already decomposed. What it cannot express, an in-place write that
+another recorded tensor aliases, it refuses by name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from channelcut.core.errors import TraceError
+from channelcut.core.graph import Graph, Node, Ref, Site, as_spec
+from channelcut.trace.export import aliases
+from channelcut.trace.source import current_line
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool) -> Graph:
+    """Run `model` (a copy that may be changed) once and return the ops it ran as a `Graph`."""
+    recorder = _Recorder(aliases(model))
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        recorder.declare("state", name, tensor)
+    for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
+        if isinstance(leaf, torch.Tensor):
+            recorder.declare("input", f"input_{position}", leaf)
+    hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in model.named_modules()]
+    hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for module in model.modules()]
+    try:
+        with torch.no_grad(), recorder:
+            outputs = model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tree = [recorder.reference(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    recorder.append(kind="output", name="output", value=None, args=(tree,), site=Site("network output"))
+    return Graph(tuple(recorder.nodes), recorder.constants, recorder.shared, training, "dispatch")
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Appends a node for every op; values are known by the identity of their tensors, for as long as these live."""
+
+    def __init__(self, shared: Mapping[str, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shared = shared
+        self.nodes: list[Node] = []
+        self.constants: dict[str, torch.Tensor] = {}
+        self.path: list[str] = []
+        self._known = WeakTensorKeyDictionary()
+
+    def append(self, **fields: Any) -> Ref:
+        self.nodes.append(Node(index=len(self.nodes), **fields))
+        return Ref(len(self.nodes) - 1)
+
+    def declare(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+        self._remember(tensor, self.append(kind=kind, name=name, value=as_spec(tensor)))
+
+    def entering(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            self.path.append(name)
+
+        return hook
+
+    def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.path.pop()
+
+    def reference(self, tensor: torch.Tensor) -> Ref:
+        known: Ref | None = self._known.get(tensor)  # type: ignore[no-untyped-call]
+        if known is not None:
+            return known
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = tensor.detach().clone()
+        ref = self.append(kind="constant", name=name, value=as_spec(tensor))
+        self._remember(tensor, ref)
+        return ref
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = str(func.overloadpacket)
+        if name in ("aten.detach", "aten.lift_fresh") or name.startswith("prim."):
+            result = func(*args, **kwargs)
+            if isinstance(result, torch.Tensor) and isinstance(args[0], torch.Tensor):
+                self._remember(result, self.reference(args[0]))
+            return result
+        site = Site(name, self.path[-1] if self.path else "", current_line())
+        if func._schema.is_mutable and not name.endswith("batch_norm"):
+            self._check_aliases(args[0], site)
+        links = pytree.tree_map_only(torch.Tensor, self.reference, (tuple(args), kwargs))
+        result = func(*args, **kwargs)
+        ref = self.append(
+            kind="call", name=name, value=as_spec(result), site=site, target=func, args=links[0], kwargs=links[1]
+        )
+        if isinstance(result, torch.Tensor):
+            self._remember(result, ref)
+        elif isinstance(result, (list, tuple)):
+            for position, item in enumerate(result):
+                if isinstance(item, torch.Tensor):
+                    self._remember(item, self._item(ref, position, item, site))
+        return result
+
+    def _item(self, ref: Ref, position: int, item: torch.Tensor, site: Site) -> Ref:
+        return self.append(
+            kind="call", name="getitem", value=as_spec(item), site=site, target=operator.getitem, args=(ref, position)
+        )
+
+    def _remember(self, tensor: torch.Tensor, ref: Ref) -> None:
+        self._known[tensor] = ref
+
+    def _check_aliases(self, target: Any, site: Site) -> None:
+        """Refuse a write that would change other recorded values behind the recorder's back."""
+        if not isinstance(target, torch.Tensor):
+            return
+        storage = target.untyped_storage().data_ptr()
+        if any(other is not target and other.untyped_storage().data_ptr() == storage for other in self._known):
+            raise TraceError(
+                f"The model writes in place into a tensor that other values share ({site}), which a recorded run "
+                f"cannot "
+                "express. Replace it by the functional op (x = x + y for x += y, torch.cat for slice assignment)."
+            )

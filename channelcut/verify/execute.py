@@ -1,0 +1,71 @@
+"""A graph, executed in float64 one node at a time, with values dropped after their last use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from channelcut.core.graph import Graph, Node, Ref, refs
+
+LOW = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def to_double(value: Any) -> Any:
+    """Floating tensors and floating dtype arguments become float64; everything else stays."""
+    if isinstance(value, Tensor):
+        return value.detach().double() if value.dtype in LOW else value.detach()
+    return torch.float64 if value in LOW and isinstance(value, torch.dtype) else value
+
+
+class Execution:
+    """Runs the nodes of one graph in order; `env` holds the values that later nodes still need."""
+
+    def __init__(self, graph: Graph, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> None:
+        self.graph = graph
+        self.state = state
+        self.inputs = iter([leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)])
+        self.env: dict[int, Any] = {}
+        self._last = {ref.index: node.index for node in graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
+
+    def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The node's arguments, with values for references and float64 for lower types."""
+        resolve = lambda leaf: self.env[leaf.index] if isinstance(leaf, Ref) else to_double(leaf)  # noqa: E731
+        args, kwargs = pytree.tree_map(resolve, (tuple(node.args), dict(node.kwargs)))
+        return args, kwargs
+
+    def source(self, node: Node) -> Tensor:
+        """The value of an input, parameter, buffer or constant; what writes in place must not reach the user's."""
+        if node.kind == "state":
+            return self.state[node.name]
+        if node.kind == "constant":
+            return to_double(self.graph.constants[node.name]).clone()  # type: ignore[no-any-return]
+        return to_double(next(self.inputs)).clone()  # type: ignore[no-any-return]
+
+    def compute(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call."""
+        assert node.target is not None
+        if node.name.endswith("batch_norm") and not self.graph.training:
+            args = tuple(a.clone() if isinstance(a, Tensor) and i in (3, 4) else a for i, a in enumerate(args))
+        return node.target(*args, **kwargs)
+
+    def finish(self, node: Node, value: Any) -> None:
+        """Store a value and drop those that nobody needs any more."""
+        self.env[node.index] = value
+        for ref in refs((node.args, dict(node.kwargs))):
+            if self._last.get(ref.index) == node.index:
+                self.env.pop(ref.index, None)
+        if node.index not in self._last:
+            self.env.pop(node.index, None)
+
+    def outputs(self) -> list[Tensor]:
+        """Run everything and return the network's outputs."""
+        for node in self.graph.nodes:
+            if node.kind == "output":
+                return [self.env[ref.index] for ref in refs(node.args)]
+            value = self.compute(node, *self.arguments(node)) if node.kind == "call" else self.source(node)
+            self.finish(node, value)
+        return []

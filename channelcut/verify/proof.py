@@ -1,0 +1,264 @@
+"""`verify`: original and cut model in lockstep, in float64, compared wherever channels are consumed.
+
+A comparison of outputs alone proves little: with default initial weights, two channels swapped in an early layer move
+the outputs of a detector by 1e-10 of their range. So the input and the output of every layer and matrix product are
+compared, on the kept channels, in units of that tensor's own deviation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from channelcut.core.errors import UserError
+from channelcut.core.graph import Graph, Node, refs, specs
+from channelcut.core.groups import Groups
+from channelcut.core.plan import Plan
+from channelcut.core.proof import Check, Proof
+from channelcut.couple.ids import varying_axes
+from channelcut.cut.apply import select
+from channelcut.cut.planning import kept_positions, named_tensors
+from channelcut.trace import trace
+from channelcut.verify.execute import Execution, to_double
+from channelcut.verify.reference import MIXING, consumers, kept_mask, masked_state, mix_kept, producers
+from channelcut.verify.training import training_step
+
+TOLERANCE = 1e-9
+VISIBLE = 1e-6
+
+
+def verify(
+    model: nn.Module,
+    cut_model: nn.Module,
+    plan: Plan,
+    groups: Groups,
+    kept: NDArray[np.bool_],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> Proof:
+    """Compare `cut_model` with `model` whose removed channels are masked.
+
+    Checks that the plan keeps the same channels in every slot; that every tensor of the cut model is the selection the
+    plan names; that its retraced forward runs the same
+    ops
+    at the predicted sizes; that in float64 each consumer's input and each output agree to 1e-9 of their deviation; that
+    one training step gives finite gradients. Where the model's own weights cannot show a wrong cut (untrained: a bias
+    or
+    variance is the same for all channels; or the outputs hardly move), the comparison is repeated on drawn weights.
+
+    Returns a `Proof`; `failures` says in words what does not hold.
+    """
+    start = time.perf_counter()
+    failures = plan_failures(groups, kept, plan) or tensor_failures(model, cut_model, plan)
+    try:
+        graph = trace(cut_model, args, kwargs, front_end=groups.graph.front_end)
+        failures += structure_failures(groups, kept, graph)
+    except UserError as error:
+        failures.append(
+            f"the cut model's forward fails, because it reads a width that the plan does not follow ({error})"
+        )
+    checks: list[Check] = []
+    signal, weights = 0.0, "own"
+    if not failures:
+        inputs = (args, dict(kwargs or {}))
+        original = {name: to_double(tensor) for name, tensor in named_tensors(model).items()}
+        actual = {name: to_double(tensor) for name, tensor in named_tensors(cut_model).items()}
+        lockstep = Lockstep(groups, kept, graph, inputs)
+        checks, signal = lockstep.run(original, actual)
+        if signal < VISIBLE or uninformative(model, plan):
+            weights = "own and rescaled"
+            drawn = rescaled(original)
+            chosen = {n: select(t, plan.kept[n]) if n in plan.kept else t for n, t in drawn.items()}
+            more, signal = lockstep.run(drawn, chosen)
+            checks += more
+        failures += [
+            f"{c.place} differs by {c.relative_error:.2g}" for c in checks if not c.relative_error <= TOLERANCE
+        ][:5]
+        if signal == 0.0 and plan.kept:
+            failures.append("the outputs do not depend on the removed channels, so nothing was shown")
+    training = training_step(cut_model, model, args, kwargs) if not failures else "not run"
+    if training.startswith("failed"):
+        failures.append(f"the training step {training}")
+    return Proof(
+        passed=not failures,
+        max_relative_error=max((c.relative_error for c in checks), default=float("nan")),
+        tolerance=TOLERANCE,
+        signal=signal,
+        checks=tuple(checks),
+        training=training,
+        weights=weights,
+        seconds=time.perf_counter() - start,
+        failures=tuple(failures),
+    )
+
+
+def plan_failures(groups: Groups, kept: NDArray[np.bool_], plan: Plan) -> list[str]:
+    """Slots whose kept positions are not those of the channels that are kept."""
+    expected = kept_positions(groups, kept)
+    names = sorted(n for n in {*expected, *plan.kept} if expected.get(n) != dict(plan.kept.get(n, {})))
+    return [f"the plan's positions of {name} are not those of the kept channels" for name in names[:3]]
+
+
+def tensor_failures(model: nn.Module, cut_model: nn.Module, plan: Plan) -> list[str]:
+    """Tensors of the cut model that are not the selection that the plan names."""
+    actual = named_tensors(cut_model)
+    wrong = []
+    for name, tensor in named_tensors(model).items():
+        expected = select(tensor.detach(), plan.kept.get(name, {}))
+        found = actual.get(name)
+        if found is None or found.shape != expected.shape or not torch.equal(found.detach(), expected):
+            wrong.append(f"{name} is not the selection that the plan names")
+    return wrong
+
+
+def structure_failures(groups: Groups, kept: NDArray[np.bool_], graph: Graph) -> list[str]:
+    """Where the retraced cut model runs another op, or a value has another size, than predicted."""
+    before, after = groups.graph.nodes, graph.nodes
+    for old, new in zip(before, after, strict=False):
+        if (old.kind, old.name) != (new.kind, new.name):
+            return [f"the cut model runs {new.name} where the original runs {old.name} ({old.site})"]
+        if old.kind == "call" and len(specs(old.value)) == 1:
+            expected = _kept_shape(groups, kept, old)
+            actual = specs(new.value)[0].shape
+            if expected is not None and expected != actual:
+                return [f"{old.site} gives {actual} where the plan predicts {expected}"]
+    if len(before) != len(after):
+        return [f"the cut model runs {len(after)} steps, the original {len(before)}"]
+    return []
+
+
+def _kept_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
+    ids = groups.values[node.index]
+    if not isinstance(ids, Tensor):
+        return None
+    mask = kept_mask(ids, kept)
+    shape = []
+    for axis in range(mask.dim()):
+        line = mask
+        for other in range(mask.dim()):
+            if other != axis:
+                line = line.any(other, keepdim=True) if line.stride(other) else line.narrow(other, 0, 1)
+        constant = line.stride(axis) == 0 or line.shape[axis] == 0
+        shape.append(line.shape[axis] if constant else int(line.sum()))
+    return tuple(shape)
+
+
+def uninformative(model: nn.Module, plan: Plan) -> bool:
+    """Whether a cut vector holds one value for all channels, so that keeping the wrong ones would go unseen."""
+    vectors = [t for name, t in named_tensors(model).items() if name in plan.kept and t.dim() == 1 and len(t) > 1]
+    return any(bool((t == t[0]).all()) for t in vectors)
+
+
+def rescaled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the same shapes, drawn so that signals keep their size from layer to layer."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            drawn[name] = tensor
+        elif tensor.dim() >= 2:
+            fan_in = max(1, tensor[0].numel())
+            drawn[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * (2 / fan_in) ** 0.5
+        elif name.endswith(("running_mean", "bias")):
+            drawn[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * 0.1
+        else:
+            drawn[name] = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.5 + 0.75
+        drawn[name] = drawn[name].to(tensor.device)
+    return drawn
+
+
+class Lockstep:
+    """Runs the masked original and the cut model node by node and compares what is consumed."""
+
+    def __init__(self, groups: Groups, kept: NDArray[np.bool_], graph: Graph, inputs: Any) -> None:
+        self.groups, self.kept, self.graph, self.inputs = groups, kept, graph, inputs
+        self.consumers, self.producers = consumers(groups), producers(groups)
+
+    @torch.no_grad()
+    def run(self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> tuple[list[Check], float]:
+        """Every check in order, and how far the masked outputs moved from the uncut ones."""
+        uncut = Execution(self.groups.graph, original, self.inputs).outputs()
+        masked = masked_state(self.groups, self.kept, original)
+        reference = Execution(self.groups.graph, masked, self.inputs)
+        candidate = Execution(self.graph, actual, self.inputs)
+        checks: list[Check] = []
+        for node, twin in zip(self.groups.graph.nodes, self.graph.nodes, strict=True):
+            if node.kind == "output":
+                outputs = [reference.env[ref.index] for ref in refs(node.args)]
+                for position, (ref, other) in enumerate(zip(refs(node.args), refs(twin.args), strict=True)):
+                    error = _relative(reference.env[ref.index], candidate.env[other.index])
+                    checks.append(Check(f"output {position} ({self.groups.graph.nodes[ref.index].site})", error))
+                return checks, max((_moved(a, b) for a, b in zip(uncut, outputs, strict=True)), default=0.0)
+            if node.kind != "call":
+                reference.finish(node, reference.source(node))
+                candidate.finish(twin, candidate.source(twin))
+                continue
+            for ref in self.consumers.get(node.index, ()):
+                mine, theirs = (
+                    reference.env[ref.index],
+                    candidate.env[refs(twin.args)[refs(node.args).index(ref)].index],
+                )
+                checks.append(Check(f"input of {node.site}", self._on_kept(ref.index, mine, theirs)))
+            self._step(node, twin, reference, candidate, checks)
+        return checks, 0.0
+
+    def _step(self, node: Node, twin: Node, reference: Execution, candidate: Execution, checks: list[Check]) -> None:
+        args, kwargs = reference.arguments(node)
+        mask = self._mixed(node)
+        value = reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
+        other = candidate.compute(twin, *candidate.arguments(twin))
+        if node.name in ("aten.topk", "aten.sort") and value[0].shape == other[0].shape:
+            # Equal scores may come in either order; the values must agree, the order is then the reference's.
+            checks.append(Check(f"values of {node.site}", _relative(value[0], other[0])))
+            other = value
+        if node.index in self.producers:
+            checks.append(Check(f"output of {node.site}", self._on_kept(node.index, value, other)))
+        reference.finish(node, value)
+        candidate.finish(twin, other)
+
+    def _mixed(self, node: Node) -> Tensor | None:
+        """The kept elements of a mixing op's input, where it loses any."""
+        first = node.args[0] if node.args else None
+        if node.name not in MIXING or not refs(first):
+            return None
+        ids = self.groups.values[refs(first)[0].index]
+        mask = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else torch.ones(1, dtype=torch.bool)
+        over_channels = node.name != "aten.mean" or not varying_axes(self.groups.values[node.index])
+        return mask if over_channels and not bool(mask.all()) else None
+
+    def _on_kept(self, index: int, reference: Tensor, candidate: Tensor) -> float:
+        ids = self.groups.values[index]
+        mask = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else None
+        if mask is None or bool(mask.all()):
+            return _relative(reference, candidate)
+        chosen = reference[mask.to(reference.device).expand(reference.shape)]
+        if chosen.numel() != candidate.numel():
+            return float("inf")
+        return _relative(chosen, candidate.reshape(-1))
+
+
+def _relative(reference: Tensor, candidate: Tensor) -> float:
+    """Largest difference in units of the reference's deviation; rounding cannot be seen below 1e-5 of the values."""
+    if reference.shape != candidate.shape:
+        return float("inf")
+    if not reference.numel():
+        return 0.0
+    a, b = reference.double(), candidate.double()
+    difference = float((a - b).abs().max())
+    if difference == 0.0:
+        return 0.0
+    scale = max(float(a.std(correction=0)), 1e-5 * float(a.abs().max()))
+    return difference / scale if scale > 0 else float("inf")
+
+
+def _moved(before: Tensor, after: Tensor) -> float:
+    if before.shape != after.shape or not before.numel():
+        return 0.0
+    scale = float(before.double().std(correction=0)) or float(before.double().abs().max()) or 1.0
+    return float((before.double() - after.double()).abs().max()) / scale

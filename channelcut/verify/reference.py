@@ -1,0 +1,110 @@
+"""The reference: the original with the slots of every removed channel zeroed.
+
+Ops that mix channels without weights (a norm over them, their mean) are computed over the kept channels alone, because
+zeros would count there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from channelcut.core.graph import Node, Ref, refs
+from channelcut.core.groups import Groups
+
+MIXING = {
+    "aten.layer_norm": -1,
+    "aten.native_layer_norm": -1,
+    "aten.rms_norm": -1,
+    "aten.group_norm": 1,
+    "aten.native_group_norm": 1,
+    "aten.mean": None,
+}
+
+
+def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zero every removed position of every slot; a variance stays, or its channel would become infinite."""
+    masked = dict(state)
+    for slot in groups.slots:
+        removed = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
+        if len(removed) and not slot.tensor.endswith("running_var"):
+            tensor = masked[slot.tensor]
+            masked[slot.tensor] = tensor.index_fill(slot.axis, removed.to(tensor.device), 0.0)
+    return masked
+
+
+def kept_mask(ids: Tensor, kept: NDArray[np.bool_]) -> Tensor:
+    """Which elements of a value are kept, from the channel of each; stride-0 axes stay stride-0."""
+    small = ids
+    for axis in range(ids.dim()):
+        if ids.stride(axis) == 0 and ids.shape[axis] > 1:
+            small = small.narrow(axis, 0, 1)
+    return torch.from_numpy(kept)[small].expand(ids.shape)
+
+
+def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> Any:
+    """Compute a mixing op over the kept channels of its input; removed ones come out as zero."""
+    axis = MIXING[node.name]
+    assert node.target is not None
+    if axis is None:
+        axis = next(a for a in range(mask.dim()) if not bool((mask == mask.narrow(a, 0, 1)).all()))
+    axis %= mask.dim()
+    line = mask
+    for other in range(mask.dim()):
+        if other != axis:
+            line = line.narrow(other, 0, 1)
+    positions = line.reshape(-1).nonzero().flatten().to(args[0].device)
+    extent = mask.shape[axis]
+    value = args[0].index_select(axis, positions)
+    if node.name == "aten.mean":
+        return node.target(value, *args[1:], **kwargs)
+    # The extent itself is an argument of a layer norm, as a list, and of the dispatcher's group norm, as its fifth.
+    counts = {4: len(positions)} if node.name == "aten.native_group_norm" else {}
+    rest = [
+        a.index_select(0, positions)
+        if isinstance(a, Tensor)
+        else [len(positions)]
+        if a == [extent]
+        else counts.get(i, a)
+        for i, a in enumerate(args[1:], 1)
+    ]
+    result = node.target(value, *rest, **kwargs)
+    first = result[0] if isinstance(result, tuple) else result
+    full = torch.zeros_like(args[0]).index_copy(axis, positions, first)
+    return (full, *result[1:]) if isinstance(result, tuple) else full
+
+
+def producers(groups: Groups) -> set[int]:
+    """The nodes that read a parameter or buffer with a slot: what they give is compared as well.
+
+    A wrong bias can hide behind a dead rectifier from every later layer; it cannot hide from its own layer's output.
+    """
+    slotted = {slot.tensor for slot in groups.slots}
+    nodes = groups.graph.nodes
+    return {
+        node.index
+        for node in groups.graph.calls
+        if isinstance(groups.values[node.index], Tensor)
+        and any(nodes[ref.index].kind == "state" and nodes[ref.index].name in slotted for ref in refs(node.args))
+    }
+
+
+def consumers(groups: Groups) -> dict[int, list[Ref]]:
+    """For every node that consumes channels, the values it consumes: inputs of layers and of matrix products."""
+    roles = {slot.tensor for slot in groups.slots if slot.role in ("in", "depthwise", "group")}
+    nodes = groups.graph.nodes
+    found: dict[int, list[Ref]] = {}
+    for node in groups.graph.calls:
+        plain: Sequence[Ref] = [a for a in node.args if isinstance(a, Ref)]
+        values = [r for r in plain if nodes[r.index].kind == "call" and isinstance(groups.values[r.index], Tensor)]
+        weights = [ref for ref in plain if nodes[ref.index].kind == "state" and nodes[ref.index].name in roles]
+        if weights and values:
+            found[node.index] = values[:1]
+        elif "matmul" in node.name or "mm" in node.name or "attention" in node.name:
+            found[node.index] = values
+    return found

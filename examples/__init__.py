@@ -1,0 +1,1 @@
+"""Runnable demonstrations of channelcut; nothing in the library imports them."""

@@ -1,0 +1,277 @@
+"""Small networks, one for each way in which channels are coupled."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv(i: int, o: int, k: int = 3, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(i, o, k, padding=k // 2, groups=groups, bias=False), nn.BatchNorm2d(o), nn.SiLU())
+
+
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 12), conv(12, 16), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x)))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.head = conv(3, 16), conv(16, 24), conv(24, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.b(self.a(x))).mean((2, 3)))
+
+
+class C2f(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cv1, self.m, self.cv2 = conv(3, 24, 1), nn.Sequential(conv(12, 8), conv(8, 12)), conv(36, 10, 1)
+        self.head = nn.Conv2d(10, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = list(self.cv1(x).chunk(2, 1))
+        y.append(y[-1] + self.m(y[-1]))
+        return self.head(self.cv2(torch.cat(y, 1)))
+
+
+class Depthwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.d, self.m, self.p = (
+            conv(3, 12),
+            conv(12, 12, groups=12),
+            nn.Conv2d(12, 24, 3, padding=1, groups=12),
+            conv(24, 8, 1),
+        )
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.p(self.m(self.d(self.a(x)))))
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.g, self.h, self.head = conv(3, 16), conv(16, 32, groups=4), conv(32, 12), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.h(self.g(self.a(x))))
+
+
+class Shuffle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch, self.tail = conv(3, 16), conv(8, 8), conv(16, 10, 1)
+        self.head = nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).chunk(2, 1)
+        y = torch.cat([a, self.branch(b)], 1)
+        n, c, h, w = y.shape
+        y = y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        a, b = y.chunk(2, 1)
+        return self.head(self.tail(torch.cat([a, b * 2], 1)))
+
+
+class Squeeze(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.up, self.head = conv(3, 16), nn.Linear(16, 4), nn.Linear(4, 16), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        gate = torch.sigmoid(self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1).flatten(1)))))
+        return self.head(x * gate[:, :, None, None])
+
+
+class Flattened(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.f1, self.f2 = conv(3, 6), nn.Linear(6 * 64, 20), nn.Linear(20, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f2(F.relu(self.f1(F.max_pool2d(self.a(x), 2).flatten(1))))
+
+
+class Transposed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.up, self.shuffle = conv(3, 12), nn.ConvTranspose2d(12, 16, 2, 2), nn.PixelShuffle(2)
+        self.b, self.head = conv(4, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.shuffle(self.up(self.a(x)))))
+
+
+class Attention(nn.Module):
+    """Two heads; the scale is given, the head widths are taken from shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.q, self.k, self.v = conv(3, 12), nn.Conv2d(12, 16, 1), nn.Conv2d(12, 16, 1), nn.Conv2d(12, 8, 1)
+        self.proj, self.head = nn.Conv2d(8, 10, 1), nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.stem(x), 4)
+        n, _, h, w = x.shape
+        q, k, v = (layer(x).reshape(n, 2, -1, h * w) for layer in (self.q, self.k, self.v))
+        attention = (q.transpose(-2, -1) @ k * 0.35).softmax(-1)
+        y = (v @ attention.transpose(-2, -1)).reshape(n, -1, h, w)
+        return self.head(self.proj(y))
+
+
+class Norms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.gn, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.Conv2d(16, 12, 1)
+        self.ln, self.fc, self.slope, self.out = nn.LayerNorm(12), nn.Linear(12, 20), nn.PReLU(16), nn.Linear(20, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.slope(self.gn(self.a(x))))
+        x = self.ln(x.permute(0, 2, 3, 1))
+        return self.out(F.gelu(self.fc(x)) * torch.sigmoid(x.mean(-1, keepdim=True)))
+
+
+class Shared(nn.Module):
+    """One layer used twice, and one parameter under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.twice, self.head = conv(3, 12), nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 4, 1)
+        self.other = nn.Conv2d(12, 4, 1)
+        self.other.weight = self.head.weight
+        self.gamma = nn.Parameter(torch.rand(12, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        x = self.stem(x)
+        y = self.twice(F.relu(self.twice(x))) * self.gamma
+        return self.head(y), {"other": self.other(F.relu(y))}
+
+
+class HardCoded(nn.Module):
+    """The width of the split is a number kept in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = 8
+        self.stem, self.a, self.free, self.head = conv(3, 16), conv(8, 8), conv(16, 12), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).split((self.c, self.c), 1)
+        return self.head(self.free(torch.cat([a, self.a(b)], 1)))
+
+
+class OptionA(nn.Module):
+    """A strided shortcut padded with zero channels, as in the CIFAR ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.head = (
+            conv(3, 8),
+            nn.Conv2d(8, 12, 3, 2, 1),
+            nn.Conv2d(12, 16, 3, 1, 1),
+            nn.Linear(16, 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.b(F.relu(self.a(x))) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return self.head(F.relu(y).mean((2, 3)))
+
+
+class Reductions(nn.Module):
+    """Reductions over space with several outputs, and pointwise ops with tensors on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 12), conv(12, 10), nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.a(x)
+        variance, mean = torch.var_mean(x, (2, 3), keepdim=True)
+        x = self.b((x - mean) / (variance + 1).pow(torch.sigmoid(mean)))
+        values, _ = x.max(-1, keepdim=True)
+        return self.head(torch.maximum(x, values * 0.5)), self.head(x.clamp_min(values * 0.1))
+
+
+class WidthScale(nn.Module):
+    """Attention whose scale follows the width that it reads from a shape, and a mean written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.q, self.b, self.head = conv(3, 12), nn.Conv2d(12, 8, 1), conv(12, 10), nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        q = self.q(x)
+        q = q * q.shape[1] ** -0.5
+        total = (q * q).mean(1, keepdim=True)
+        y = self.b(x * total)
+        y = y / y.shape[1]
+        return self.head(y)
+
+
+class Dense(nn.Module):
+    """Hard-coded heads and a free layer behind one source line: the line tells too little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 12, 1), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(self.a(x).view(-1, 16, 256).view(-1, 16, 16, 16))))
+
+
+NETWORKS = {
+    cls.__name__: cls
+    for cls in (
+        Chain,
+        Residual,
+        C2f,
+        Depthwise,
+        Grouped,
+        Shuffle,
+        Squeeze,
+        Flattened,
+        Transposed,
+        Attention,
+        Norms,
+        Shared,
+        HardCoded,
+        OptionA,
+        Reductions,
+        WidthScale,
+        Dense,
+    )
+}
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A network in evaluation mode with statistics that differ from channel to channel, as after training."""
+    torch.manual_seed(seed)
+    model = NETWORKS[name]()
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def example(seed: int = 0) -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def residual() -> nn.Module:
+    """For the command line."""
+    return build("Residual")

@@ -1,0 +1,162 @@
+"""Coupling: which channels live and die together, and which are pinned, with reason and place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import NETWORKS, build, example
+from torch import Tensor, nn
+
+import channelcut as cc
+from channelcut.couple.registry import RULES, rule
+
+
+def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
+    return {g.name: (len(g.lanes), g.width) for g in cc.analyze(model, example()).groups}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Chain", {"a.0.weight": (1, 12), "b.0.weight": (1, 16)}),
+        ("Residual", {"stem.0.weight": (1, 16), "a.0.weight": (1, 24)}),
+        ("C2f", {"cv1.0.weight": (2, 12), "m.0.0.weight": (1, 8), "cv2.0.weight": (1, 10)}),
+        ("Depthwise", {"a.0.weight": (1, 12), "p.0.weight": (1, 8)}),
+        ("Grouped", {"a.0.weight": (1, 4), "h.0.weight": (1, 12)}),
+        ("Squeeze", {"stem.0.weight": (1, 16), "down.weight": (1, 4)}),
+        ("Flattened", {"a.0.weight": (1, 6), "f1.weight": (1, 20)}),
+        ("Transposed", {"a.0.weight": (1, 12), "up.weight": (1, 4), "b.0.weight": (1, 8)}),
+        ("Attention", {"stem.0.weight": (1, 12), "q.weight": (1, 8), "v.weight": (1, 4), "proj.weight": (1, 10)}),
+    ],
+)
+def test_groups(name: str, expected: dict[str, tuple[int, int]]) -> None:
+    assert widths(build(name)) == expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_front_ends_find_the_same_channels(name: str) -> None:
+    found = [cc.analyze(build(name), example(), front_end=f).groups for f in ("export", "dispatch")]
+    shape = [[(len(g.lanes), g.width) for g in groups] for groups in found]
+    assert shape[0] == shape[1]
+
+
+def test_a_chunk_makes_lanes_of_equal_width_not_equal_channels() -> None:
+    (group,) = [g for g in cc.analyze(build("C2f"), example()).groups if len(g.lanes) == 2]
+    assert not set(group.lanes[0]) & set(group.lanes[1])
+
+
+def test_the_output_is_pinned_with_its_place() -> None:
+    (pin,) = cc.analyze(build("Chain"), example()).pins
+    assert (pin.reason, pin.op, pin.module, len(pin.channels)) == ("network output", "aten.conv2d", "head", 5)
+    assert "networks.py:" in pin.source
+
+
+def test_a_hard_coded_width_is_pinned_at_its_line() -> None:
+    groups = cc.analyze(build("HardCoded"), example())
+    held = [
+        p for p in groups.pins if p.reason == "the forward hard-codes this width" and p.op == "aten.split_with_sizes"
+    ]
+    assert len(held) == 1
+    assert len(held[0].channels) == 16
+    assert "networks.py:" in held[0].source
+    assert [g.name for g in groups.groups] == ["a.0.weight", "free.0.weight"] or [g.name for g in groups.groups] == [
+        "free.0.weight"
+    ]
+
+
+def test_a_number_that_follows_a_width_is_found() -> None:
+    groups = cc.analyze(build("WidthScale"), example())
+    assert [g.name for g in groups.groups] == ["a.0.weight"]
+    held = {p.source for p in groups.pins if p.reason == "the forward hard-codes this width"}
+    assert len(held) == 2
+
+
+def test_a_line_that_holds_everything_is_bisected() -> None:
+    groups = cc.analyze(build("Dense"), example())
+    assert [g.name for g in groups.groups] == ["b.weight"]
+
+
+def test_padded_zero_channels_pin_only_what_they_meet() -> None:
+    groups = cc.analyze(build("OptionA"), example())
+    assert {g.name: g.width for g in groups.groups} == {"stem.0.weight": 8, "a.weight": 12}
+    assert [len(p.channels) for p in groups.pins if p.reason == "combined with a fixed tensor"] == [8]
+
+
+class Unknown(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.b(torch.cummax(self.a(x), 1).values)))
+
+
+def test_an_op_without_a_rule_is_pinned_never_guessed() -> None:
+    groups = cc.analyze(Unknown(), example())
+    (pin,) = [p for p in groups.pins if p.reason == "an op without a rule"]
+    assert pin.op == "aten.cummax"
+    assert len(pin.channels) == 8
+    assert "register a rule for aten.cummax" in pin.remedy
+    assert [g.name for g in groups.groups] == ["b.weight"]
+
+
+class Softmax(nn.Module):
+    """Distribution focal loss: softmax over sixteen channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x)).softmax(1))
+
+
+def test_softmax_over_channels_pins_them() -> None:
+    groups = cc.analyze(Softmax(), example())
+    assert [g.name for g in groups.groups] == ["a.weight"]
+    assert "every channel decides about the others" in [p.reason for p in groups.pins]
+
+
+class Detached(nn.Module):
+    """As in YOLO26: one head reads the features through detach, which autograd does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.one, self.many = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.a(x)
+        return self.one(x.detach()), self.many(x)
+
+
+def test_a_detached_branch_is_coupled() -> None:
+    (group,) = cc.analyze(Detached(), example()).groups
+    assert group.width == 8
+    assert len(group.slots) == 4  # weight and bias of a, and both heads
+
+
+def test_two_rules_for_one_op_fail_and_name_both() -> None:
+    with pytest.raises(ValueError, match=r"Two rules for aten.conv2d: .*convolution.* and .*second"):
+
+        @rule("aten.conv2d")
+        def second(coupler: object, call: object) -> None: ...
+
+    assert RULES["aten.conv2d"].__qualname__ == "convolution"
+
+
+def test_the_users_model_is_untouched() -> None:
+    model = build("C2f").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    attributes = {name: set(vars(m)) for name, m in model.named_modules()}
+    cc.prune(model, example(), keep=0.5, calibration=torch.randn(8, 3, 16, 16))
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert attributes == {name: set(vars(m)) for name, m in model.named_modules()}
+
+
+def test_groups_print_as_a_table() -> None:
+    text = str(cc.analyze(build("C2f"), example()))
+    assert "3 groups, 42 removable channels, 1 pins" in text
+    assert "24 channels in 2 lanes  cv1.0.weight" in text
+    assert "pinned: network output (1 places)" in text

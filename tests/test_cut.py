@@ -1,0 +1,175 @@
+"""Cut and proof: removed equals masked, on every kind of coupling, and a wrong cut is caught in every kind of slot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import NETWORKS, build, example
+from torch import nn
+
+import channelcut as cc
+from channelcut.allocate import Budget, allocate
+from channelcut.cut import cut, make_plan
+from channelcut.cut.apply import select
+from channelcut.cut.planning import named_tensors
+from channelcut.pipeline import network_costs
+from channelcut.score import score
+from channelcut.trace import trace
+from channelcut.verify import verify
+from channelcut.verify.proof import Lockstep
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_cut_is_proven(name: str, front_end: str) -> None:
+    model = build(name)
+    result = cc.prune(model, example(), keep=0.5, front_end=front_end)
+    assert result.proof.passed
+    assert result.proof.max_relative_error < 1e-9
+    assert result.proof.signal > 1e-3
+    assert result.proof.training == "passed"
+    assert sum(p.numel() for p in result.model.parameters()) == result.plan.after.params < result.plan.before.params
+    assert [tuple(o.shape) for o in leaves(result.model(example()))] == [
+        tuple(o.shape) for o in leaves(model(example()))
+    ]
+
+
+def leaves(outputs: object) -> list[torch.Tensor]:
+    return [o for o in torch.utils._pytree.tree_leaves(outputs) if isinstance(o, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("Norms",)])
+def test_a_check_of_the_cut_without_our_code(name: str) -> None:
+    """plan.kept alone: zero what it drops in the original, and the outputs agree with the cut model's."""
+    model = build(name).double()
+    result = cc.prune(build(name), example(), keep=0.5)
+    for tensor_name, axes in result.plan.kept.items():
+        tensor = named_tensors(model)[tensor_name]
+        for axis, positions in axes.items():
+            dropped = sorted(set(range(tensor.shape[axis])) - set(positions))
+            if not tensor_name.endswith("running_var"):
+                tensor.data.index_fill_(axis, torch.tensor(dropped), 0.0)
+    with torch.no_grad():
+        for a, b in zip(
+            leaves(model(example().double())), leaves(result.model.double()(example().double())), strict=True
+        ):
+            assert torch.allclose(a, b, rtol=0, atol=1e-9)
+
+
+MANY = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+"""Enough inputs that no rectifier is dead for all of them."""
+
+
+def planned(name: str, front_end: str = "dispatch") -> tuple[nn.Module, cc.Groups, np.ndarray, cc.Plan]:
+    model = build(name)
+    groups = cc.analyze(model, MANY, front_end=front_end)
+    costs = network_costs(model, groups)
+    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs)
+    return model, groups, kept, make_plan(model, groups, kept, costs)
+
+
+@pytest.mark.parametrize(
+    "name", ["C2f", "Depthwise", "Grouped", "Transposed", "Norms", "Shared", "Flattened", "Attention"]
+)
+def test_a_planted_error_is_caught_in_every_slot(name: str) -> None:
+    """Shift what one slot believes about its channels; mask and cut follow, and the proof must see it."""
+    model, groups, kept, plan = planned(name)
+    cut_slots = [s for s in groups.slots if s.axis in plan.kept.get(s.tensor, {})]
+    assert len(cut_slots) >= 5
+    for planted in cut_slots:
+        shifted = dataclasses.replace(planted, channels=np.roll(planted.channels, 1))
+        misread = dataclasses.replace(groups, slots=tuple(shifted if s is planted else s for s in groups.slots))
+        bad = make_plan(model, misread, kept, network_costs(model, misread))
+        proof = verify(model, cut(model, bad), bad, misread, kept, (MANY,))
+        assert not proof.passed, (planted.tensor, planted.axis)
+        assert any("differs by" in failure for failure in proof.failures), proof.failures
+
+
+def test_a_plan_that_keeps_other_positions_is_caught() -> None:
+    model, groups, kept, plan = planned("C2f")
+    wrong = (*(p + 1 for p in plan.kept["cv2.0.weight"][1][:-1]), 35)
+    bad = dataclasses.replace(plan, kept={**plan.kept, "cv2.0.weight": {**plan.kept["cv2.0.weight"], 1: wrong}})
+    proof = verify(model, cut(model, bad), bad, groups, kept, (MANY,))
+    assert proof.failures == ("the plan's positions of cv2.0.weight are not those of the kept channels",)
+
+
+def test_tampered_weights_are_caught() -> None:
+    model, groups, kept, plan = planned("C2f")
+    smaller = cut(model, plan)
+    with torch.no_grad():
+        smaller.get_submodule("m.0.0").weight[0, 0, 0, 0] += 1e-4
+    proof = verify(model, smaller, plan, groups, kept, (MANY,))
+    assert not proof.passed
+    assert "m.0.0.weight is not the selection" in proof.failures[0]
+
+
+def test_a_deep_network_with_default_weights_still_shows_a_swap() -> None:
+    """Outputs alone would hide it: the comparison at consumers, in their own units, does not."""
+    layers = [
+        m for i in range(12) for m in (nn.Conv2d(3 if i == 0 else 16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.SiLU())
+    ]
+    model = nn.Sequential(*layers, nn.Conv2d(16, 2, 1)).eval()
+    groups = cc.analyze(model, example())
+    costs = network_costs(model, groups)
+    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs)
+    plan = make_plan(model, groups, kept, costs)
+    state = {n: t.detach().double() for n, t in named_tensors(model).items()}
+    swapped = {n: select(t, plan.kept.get(n, {})) for n, t in state.items()}
+    swapped["3.weight"] = swapped["3.weight"][:, torch.tensor([1, 0, *range(2, 8)])]
+    run = Lockstep(groups, kept, trace(cut(model, plan), (example(),)), ((example(),), {}))
+    checks, _ = run.run(state, swapped)
+    assert max(c.relative_error for c in checks) > 1e-3
+    right, _ = run.run(state, {n: select(t, plan.kept.get(n, {})) for n, t in state.items()})
+    assert max(c.relative_error for c in right) < 1e-9
+
+
+def test_a_failed_proof_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from channelcut import pipeline
+
+    def broken(model: nn.Module, plan: cc.Plan) -> nn.Module:
+        smaller = cut(model, plan)
+        next(iter(smaller.parameters())).data.mul_(1.001)
+        return smaller
+
+    monkeypatch.setattr(pipeline, "cut", broken)
+    with pytest.raises(
+        cc.ProofError, match=r"could not be proven, so it is not returned: stem.0.weight is not the selection"
+    ):
+        cc.prune(build("Residual"), example(), keep=0.5)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    result = cc.prune(build("Shared"), example(), keep=0.5, calibration=torch.randn(16, 3, 16, 16))
+    cc.save(result, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.safetensors", "plan.json"]
+    again = cc.load(lambda: build("Shared", seed=5), tmp_path / "out")
+    for a, b in zip(leaves(result.model(example())), leaves(again(example())), strict=True):
+        assert torch.equal(a, b)
+    assert again.other.weight is again.head.weight
+    assert cc.Plan.from_dict(json.loads((tmp_path / "out" / "plan.json").read_text())) == result.plan
+
+
+def test_layer_attributes_follow() -> None:
+    model = cc.prune(build("Grouped"), example(), keep=0.5).model
+    layer = model.g[0]
+    assert (layer.in_channels, layer.out_channels, layer.groups) == (8, 16, 2)
+    assert layer.weight.shape == (16, 4, 3, 3)
+    assert model.g[1].num_features == 16
+
+
+def test_recalibration_changes_only_statistics() -> None:
+    plain = cc.prune(build("Residual"), example(), keep=0.5)
+    data = torch.randn(64, 3, 16, 16)
+    tuned = cc.prune(build("Residual"), example(), keep=0.5, calibration=data)
+    assert tuned.recalibration is not None
+    assert (tuned.recalibration.images, tuned.recalibration.layers) == (64, 3)
+    for name, tensor in tuned.model.state_dict().items():
+        same = torch.equal(tensor, plain.model.state_dict()[name])
+        assert same != ("running" in name or "num_batches" in name), name
+    first = tuned.model.stem[0](data)
+    assert torch.allclose(tuned.model.stem[1].running_mean, first.mean((0, 2, 3)), atol=1e-4)

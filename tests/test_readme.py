@@ -1,0 +1,55 @@
+"""The README's Python blocks run, and its commands exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from channelcut.cli import parser
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
+def test_python_blocks_run(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102  the README's own code
+    out = capsys.readouterr().out
+    assert "groups," in out
+    assert "True" in out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.safetensors", "plan.json"]
+
+
+BLOCKS = README.split("```")[1::2]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("channelcut ")]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str) -> None:
+    assert callable(parser().parse_args(command.split()[1:]).run)
+
+
+@pytest.mark.parametrize("name", ["table.md", "scaling.md"])
+def test_figures_are_those_of_the_committed_results(name: str) -> None:
+    """A number in the README comes from a file that a command wrote."""
+    results = Path(__file__).parent.parent / "benchmarks" / "results" / name
+    rows = [line for line in results.read_text().splitlines() if line.startswith("|")]
+    assert len(rows) > 5
+    assert "\n".join(rows) in README
+
+
+def test_the_table_is_made_of_the_committed_rows() -> None:
+    from benchmarks.table import ROWS, table
+
+    made = (Path(__file__).parent.parent / "benchmarks" / "results" / "table.md").read_text()
+    for path in ROWS.glob("*.json"):
+        assert table([json.loads(path.read_text())]).splitlines()[2] in made
