@@ -155,6 +155,26 @@ def test_a_folder_without_images(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
 
 
+def test_broken_images_are_skipped_without_running_pip(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ultralytics replaces PIL.Image.open by one that installs a package when it meets an unknown format."""
+
+    def opened(*args: object, **kwargs: object) -> object:
+        raise ModuleNotFoundError("No module named 'pi_heif'")
+
+    (tmp_path / "a.png").write_bytes(b"not a png")
+    monkeypatch.setattr("PIL.Image.open", lambda *_: pytest.fail("a file of no known format was handed on"))
+    assert "1 files look like images, but none can be read" in fails(
+        capsys, "compress", MODEL, *SMALL, "--keep", "0.5", "--data", tmp_path, "--out", tmp_path / "out"
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG, cut off")
+    monkeypatch.setattr("PIL.Image.open", opened)
+    assert "none can be read" in fails(
+        capsys, "compress", MODEL, *SMALL, "--keep", "0.5", "--data", tmp_path, "--out", tmp_path / "out"
+    )
+
+
 def test_a_truncated_weights_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for name in ("weights.pt", "weights.safetensors"):
         path = tmp_path / name

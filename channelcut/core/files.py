@@ -32,8 +32,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as problem:
         raise UserError(
             f"Cannot write {path.name!r}: {problem.strerror}. Nothing half-written was left behind. Free some space "
-            f"or name "
-            "another path, and run again."
+            "or name another path, and run again."
         ) from problem
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,6 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from channelcut.core.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# How files of these formats begin. What begins otherwise is not handed to Pillow at all: Ultralytics, once imported,
+# replaces PIL.Image.open by one that runs pip when a file is of no known format.
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ def load_images(
     for path in files:
         if len(batch) == limit:
             break
-        try:
-            with Image.open(path) as image:
-                batch.append(_prepare(image, shape, how))
-        except (UnidentifiedImageError, OSError):
+        image = _read(path)
+        if image is None:
             broken.append(path.name)
+        else:
+            batch.append(_prepare(image, shape, how))
     if not batch:
         found = f"{len(files)} files look like images, but none can be read" if files else "it holds none"
         raise UserError(
@@ -86,6 +89,19 @@ def load_images(
             f"out."
         )
     return torch.stack(batch), broken
+
+
+def _read(path: Path) -> Image.Image | None:
+    """The decoded image, or None where the file is damaged or of another kind."""
+    try:
+        with path.open("rb") as file:
+            if not file.read(4).startswith(SIGNATURES):
+                return None
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (UnidentifiedImageError, OSError, SyntaxError, ImportError, Image.DecompressionBombError):
+        return None
 
 
 def _prepare(image: Image.Image, shape: tuple[int, int, int], how: Preprocessing) -> torch.Tensor:

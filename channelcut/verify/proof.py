@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,18 +45,15 @@ def verify(
 ) -> Proof:
     """Compare `cut_model` with `model` whose removed channels are masked.
 
-    Checks that the plan keeps the same channels in every slot; that every tensor of the cut model is the selection the
-    plan names; that its retraced forward runs the same
-    ops
-    at the predicted sizes; that in float64 each consumer's input and each output agree to 1e-9 of their deviation; that
-    one training step gives finite gradients. Where the model's own weights cannot show a wrong cut (untrained: a bias
-    or
-    variance is the same for all channels; or the outputs hardly move), the comparison is repeated on drawn weights.
+    Checks that the plan keeps the same channels in every slot; that every tensor of the cut model is the selection that
+    the plan names; that its retraced forward runs the same ops at the predicted sizes; that in float64 each consumer's
+    input and each output agree to 1e-9 of their deviation; that one training step gives finite gradients.
 
     Returns a `Proof`; `failures` says in words what does not hold.
     """
     start = time.perf_counter()
     failures = plan_failures(groups, kept, plan) or tensor_failures(model, cut_model, plan)
+    graph: Graph | None = None
     try:
         graph = trace(cut_model, args, kwargs, front_end=groups.graph.front_end)
         failures += structure_failures(groups, kept, graph)
@@ -63,39 +61,60 @@ def verify(
         failures.append(
             f"the cut model's forward fails, because it reads a width that the plan does not follow ({error})"
         )
-    checks: list[Check] = []
-    signal, weights = 0.0, "own"
-    if not failures:
-        inputs = (args, dict(kwargs or {}))
-        original = {name: to_double(tensor) for name, tensor in named_tensors(model).items()}
-        actual = {name: to_double(tensor) for name, tensor in named_tensors(cut_model).items()}
-        lockstep = Lockstep(groups, kept, graph, inputs)
-        checks, signal = lockstep.run(original, actual)
-        if signal < VISIBLE or uninformative(model, plan):
-            weights = "own and rescaled"
-            drawn = rescaled(original)
-            chosen = {n: select(t, plan.kept[n]) if n in plan.kept else t for n, t in drawn.items()}
-            more, signal = lockstep.run(drawn, chosen)
-            checks += more
-        failures += [
-            f"{c.place} differs by {c.relative_error:.2g}" for c in checks if not c.relative_error <= TOLERANCE
-        ][:5]
-        if signal == 0.0 and plan.kept:
-            failures.append("the outputs do not depend on the removed channels, so nothing was shown")
+    compared = Comparison()
+    if graph is not None and not failures:
+        lockstep = Lockstep(groups, kept, graph, (args, dict(kwargs or {})))
+        compared = compare(lockstep, model, cut_model, plan)
+        failures += compared.failures(bool(plan.kept))
     training = training_step(cut_model, model, args, kwargs) if not failures else "not run"
     if training.startswith("failed"):
         failures.append(f"the training step {training}")
     return Proof(
         passed=not failures,
-        max_relative_error=max((c.relative_error for c in checks), default=float("nan")),
+        max_relative_error=max((c.relative_error for c in compared.checks), default=float("nan")),
         tolerance=TOLERANCE,
-        signal=signal,
-        checks=tuple(checks),
+        signal=compared.signal,
+        checks=compared.checks,
         training=training,
-        weights=weights,
+        weights=compared.weights,
         seconds=time.perf_counter() - start,
         failures=tuple(failures),
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the lockstep found: every check, how far the outputs moved, and on which weights."""
+
+    checks: tuple[Check, ...] = ()
+    signal: float = 0.0
+    weights: str = "own"
+
+    def failures(self, anything_cut: bool) -> list[str]:
+        """What does not hold, in words; the first five places."""
+        found = [
+            f"{c.place} differs by {c.relative_error:.2g}" for c in self.checks if not c.relative_error <= TOLERANCE
+        ][:5]
+        if self.signal == 0.0 and anything_cut:
+            found.append("the outputs do not depend on the removed channels, so nothing was shown")
+        return found
+
+
+def compare(lockstep: Lockstep, model: nn.Module, cut_model: nn.Module, plan: Plan) -> Comparison:
+    """Run the lockstep on the models' own weights, and on drawn ones where these cannot show a wrong cut.
+
+    Own weights cannot where the model is untrained: a bias or variance is the same for all channels, or the outputs
+    hardly move.
+    """
+    original = {name: to_double(tensor) for name, tensor in named_tensors(model).items()}
+    actual = {name: to_double(tensor) for name, tensor in named_tensors(cut_model).items()}
+    checks, signal = lockstep.run(original, actual)
+    if signal >= VISIBLE and not uninformative(model, plan):
+        return Comparison(tuple(checks), signal)
+    drawn = rescaled(original)
+    chosen = {n: select(t, plan.kept[n]) if n in plan.kept else t for n, t in drawn.items()}
+    more, signal = lockstep.run(drawn, chosen)
+    return Comparison((*checks, *more), signal, "own and rescaled")
 
 
 def plan_failures(groups: Groups, kept: NDArray[np.bool_], plan: Plan) -> list[str]:
