@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
+from channelcut.adapters.outputs import uncounted_outputs
 from channelcut.allocate import Budget, allocate
 from channelcut.core.errors import ProofError, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.pruned import Pruned, Recalibration
 from channelcut.cost import BilinearCost, macs_cost, params_cost
+from channelcut.couple import CoupleOptions, couple
 from channelcut.cut import cut, make_plan, restore, store
 from channelcut.cut.planning import named_tensors
 from channelcut.cut.probe import couple_probed
 from channelcut.recover import Preprocessing, load_images, recalibrate
 from channelcut.score import score
-from channelcut.trace import trace
+from channelcut.trace import trace_modes
 from channelcut.verify import verify
 
 Progress = Callable[[str, int, int], None]
@@ -37,7 +39,11 @@ class PruneOptions(TypedDict, total=False):
     floor: the least share of any group that a budget leaves (default 0.1).
     calibration: unlabelled inputs for batch-norm recalibration: a tensor (N, C, H, W), several, or a folder of images.
     preprocessing: how images of a folder become inputs.
-    front_end: `auto` (default), `export` or `dispatch`.
+    front_end: `auto` (default), `dispatch` or `export`.
+    grouped: a grouped convolution loses whole `groups` (default), or as many channels (`offsets`) of every group.
+    free_outputs: patterns of paths in the forward's result (`1.feats.*`) whose channels may go; by default those
+        that the model's library is known not to count.
+    prove: `whole` (default: the plan at once) or `each` (also every group by itself, so that a failure has a name).
     progress: called as progress(stage, done, total).
     """
 
@@ -47,6 +53,9 @@ class PruneOptions(TypedDict, total=False):
     calibration: Tensor | Iterable[Tensor] | str | Path | None
     preprocessing: Preprocessing | None
     front_end: str
+    grouped: str
+    free_outputs: tuple[str, ...] | None
+    prove: str
     progress: Progress | None
 
 
@@ -86,25 +95,42 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def analyze(model: nn.Module, example_inputs: Any, *, front_end: str = "auto", probe: bool = True) -> Groups:
+def analyze(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    front_end: str = "auto",
+    probe: bool = True,
+    grouped: str = "groups",
+    free_outputs: tuple[str, ...] | None = None,
+) -> Groups:
     """Find the channels of `model` that can be removed together, and why the others cannot.
 
     Args:
         model: any module; it is not changed.
         example_inputs: a tensor, a tuple or a dict, as the forward takes them.
-        front_end: `auto`, `export` or `dispatch`.
+        front_end: `auto`, `dispatch` or `export`.
         probe: also run the forward of a slightly smaller copy, which finds widths that the code hard-codes.
+        grouped: see `PruneOptions`.
+        free_outputs: see `PruneOptions`.
 
     Raises:
         UserError: the forward fails on these inputs, or cannot be traced.
     """
     args, kwargs = split_inputs(example_inputs)
-    graph = trace(model, args, kwargs, front_end=front_end)
-    if not probe:
-        from channelcut.couple import couple
+    graphs = trace_modes(model, args, kwargs, front_end=front_end)
+    options = couple_options(model, grouped, free_outputs)
+    return couple_probed(model, graphs, args, kwargs, options) if probe else couple(graphs, options=options)
 
-        return couple([graph])
-    return couple_probed(model, [graph], args, kwargs)
+
+def couple_options(
+    model: nn.Module, grouped: str = "groups", free_outputs: tuple[str, ...] | None = None
+) -> CoupleOptions:
+    """How to couple a model; what its library is known to leave uncounted is free unless told otherwise."""
+    if grouped not in ("groups", "offsets"):
+        raise UserError(f"grouped={grouped!r} is no policy for grouped convolutions: use 'groups' or 'offsets'.")
+    free = uncounted_outputs(model) if free_outputs is None else tuple(free_outputs)
+    return CoupleOptions("groups" if grouped == "groups" else "offsets", free)
 
 
 def prune(
@@ -139,9 +165,10 @@ def prune(
     args, kwargs = split_inputs(example_inputs)
     watch = Stopwatch(options.get("progress"))
     with watch.stage("trace"):
-        graph = trace(model, args, kwargs, front_end=options.get("front_end", "auto"))
+        graphs = trace_modes(model, args, kwargs, front_end=options.get("front_end", "auto"))
     with watch.stage("couple"):
-        groups = couple_probed(model, [graph], args, kwargs)
+        coupling = couple_options(model, options.get("grouped", "groups"), options.get("free_outputs"))
+        groups = couple_probed(model, graphs, args, kwargs, coupling)
     with watch.stage("score"):
         scores = score(groups, named_tensors(model), options.get("importance", "l2"), model)
     with watch.stage("allocate"):

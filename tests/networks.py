@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -169,6 +171,92 @@ class HardCoded(nn.Module):
         return self.head(self.free(torch.cat([a, self.a(b)], 1)))
 
 
+class Literal(nn.Module):
+    """The width of the split is a literal, which no attribute can refresh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.free, self.head = conv(3, 16), conv(8, 8), conv(16, 12), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).split((8, 8), 1)
+        return self.head(self.free(torch.cat([a, self.a(b)], 1)))
+
+
+class C2fWithWidth(nn.Module):
+    """A width that only another form of the forward needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = C2f(), nn.Conv2d(4, 3, 1)
+        self.block.c = 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.block(x)))
+
+
+class SlicedBySelf(nn.Module):
+    """Slices whose bounds are kept in a tuple, counted from the start and from the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = (6, 10)
+        self.stem, self.a, self.b, self.head = conv(3, 16), conv(6, 8), conv(10, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.a(x[:, : self.widths[0]]) * self.b(x[:, -self.widths[1] :]))
+
+
+@dataclass
+class HeadConfig:
+    heads: int = 2
+    head_dim: int = 8
+
+
+class ConfiguredHeads(nn.Module):
+    """Attention as in C2PSA: one projection, head widths from a config, and the values viewed as wide as the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = HeadConfig()
+        self.stem, self.qkv, self.proj = conv(3, 16), nn.Conv2d(16, 48, 1), nn.Conv2d(16, 16, 1)
+        self.free, self.head = conv(16, 12), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.stem(x), 4)
+        n, c, h, w = x.shape
+        heads, d = self.config.heads, self.config.head_dim
+        q, k, v = self.qkv(x).view(n, heads, d * 3, h * w).split([d, d, d], dim=2)
+        attention = (q.transpose(-2, -1) @ k * 0.35).softmax(-1)
+        y = (v @ attention.transpose(-2, -1)).view(n, c, h, w)
+        return self.head(self.free(F.relu(x + self.proj(y))))
+
+
+class WidthNorm(nn.Module):
+    """A layer norm of one's own, which keeps its shape as ConvNeXt's does."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.shape = (
+            nn.Parameter(torch.rand(width)),
+            nn.Parameter(torch.rand(width)),
+            (width,),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.shape, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class OwnNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.head = conv(3, 12), WidthNorm(12), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.norm(self.a(x))))
+
+
 class OptionA(nn.Module):
     """A strided shortcut padded with zero channels, as in the CIFAR ResNets."""
 
@@ -246,6 +334,11 @@ NETWORKS = {
         Norms,
         Shared,
         HardCoded,
+        Literal,
+        C2fWithWidth,
+        SlicedBySelf,
+        ConfiguredHeads,
+        OwnNorm,
         OptionA,
         Reductions,
         WidthScale,

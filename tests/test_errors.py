@@ -76,7 +76,7 @@ def test_weights_that_are_not_finite() -> None:
 
 
 def test_a_model_with_no_removable_channel() -> None:
-    with pytest.raises(cc.UserError, match=r"No channel of this model can be removed: network output: aten\.conv2d"):
+    with pytest.raises(cc.UserError, match=r"No channel of this model can be removed: .*: aten\.convolution"):
         cc.prune(nn.Conv2d(3, 4, 1), example(), keep=0.5)
 
 
@@ -103,7 +103,8 @@ class Untraceable(nn.Module):
 
 def test_an_untraceable_model_names_op_and_line() -> None:
     with pytest.raises(
-        cc.TraceError, match=r"writes in place into a tensor.*test_errors\.py:\d+.*torch\.export refused first"
+        cc.TraceError,
+        match=r"writes in place into a tensor.*test_errors\.py:\d+.*torch\.export: GuardOnData",
     ):
         trace(Untraceable(), (example(),))
 

@@ -11,7 +11,7 @@ from channelcut.adapters import open_source
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed: pip install 'channelcut[ultralytics]'")
 
 
-@pytest.mark.parametrize(("name", "params"), [("yolov8n", 0.33), ("yolo11n", 0.36), ("yolo26n", 0.42)])
+@pytest.mark.parametrize(("name", "params"), [("yolov8n", 0.26), ("yolo11n", 0.26), ("yolo26n", 0.26)])
 def test_half_of_every_group_goes_and_is_proven(name: str, params: float) -> None:
     model = open_source(f"ultralytics:{name}.yaml").build()
     result = cc.prune(model, torch.rand(1, 3, 256, 256), keep=0.5)
@@ -22,11 +22,23 @@ def test_half_of_every_group_goes_and_is_proven(name: str, params: float) -> Non
     assert sum(p.numel() for p in result.model.parameters()) == result.plan.after.params
 
 
-def test_the_hard_coded_widths_of_c2psa_are_named() -> None:
+def test_the_hard_coded_widths_of_c2psa_and_c2f_follow() -> None:
     model = open_source("ultralytics:yolo26n.yaml").build()
-    pins = cc.analyze(model, torch.rand(1, 3, 256, 256)).pins
-    places = {(p.module, p.op) for p in pins if p.reason == "the forward hard-codes this width"}
-    assert ("model.10", "aten.split_with_sizes") in places
+    result = cc.prune(model, torch.rand(1, 3, 256, 256), keep=0.5)
+    attention = result.plan.attributes["model.10.m.0.attn"]
+    assert (attention["key_dim"], attention["head_dim"]) == (16, 32)
+    assert result.plan.attributes["model.10"]["c"] == 64
+    assert result.model.model[4].c == model.model[4].c // 2  # C2f keeps its width for another form of its forward
+    assert result.model.model[10].m[0].attn.scale == model.model[10].m[0].attn.scale
+
+
+def test_feature_maps_are_free_but_predictions_are_not() -> None:
+    """The head returns its inputs beside the predictions; nobody counts their channels."""
+    model = open_source("ultralytics:yolov8n.yaml").build()
+    held = cc.analyze(model, torch.rand(1, 3, 256, 256), free_outputs=())
+    free = cc.analyze(model, torch.rand(1, 3, 256, 256))
+    assert "network output" in {p.reason for p in free.pins}
+    assert sum(g.channels.size for g in free.groups) > sum(g.channels.size for g in held.groups)
 
 
 def test_the_detached_head_of_yolo26_is_coupled() -> None:

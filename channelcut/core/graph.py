@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -59,11 +60,46 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a Python number of the forward comes from: an expression over extents of values and attributes of modules.
+
+    `op` is `extent` (operands: index of a node, axis, value), `attribute` (operands: module path, name, value), or the
+    name of an arithmetic operator over `Origin`s and plain numbers.
+    """
+
+    op: str
+    operands: tuple[Any, ...]
+
+    def leaves(self) -> tuple[Origin, ...]:
+        """The extents and attributes in it."""
+        if self.op in ("extent", "attribute"):
+            return (self,)
+        return tuple(leaf for part in self.operands if isinstance(part, Origin) for leaf in part.leaves())
+
+
+@dataclass(frozen=True)
+class WidthUse:
+    """A Python number, known by its origin, that an op was called with.
+
+    `role` says what it decides of node `index`: `extent` (of its value along `axis`), `start` or `stop` (of a
+    slice), or `number` (anything else, such as a factor: it must not change).
+    """
+
+    index: int
+    role: Literal["extent", "start", "stop", "number"]
+    axis: int
+    origin: Origin
+    site: Site
+
+
+@dataclass(frozen=True)
 class Graph:
     """The forward of one model in one mode, in execution order.
 
     `constants` are tensors that the forward made outside the traced ops; `aliases` names every parameter and buffer
-    that shares its tensor with an earlier one, with that one's name.
+    that shares its tensor with an earlier one, with that one's name. `outputs` names the tensors of the result by their
+    path in it, such as `1.feats.0`. `uses` are the numbers that the forward computed from shapes and attributes, where
+    the front end can see them; `attributes` are the integers that modules keep, by module path and name.
     """
 
     nodes: tuple[Node, ...]
@@ -71,6 +107,14 @@ class Graph:
     aliases: Mapping[str, str]
     training: bool
     front_end: str
+    outputs: tuple[str, ...] = ()
+    uses: tuple[WidthUse, ...] = ()
+    attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    @cached_property
+    def tagged(self) -> frozenset[tuple[int, str]]:
+        """The nodes and roles that `uses` speaks of."""
+        return frozenset((use.index, use.role) for use in self.uses)
 
     @property
     def calls(self) -> tuple[Node, ...]:
@@ -86,6 +130,22 @@ def refs(tree: Any) -> list[Ref]:
 def specs(tree: Any) -> list[Spec]:
     """Every `Spec` in a node's value, in order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Spec)]
+
+
+def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:
+    """Every tensor in a nested result with its path, such as `1.feats.0`; a lone tensor has the path `0`."""
+    found = []
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        if isinstance(leaf, torch.Tensor):
+            found.append((".".join(_piece(entry) for entry in path) or "0", leaf))
+    return found
+
+
+def _piece(entry: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
 
 
 def as_spec(tree: Any) -> Any:

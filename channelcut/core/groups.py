@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,9 +48,11 @@ class Pin:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels with the same slots. Each of its lanes keeps the same number of channels.
+    """Channels with the same slots, or in lanes that must each keep the same share.
 
-    A group usually has one lane; a `chunk` into pieces that go different ways makes one lane a piece.
+    A group usually has one lane; a `chunk` into pieces that go different ways makes one lane a piece, and the heads
+    of an attention one lane a head. A lane of `n * width` channels keeps `n` times what one of `width` channels
+    keeps.
     """
 
     index: int
@@ -59,13 +62,31 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Channels in each lane."""
-        return len(self.lanes[0])
+        """Steps in which the group can lose channels: the greatest common divisor of its lanes' lengths."""
+        return math.gcd(*(len(lane) for lane in self.lanes))
+
+    def kept_width(self, kept: NDArray[np.bool_]) -> int:
+        """The width that is left when the channels marked in `kept` are."""
+        first = self.lanes[0]
+        return int(kept[first].sum()) * self.width // len(first)
 
     @property
     def channels(self) -> Ids:
         """All channels of all lanes, shape (lanes * width,)."""
         return np.concatenate(self.lanes)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """An integer that a module keeps and that follows widths: constant + Σ coefficient · kept share of a group.
+
+    `terms` holds pairs (index of a group, coefficient).
+    """
+
+    module: str
+    attribute: str
+    constant: float
+    terms: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,7 @@ class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
     `values` maps a node of a graph to the channel of each element of its output (stride-0 along constant axes).
+    `followers` are the numbers in modules that have to be refreshed after a cut.
     """
 
     groups: tuple[Group, ...]
@@ -96,6 +118,7 @@ class Groups:
     graph: Graph
     values: Mapping[int, Any]
     shapes: Mapping[str, tuple[int, ...]]
+    followers: tuple[Follower, ...] = ()
 
     def __str__(self) -> str:
         """A table of the groups and a list of the pins by reason."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.core.graph import Node, Site
+from channelcut.core.graph import Graph, Node, Site
 from channelcut.couple import ids as I
 
 
@@ -55,11 +56,18 @@ class RawWork:
     rows: Tensor
     columns: Tensor
     site: Site
+    graph: int
 
 
 @dataclass
 class Coupler:
-    """Collects what the rules say about one model; ids of parameters are shared by all the graphs it sees."""
+    """Collects what the rules say about one model; ids of parameters are shared by all the graphs it sees.
+
+    `equal`: pieces that must keep equal shares. `rectangles`: values that may lose elements along the last of
+    several axes alone. `pieces`: lines that a slice cuts out. `bounds`: the line before (sign 1) or after (-1) a
+    slice's bound. `minted`: the ids that were made at a node. `policy`: whether grouped convolutions lose whole
+    `groups` or `offsets` in each.
+    """
 
     next_id: int = 1
     edges: list[NDArray[np.int64]] = field(default_factory=list)
@@ -67,9 +75,20 @@ class Coupler:
     slots: dict[tuple[str, int], RawSlot] = field(default_factory=dict)
     fixed_states: dict[str, Site] = field(default_factory=dict)
     equal: list[tuple[tuple[Tensor, ...], Site]] = field(default_factory=list)
-    rectangles: list[Tensor] = field(default_factory=list)
+    rectangles: list[tuple[Tensor, Site]] = field(default_factory=list)
+    pieces: list[Tensor] = field(default_factory=list)
+    bounds: dict[tuple[int, int, str], tuple[Tensor, int]] = field(default_factory=dict)
+    pieces_of: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    minted: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
     work: list[RawWork] = field(default_factory=list)
+    policy: str = "groups"
+    graph: Graph | None = None
     node: Node | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The graph and the node that run now, as a key."""
+        return id(self.graph), self.node.index if self.node is not None else -1
 
     @property
     def site(self) -> Site:
@@ -80,6 +99,7 @@ class Coupler:
         """Fresh ids for `count` channels."""
         fresh = torch.arange(self.next_id, self.next_id + count, dtype=torch.int32)
         self.next_id += count
+        self.minted.setdefault(self.place, []).append(fresh)
         return fresh
 
     def slot(self, state: object, axis: int, ids: Tensor | None, role: str) -> Tensor:
@@ -153,10 +173,32 @@ class Coupler:
         self.equal.append((tuple(found for found in lines if found is not None), self.site))
 
     def rectangle(self, ids: Tensor) -> Tensor:
-        """The ids vary along several axes and only one of them may lose elements: to be decided at the end."""
+        """The ids vary along several axes, and only the last of them may lose elements: the same share in every row."""
         if len(I.varying_axes(ids)) > 1:
-            self.rectangles.append(ids)
+            self.rectangles.append((ids, self.site))
         return ids
+
+    def sliced(self, call: Any, ids: Tensor, axis: int) -> Tensor:
+        """The ids that a slice picks; a replay picks what is left of them."""
+        arguments = call.arguments
+        if "start" in arguments and "end" in arguments:
+            return ids[(slice(None),) * axis + (slice(arguments["start"], arguments["end"], arguments["step"]),)]
+        return ids.narrow(axis, arguments["start"], arguments["length"])
+
+    def slice_bound(self, role: str, ids: Tensor, position: int, sign: int) -> None:
+        """A slice along the channels starts or stops at `position`: what lies before it decides where that is
+        afterwards.
+
+        A bound whose origin is known moves with the channels before it (`sign` 1) or after it (-1, counted from the
+        end); any other is hard-coded, and these channels stay.
+        """
+        line = ids[:position] if sign > 0 else ids[position:]
+        graph, index = self.place
+        if self.graph is not None and (index, role) in self.graph.tagged:
+            self.bounds[graph, index, role] = (line, sign)
+            self.pieces.extend((ids[:position], ids[position:]))
+        else:
+            self.pin(line, HARD_CODED, HARD_CODED_REMEDY)
 
     def pin(self, ids: Tensor, reason: str, remedy: str = "") -> None:
         """These channels cannot be removed, because of `reason`, here."""
@@ -167,9 +209,13 @@ class Coupler:
 
     def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Charge `macs` multiply-accumulates, proportional to the kept share of `rows` and of `columns`."""
-        self.work.append(RawWork(macs, I.compact(rows).reshape(-1), I.compact(columns).reshape(-1), self.site))
+        self.work.append(
+            RawWork(macs, I.compact(rows).reshape(-1), I.compact(columns).reshape(-1), self.site, id(self.graph))
+        )
 
 
+HARD_CODED = "positions along the channels are hard-coded"
+HARD_CODED_REMEDY = "select channels by chunk or split, or by a layer of their own"
 FIXED = torch.zeros(0, dtype=torch.int32)
 """An extent that no removal changes, for `Coupler.account`."""
 

@@ -1,72 +1,193 @@
-"""From bindings to channels, from channels to groups and lanes.
+"""From what the rules collected to groups: partition, demands, replay, until nothing changes.
 
-Channels are the connected components of all bindings. Channels with the same slots form a lane; lanes that a `chunk`
-must keep equally wide form one group. An equality that is not between whole lanes is turned into bindings.
+Channels are the connected components of all bindings. Channels with the same slots form a lane; lanes that must keep
+the same share form a group. What a demand or the replay cannot be met with, is bound more tightly, or pinned.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
-from channelcut.core.graph import Graph, Site
-from channelcut.core.groups import Group, Groups, Pin, Slot, Work
-from channelcut.couple.coupler import Coupler, RawSlot
-from channelcut.couple.ids import compact, varying_axes
+from channelcut.core.graph import Site
+from channelcut.core.groups import Follower, Group, Groups, Pin, Slot, Work
+from channelcut.couple.coupler import Coupler, RawPin
+from channelcut.couple.ids import compact
+from channelcut.couple.partition import Channels, Partition, partition, rows
+from channelcut.couple.replay import Mismatch, Replay, adversary
+from channelcut.couple.sizes import REMEDY, Demands, Run, demands
 
-Channels = NDArray[np.int64]
+ORDER = "the channels would not keep their order"
+SEEDS = (1, 2)
+ROUNDS = 200
 
 
-def solve(coupler: Coupler, graph: Graph, values: Mapping[int, object]) -> Groups:
-    """Turn what the rules collected into `Groups`."""
-    slots = list(coupler.slots.values())
-    _settle_rectangles(coupler)
-    while True:
-        channel_of = _components(coupler)
-        pinned = _pinned(coupler, channel_of)
-        lanes = _lanes(slots, channel_of, pinned)
-        equal, broken = _equal_lanes(coupler, channel_of, pinned, lanes)
-        if not broken:
-            break
-        for position in sorted(broken, reverse=True):
-            pieces, _ = coupler.equal.pop(position)
+def solve(coupler: Coupler, runs: Sequence[Run], execute: Callable[..., Any]) -> Groups:
+    """Turn what the rules collected into `Groups`; `execute` runs the rules over a graph, for the replay."""
+    for _ in range(ROUNDS):
+        found = partition(coupler)
+        wanted = demands(coupler, found, runs)
+        if _bind_partly(coupler, found, wanted) or _pin_staying(coupler, found, wanted):
+            continue
+        groups = _groups(found, wanted, coupler)
+        problem = _replayed(coupler, found, groups, runs, execute)
+        if problem is None:
+            return _result(coupler, found, wanted, groups, runs)
+        _tighten(coupler, found, problem)
+    raise AssertionError("the coupling does not come to an end")  # every round binds or pins something
+
+
+def _bind_partly(coupler: Coupler, found: Partition, wanted: Demands) -> bool:
+    """Pieces that hold only a part of a lane have no size of their own: equal ones are bound, others are pinned."""
+    changed = False
+    for position in reversed(range(len(coupler.equal))):
+        pieces, _ = coupler.equal[position]
+        if any(found.content(found.channels(piece)) is None for piece in pieces):
+            coupler.equal.pop(position)
             for piece in pieces[1:]:
                 coupler.bind(pieces[0], piece)
-    groups = _groups(lanes, equal, slots)
+            changed = True
+    if changed:
+        return True
+    for ids, reason, site in wanted.partly:
+        changed |= _pin(coupler, found, np.unique(found.channels(ids)), reason, site)
+    return changed
+
+
+def _pin_staying(coupler: Coupler, found: Partition, wanted: Demands) -> bool:
+    changed = False
+    members: dict[int, list[int]] = defaultdict(list)
+    for lane in range(len(found.lanes)):
+        members[wanted.root(lane)].append(lane)
+    for roots, reason, site in wanted.stay:
+        for root in roots:
+            for lane in members[wanted.root(root)]:
+                changed |= _pin(coupler, found, found.lanes[lane], reason, site)
+    return changed
+
+
+def _pin(coupler: Coupler, found: Partition, channels: Channels, reason: str, site: Site) -> bool:
+    """Pin channels by one id each; whether any was free."""
+    free = channels[~found.pinned[channels]]
+    if not len(free):
+        return False
+    first = np.unique(found.channel_of, return_index=True)[1]
+    coupler.pins.append(RawPin(reason, site, first[free], REMEDY))
+    return True
+
+
+def _replayed(
+    coupler: Coupler, found: Partition, groups: tuple[Group, ...], runs: Sequence[Run], execute: Callable[..., Any]
+) -> Mismatch | None:
+    """The first place where a selection with other positions in every lane does not go through."""
+    lanes = [lane for group in groups for lane in group.lanes]
+    widths = [group.width for group in groups for _ in group.lanes]
+    for seed in SEEDS:
+        kept = adversary(lanes, widths, len(found.pinned), seed)
+        for run in runs:
+            try:
+                Replay(coupler, found.channel_of, kept).replay(run.graph, run.values, execute)
+            except Mismatch as problem:
+                return problem
+    return None
+
+
+def _tighten(coupler: Coupler, found: Partition, problem: Mismatch) -> None:
+    """Bind the lanes that a mismatch is about, element by element; where there are none, pin the channels."""
+    channels = np.array(sorted(problem.channels), dtype=np.int64)
+    lanes = set(found.lane_of[channels].tolist()) - {-1}
+    changed = False
+    for position in reversed(range(len(coupler.rectangles))):
+        ids, _ = coupler.rectangles[position]
+        lines = rows(ids, found.channel_of)
+        if lines and _touches(found, lines, lanes):
+            coupler.rectangles.pop(position)
+            for line in lines[1:]:
+                coupler.bind(lines[0], line)
+            changed = True
+    for position in reversed(range(len(coupler.equal))):
+        pieces, _ = coupler.equal[position]
+        if _touches(found, pieces, lanes) and len({piece.numel() for piece in pieces}) == 1:
+            coupler.equal.pop(position)
+            for piece in pieces[1:]:
+                coupler.bind(pieces[0], piece)
+            changed = True
+    if not changed:
+        site = problem.node.site if problem.node is not None else Site()
+        if not _pin(coupler, found, channels, ORDER, site):
+            raise AssertionError(f"the replay fails at {site} over channels that are pinned")
+
+
+def _touches(found: Partition, pieces: Sequence[torch.Tensor], lanes: set[int]) -> bool:
+    return any(lanes & set(found.lane_of[found.channels(piece)].ravel().tolist()) for piece in pieces)
+
+
+def _groups(found: Partition, wanted: Demands, coupler: Coupler) -> tuple[Group, ...]:
+    """Join lanes of one share, order by first channel, and name each group after its first producer."""
+    joined: dict[int, list[int]] = defaultdict(list)
+    for lane in range(len(found.lanes)):
+        joined[wanted.root(lane)].append(lane)
+    roles = [slot.role for slot in coupler.slots.values()]
+    names = [slot.tensor for slot in coupler.slots.values()]
+    groups: list[Group] = []
+    for lanes in sorted(joined.values(), key=lambda members: min(int(found.lanes[lane][0]) for lane in members)):
+        members = sorted({index for lane in lanes for index in found.slots_of[lane]})
+        producer = next((i for i in members if roles[i] in ("out", "group", "depthwise")), members[0])
+        ordered = sorted((found.lanes[lane] for lane in lanes), key=lambda channels: int(channels[0]))
+        groups.append(Group(len(groups), names[producer], tuple(ordered), tuple(members)))
+    return tuple(groups)
+
+
+def _result(
+    coupler: Coupler, found: Partition, wanted: Demands, groups: tuple[Group, ...], runs: Sequence[Run]
+) -> Groups:
+    channel_of = found.channel_of
+
+    def relabel(ids: torch.Tensor) -> Channels:
+        channels: Channels = channel_of[ids.to(torch.int64).numpy()]
+        return channels
+
+    graph = runs[0].graph
     return Groups(
         groups=groups,
         pins=_pins(coupler, channel_of),
-        slots=tuple(Slot(s.tensor, s.axis, _relabel(s.ids, channel_of), s.role) for s in slots),
+        slots=tuple(Slot(s.tensor, s.axis, relabel(s.ids), s.role) for s in coupler.slots.values()),
         work=tuple(
-            Work(w.macs, _relabel(w.rows, channel_of), _relabel(w.columns, channel_of), w.site) for w in coupler.work
+            Work(w.macs, relabel(w.rows), relabel(w.columns), w.site) for w in coupler.work if w.graph == id(graph)
         ),
         channel_count=int(channel_of.max()) + 1,
         graph=graph,
-        values=_Relabelled(values, channel_of),
-        shapes={n.name: n.value.shape for n in graph.nodes if n.kind == "state"},
+        values=_Relabelled(runs[0].values, channel_of),
+        shapes={n.name: n.value.shape for run in runs for n in run.graph.nodes if n.kind == "state"},
+        followers=_followers(found, wanted, groups),
     )
 
 
-def _settle_rectangles(coupler: Coupler) -> None:
-    """Bind what still varies along several axes, so that only the innermost of them loses elements."""
-    table = torch.from_numpy(_components(coupler))
-    for ids in coupler.rectangles:
-        small = compact(ids)
-        while len(axes := varying_axes(table[small.to(torch.int64)])) > 1:
-            coupler.bind_along(small, axes[0])
-            table = torch.from_numpy(_components(coupler))
+def _followers(found: Partition, wanted: Demands, groups: tuple[Group, ...]) -> tuple[Follower, ...]:
+    """The attributes that change with the widths."""
+    group_of = np.full(len(found.pinned), -1, dtype=np.int64)
+    for group in groups:
+        group_of[group.channels] = group.index
+    followers = []
+    for (module, name), value in wanted.attributes.items():
+        terms: dict[int, float] = defaultdict(float)
+        for lane, coefficient in value.terms.items():
+            terms[int(group_of[found.lanes[lane][0]])] += coefficient
+        kept = {group: c for group, c in terms.items() if abs(c) > 1e-9}
+        if kept:
+            followers.append(Follower(module, name, value.constant, tuple(sorted(kept.items()))))
+    return tuple(followers)
 
 
 class _Relabelled(dict[int, object]):
     """Ids of values, read as channels: relabelled when asked, because few values are."""
 
-    def __init__(self, values: Mapping[int, object], channel_of: Channels) -> None:
+    def __init__(self, values: Mapping[int, object], channel_of: NDArray[np.int64]) -> None:
         super().__init__(values)
         self._table = torch.from_numpy(channel_of)
 
@@ -75,101 +196,6 @@ class _Relabelled(dict[int, object]):
         if not isinstance(ids, torch.Tensor):
             return ids
         return self._table[compact(ids).to(torch.int64)].expand(ids.shape)
-
-
-def _components(coupler: Coupler) -> Channels:
-    """The channel of each id, numbered from 1 in the order of the ids; id 0 is channel 0."""
-    edges = np.concatenate(coupler.edges) if coupler.edges else np.zeros((0, 2), np.int64)
-    ones = np.ones(len(edges), np.int8)
-    shape = (coupler.next_id, coupler.next_id)
-    _, labels = connected_components(coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=shape), directed=False)
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
-    channel_of: Channels = order[inverse].astype(np.int64)
-    return channel_of
-
-
-def _relabel(ids: torch.Tensor, channel_of: Channels) -> Channels:
-    channels: Channels = channel_of[ids.to(torch.int64).numpy()]
-    return channels
-
-
-def _pinned(coupler: Coupler, channel_of: Channels) -> NDArray[np.bool_]:
-    pinned = np.zeros(int(channel_of.max()) + 1, dtype=bool)
-    pinned[0] = True
-    for pin in coupler.pins:
-        pinned[channel_of[pin.ids]] = True
-    return pinned
-
-
-def _lanes(slots: list[RawSlot], channel_of: Channels, pinned: NDArray[np.bool_]) -> dict[tuple[int, ...], Channels]:
-    """Free channels by the set of slots that they appear in."""
-    if not slots:
-        return {}
-    present = np.zeros((len(slots), len(pinned)), dtype=bool)
-    for index, slot in enumerate(slots):
-        present[index, _relabel(slot.ids, channel_of)] = True
-    free = np.flatnonzero(present.any(0) & ~pinned)
-    lanes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    signatures = np.packbits(present[:, free], axis=0).T
-    where_of: dict[bytes, tuple[int, ...]] = {}
-    for channel, signature in zip(free.tolist(), signatures, strict=True):
-        key = signature.tobytes()
-        if key not in where_of:
-            where_of[key] = tuple(np.flatnonzero(present[:, channel]).tolist())
-        lanes[where_of[key]].append(channel)
-    return {where: np.sort(np.array(channels, dtype=np.int64)) for where, channels in lanes.items()}
-
-
-def _equal_lanes(
-    coupler: Coupler, channel_of: Channels, pinned: NDArray[np.bool_], lanes: Mapping[tuple[int, ...], Channels]
-) -> tuple[list[list[tuple[int, ...]]], list[int]]:
-    """Read every equality as one between whole lanes; returns those, and the positions of the ones that are not."""
-    lane_of = {int(c): where for where, channels in lanes.items() for c in channels}
-    equal, broken = [], []
-    for position, (pieces, _) in enumerate(coupler.equal):
-        channels = [_relabel(piece, channel_of) for piece in pieces]
-        if all(pinned[c].all() for c in channels) or all(
-            np.array_equal(np.sort(c), np.sort(channels[0])) for c in channels
-        ):
-            continue
-        wheres = [{lane_of.get(int(c), ()) for c in piece} for piece in channels]
-        whole = all(
-            len(where) == 1 and len(piece) == len(np.unique(piece)) == len(lanes.get(next(iter(where)), ()))
-            for where, piece in zip(wheres, channels, strict=True)
-        )
-        if whole:
-            equal.append([next(iter(where)) for where in wheres])
-        else:
-            broken.append(position)
-    return equal, broken
-
-
-def _groups(
-    lanes: Mapping[tuple[int, ...], Channels], equal: list[list[tuple[int, ...]]], slots: list[RawSlot]
-) -> tuple[Group, ...]:
-    """Join equal lanes, order by first channel, and name each group after its first producer."""
-    parent = {where: where for where in lanes}
-
-    def root(where: tuple[int, ...]) -> tuple[int, ...]:
-        while parent[where] != where:
-            where = parent[where]
-        return where
-
-    for wheres in equal:
-        for other in wheres[1:]:
-            parent[root(other)] = root(wheres[0])
-    joined: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
-    for where in sorted(lanes, key=lambda w: int(lanes[w][0])):
-        joined[root(where)].append(where)
-    groups: list[Group] = []
-    for wheres in joined.values():
-        members = sorted({index for where in wheres for index in where})
-        producer = next((i for i in members if slots[i].role in ("out", "group", "depthwise")), members[0])
-        groups.append(
-            Group(len(groups), slots[producer].tensor, tuple(lanes[where] for where in wheres), tuple(members))
-        )
-    return tuple(groups)
 
 
 def _pins(coupler: Coupler, channel_of: Channels) -> tuple[Pin, ...]:

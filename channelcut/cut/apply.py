@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.plan import Plan
 from channelcut.cut.planning import fingerprint, named_tensors
+from channelcut.trace.widths import set_attribute
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -46,9 +47,10 @@ def apply(model: nn.Module, plan: Plan) -> None:
     for path, values in plan.attributes.items():
         module = model.get_submodule(path)
         for attribute, value in values.items():
-            if not hasattr(module, attribute):
-                raise ChannelcutError(f"{path} has no attribute {attribute!r} to refresh.")
-            setattr(module, attribute, value)
+            try:
+                set_attribute(module, attribute, value)
+            except (AttributeError, KeyError, IndexError) as error:
+                raise ChannelcutError(f"{path} has no attribute {attribute!r} to refresh.") from error
 
 
 def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:

@@ -48,7 +48,7 @@ def make_plan(
 ) -> Plan:
     """Describe the cut that keeps the channels marked in `kept`, shape (channel_count,)."""
     positions = kept_positions(groups, kept)
-    widths = np.array([int(kept[g.lanes[0]].sum()) for g in groups.groups], dtype=np.int64)
+    widths = np.array([g.kept_width(kept) for g in groups.groups], dtype=np.int64)
     full = full_widths(groups.groups)
     cost = {
         when: Cost(costs["macs"](at), round(costs["params"](at))) for when, at in (("before", full), ("after", widths))
@@ -57,7 +57,7 @@ def make_plan(
         fingerprint=fingerprint(model),
         weights=weights_fingerprint(model),
         kept=positions,
-        attributes=attributes(model, positions),
+        attributes=attributes(model, groups, kept),
         groups=tuple(
             GroupPlan(g.name, len(g.lanes), g.width, int(w)) for g, w in zip(groups.groups, widths, strict=True)
         ),
@@ -77,60 +77,76 @@ def kept_positions(groups: Groups, kept: NDArray[np.bool_]) -> Kept:
     return found
 
 
-def attributes(model: nn.Module, kept: Kept) -> dict[str, dict[str, Any]]:
-    """New values of the attributes by which torch.nn layers repeat the shapes of their tensors."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in named_tensors(model).items():
-        axes = kept.get(name, {})
-        shapes[name] = tuple(len(axes[a]) if a in axes else extent for a, extent in enumerate(tensor.shape))
-    found: dict[str, dict[str, Any]] = {}
-    for path, module in model.named_modules():
-        inside = {
-            key: shapes[f"{path}.{key}" if path else key]
-            for key in _own(module)
-            if (f"{path}.{key}" if path else key) in shapes
-        }
-        changed = any((f"{path}.{key}" if path else key) in kept for key in inside)
-        if changed:
-            values = {k: v for k, v in _layer_attributes(module, inside).items() if getattr(module, k) != v}
-            if values:
-                found[path] = values
+def attributes(model: nn.Module, groups: Groups, kept: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+    """New values of the numbers by which modules repeat the shapes of tensors: torch.nn layers' own, and followers."""
+    found = _layer_attributes(model, groups, kept_positions(groups, kept))
+    shares = [group.kept_width(kept) / group.width for group in groups.groups]
+    for follower in groups.followers:
+        value = follower.constant + sum(coefficient * shares[index] for index, coefficient in follower.terms)
+        full = follower.constant + sum(coefficient for _, coefficient in follower.terms)
+        if round(value) != round(full):
+            found.setdefault(follower.module, {}).setdefault(follower.attribute, round(value))
     return found
 
 
-def _own(module: nn.Module) -> list[str]:
-    return [*module._parameters, *module._buffers]
+def _layer_attributes(model: nn.Module, groups: Groups, positions: Kept) -> dict[str, dict[str, Any]]:
+    roles = {(slot.tensor, slot.axis): slot.role for slot in groups.slots}
+    found: dict[str, dict[str, Any]] = {}
+    for path, module in model.named_modules():
+        refresh = next((refresh for family, refresh in LAYERS.items() if isinstance(module, family)), None)
+        if refresh is None:
+            continue
+        inside = {key: f"{path}.{key}" if path else key for key in (*module._parameters, *module._buffers)}
+        if not any(name in positions for name in inside.values()):
+            continue
+        shapes = {key: _kept_shape(getattr(module, key), positions.get(name, {})) for key, name in inside.items()}
+        whole_groups = roles.get((inside.get("weight", ""), 0)) in ("group", "depthwise")
+        values = refresh(module, shapes, whole_groups)
+        changed = {key: value for key, value in values.items() if getattr(module, key, value) != value}
+        if changed:
+            found[path] = changed
+    return found
 
 
-def _layer_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    for family, refresh in LAYERS.items():
-        if isinstance(module, family):
-            return refresh(module, shapes)
-    return {}
+def _kept_shape(tensor: Tensor | None, axes: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
+    shape = () if tensor is None else tuple(tensor.shape)
+    return tuple(len(axes[a]) if a in axes else extent for a, extent in enumerate(shape))
 
 
-def _convolution(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Whole groups go together, so the number of groups shrinks with the axis that the groups divide."""
+Shapes = Mapping[str, tuple[int, ...]]
+Refresh = Callable[[Any, Shapes, bool], dict[str, Any]]
+
+
+def _convolution(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    """Where whole groups go, the number of groups shrinks with the axis that the groups divide."""
     outer, inner = shapes["weight"][:2]
     first = module.in_channels if module.transposed else module.out_channels
-    groups = module.groups if module.groups == 1 else module.groups * outer // first
+    groups = module.groups * outer // first if whole_groups else module.groups
     ins, outs = (outer, inner * groups) if module.transposed else (inner * groups, outer)
     return {"in_channels": ins, "out_channels": outs, "groups": groups}
 
 
-def _first_axis(attribute: str) -> Callable[[Any, Mapping[str, tuple[int, ...]]], dict[str, Any]]:
-    def refresh(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _linear(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
+
+
+def _normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    return {"normalized_shape": tuple(shapes["weight"])}
+
+
+def _first_axis(attribute: str) -> Refresh:
+    def refresh(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
         return {attribute: next(shape[0] for shape in shapes.values() if shape)}
 
     return refresh
 
 
-LAYERS: dict[type[nn.Module], Callable[[Any, Mapping[str, tuple[int, ...]]], dict[str, Any]]] = {
+LAYERS: dict[type[nn.Module], Refresh] = {
     nn.modules.conv._ConvNd: _convolution,
-    nn.Linear: lambda module, shapes: {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]},
+    nn.Linear: _linear,
     nn.modules.batchnorm._NormBase: _first_axis("num_features"),
-    nn.LayerNorm: lambda module, shapes: {"normalized_shape": tuple(shapes["weight"])},
-    nn.RMSNorm: lambda module, shapes: {"normalized_shape": tuple(shapes["weight"])},
+    nn.LayerNorm: _normalized,
+    nn.RMSNorm: _normalized,
     nn.GroupNorm: _first_axis("num_channels"),
     nn.PReLU: _first_axis("num_parameters"),
 }

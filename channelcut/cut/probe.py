@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Group, Groups
-from channelcut.couple import couple
+from channelcut.couple import CoupleOptions, couple
+from channelcut.couple.replay import kept_shape
 from channelcut.cut.apply import select
-from channelcut.cut.planning import attributes, kept_positions, named_tensors
+from channelcut.cut.hollow import Hollow
+from channelcut.cut.planning import Kept, attributes, kept_positions, named_tensors
 from channelcut.trace.source import current_line, user_lines
+from channelcut.trace.widths import set_attribute
 
 HARD_CODED = "the forward hard-codes this width"
 # Which of these a reshape becomes depends on strides, and those on widths, without any change of what is computed.
@@ -74,14 +78,14 @@ class _OpLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass
 class Probe:
-    """Runs the forward of cut models without copying the weights of the original."""
+    """Runs the forward of cut models without its arithmetic (`Hollow`); with it, where that fails."""
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    shapes: list[tuple[int, ...]]
     tensors: dict[str, Tensor] = field(init=False)
     full: _OpLog | None = field(init=False, default=None)
+    hollow: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         self.tensors = {name: tensor.detach() for name, tensor in named_tensors(self.model).items()}
@@ -89,43 +93,59 @@ class Probe:
     def failure(self, groups: Groups, kept: NDArray[np.bool_]) -> Failure | None:
         """Where the forward fails or changes with only the channels marked in `kept`; None when all is well."""
         positions = kept_positions(groups, kept)
-        shared = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
-        clone = copy.deepcopy(self.model, shared).eval()
-        for path, values in attributes(self.model, positions).items():
-            for attribute, value in values.items():
-                setattr(clone.get_submodule(path), attribute, value)
-        state = {n: select(t, positions[n]) if n in positions else t.clone() for n, t in self.tensors.items()}
-        log = _OpLog()
         try:
-            with torch.no_grad(), log:
-                outputs = torch.func.functional_call(clone, state, self.args, dict(self.kwargs))
+            log, outputs = self._run(positions, attributes(self.model, groups, kept))
         except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is read, not hidden
             return Failure(user_lines(error.__traceback__))
         found = [tuple(leaf.shape) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        if found != self.shapes:
+        if found != self._output_shapes(groups, kept):
             return Failure([])
         return log.difference(self.full) if self.full is not None else None
 
     def record_full(self) -> None:
         """Run the uncut forward once, so that what follows a width can be told from what does not."""
-        log = _OpLog()
+        try:
+            self.full, _ = self._run({}, {})
+        except Exception:  # noqa: BLE001  a forward that reads values cannot run without them
+            self.hollow = False
+            self.full, _ = self._run({}, {})
+
+    def _run(self, positions: Kept, refreshed: Mapping[str, Mapping[str, Any]]) -> tuple[_OpLog, Any]:
+        """The ops and the outputs of the forward with some positions of its tensors."""
         shared = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
         clone = copy.deepcopy(self.model, shared).eval()
-        state = {n: t.clone() for n, t in self.tensors.items()}
-        with torch.no_grad(), log:
-            torch.func.functional_call(clone, state, self.args, dict(self.kwargs))
-        self.full = log
+        for path, values in refreshed.items():
+            for attribute, value in values.items():
+                set_attribute(clone.get_submodule(path), attribute, value)
+        inputs = pytree.tree_map_only(Tensor, Tensor.clone, (self.args, dict(self.kwargs)))
+        state = {n: select(t, positions[n]) if n in positions else t.clone() for n, t in self.tensors.items()}
+        log = _OpLog()
+        with torch.no_grad(), _hollow() if self.hollow else nullcontext(), log:
+            return log, torch.func.functional_call(clone, state, inputs[0], inputs[1])
+
+    def _output_shapes(self, groups: Groups, kept: NDArray[np.bool_]) -> list[tuple[int, ...] | None]:
+        nodes, table = groups.graph.nodes, torch.from_numpy(kept)
+        found: list[tuple[int, ...] | None] = []
+        for ref in nodes[-1].args[0]:
+            ids = groups.values[ref.index]
+            whole = tuple(nodes[ref.index].value.shape)
+            found.append(kept_shape(ids, table) if isinstance(ids, Tensor) else whole)
+        return found
 
 
 def couple_probed(
-    model: nn.Module, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, rounds: int = 64
+    model: nn.Module,
+    graphs: Sequence[Graph],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: CoupleOptions | None = None,
+    *,
+    rounds: int = 64,
 ) -> Groups:
     """Couple, then pin whatever the real forward cannot lose, until it runs with every group one step smaller."""
-    output = graphs[0].nodes[-1]
-    shapes = [graphs[0].nodes[ref.index].value.shape for ref in output.args[0]]
-    probe = Probe(model, args, kwargs, shapes)
+    probe = Probe(model, args, kwargs)
     pins: dict[str, str] = {}
-    groups = couple(graphs, pins)
+    groups = couple(graphs, pins, options)
     for _ in range(rounds):
         if not groups.groups:
             break
@@ -134,8 +154,12 @@ def couple_probed(
         failure = probe.failure(groups, one_step(groups, groups.groups))
         if failure is None:
             break
-        groups = _pin_line(graphs, pins, groups, failure) or _pin_groups(graphs, pins, groups, probe)
+        groups = _pin_line(graphs, pins, groups, failure, options) or _pin_groups(graphs, pins, groups, probe, options)
     return groups
+
+
+def _hollow() -> AbstractContextManager[object]:
+    return Hollow()  # type: ignore[no-untyped-call]
 
 
 def one_step(groups: Groups, smaller: Sequence[Group]) -> NDArray[np.bool_]:
@@ -145,12 +169,15 @@ def one_step(groups: Groups, smaller: Sequence[Group]) -> NDArray[np.bool_]:
     """
     kept = np.ones(groups.channel_count, dtype=bool)
     for group in smaller:
+        width = max(1, group.width - 1 - group.index % 3)
         for lane in group.lanes:
-            kept[lane[max(1, len(lane) - 1 - group.index % 3) :]] = False
+            kept[lane[width * (len(lane) // group.width) :]] = False
     return kept
 
 
-def _pin_line(graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, failure: Failure) -> Groups | None:
+def _pin_line(
+    graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, failure: Failure, options: CoupleOptions | None
+) -> Groups | None:
     """Pin the channels at the innermost line of the failure that handles any that are still free.
 
     A line that handles most of what is free, such as a whole forward in one expression, tells too little: None.
@@ -159,7 +186,7 @@ def _pin_line(graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, fai
     for line in reversed(failure.lines):
         if line in pins:
             continue
-        tried = couple(graphs, {**pins, line: HARD_CODED})
+        tried = couple(graphs, {**pins, line: HARD_CODED}, options)
         left = sum(len(group.channels) for group in tried.groups)
         if left < free:
             if left < free / 2:
@@ -169,7 +196,9 @@ def _pin_line(graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, fai
     return None
 
 
-def _pin_groups(graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, probe: Probe) -> Groups:
+def _pin_groups(
+    graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, probe: Probe, options: CoupleOptions | None
+) -> Groups:
     """Where no line tells, find by bisection which groups the forward cannot lose channels of."""
 
     def failing(part: Sequence[Group]) -> list[Group]:
@@ -183,4 +212,4 @@ def _pin_groups(graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, p
     culprits = failing(groups.groups) or list(groups.groups)
     for group in culprits:
         pins[group.name] = HARD_CODED
-    return couple(graphs, pins)
+    return couple(graphs, pins, options)

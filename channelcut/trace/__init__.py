@@ -2,6 +2,6 @@
 copies.
 """
 
-from channelcut.trace.api import trace
+from channelcut.trace.api import trace, trace_modes
 
-__all__ = ["trace"]
+__all__ = ["trace", "trace_modes"]

@@ -1,16 +1,18 @@
-"""`trace`: try torch.export, then record an eager run; say which op or line stopped both."""
+"""`trace`: record an eager run, or else torch.export; say which op or line stopped both."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import TraceError, UserError
-from channelcut.core.graph import Graph
+from channelcut.core.graph import Graph, refs
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.source import innermost_line
@@ -31,36 +33,71 @@ def trace(
         args: positional inputs of the forward, as the user would pass them.
         kwargs: keyword inputs.
         training: trace the forward of training mode (auxiliary heads) instead of evaluation.
-        front_end: `export` (torch.export), `dispatch` (record the ATen ops of one eager run) or `auto`
-            (export first; where it refuses, record).
+        front_end: `dispatch` (record the ATen ops of one eager run), `export` (torch.export) or `auto` (record; where
+            that refuses, export).
 
     Raises:
         UserError: the forward itself fails on these inputs.
         TraceError: the forward runs, but no front end can follow it.
     """
-    if front_end not in ("auto", "export", "dispatch"):
+    if front_end not in FRONT_ENDS:
         raise UserError(f"There is no front end {front_end!r}: use 'auto', 'export' or 'dispatch'.")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {type(model).__name__}. Pass the network itself: model.module.")
     keywords = dict(kwargs or {})
-    refusal = ""
-    if front_end != "dispatch":
+    refusals: list[str] = []
+    for name, follow in FRONT_ENDS[front_end]:
         try:
-            return export(_copy(model, training), args, keywords, training=training)
-        except Exception as error:
-            refusal = f"{type(error).__name__}: {_first_line(error)}"
-            _check_forward(_copy(model, training), args, keywords)
-            if front_end == "export":
-                raise TraceError(
-                    f"torch.export cannot follow this model ({refusal}). Try front_end='dispatch'."
-                ) from error
+            return follow(_copy(model, training), args, keywords, training=training)
+        except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is reported below
+            if not refusals:
+                _check_forward(_copy(model, training), args, keywords)
+            reason = str(error) if isinstance(error, TraceError) else f"{type(error).__name__}: {_first_line(error)}"
+            refusals.append(f"{name}: {reason}")
+    raise TraceError(
+        f"The forward runs, but no front end can follow it. {' '.join(dict.fromkeys(refusals))} See the remedy at the "
+        "line that is named, or take that part out of the model that is pruned."
+    )
+
+
+FRONT_ENDS: dict[str, list[tuple[str, Callable[..., Graph]]]] = {
+    "dispatch": [("recording its ops", record), ("recording its ops", partial(record, widths=False))],
+    "export": [("torch.export", export)],
+}
+FRONT_ENDS["auto"] = FRONT_ENDS["dispatch"] + FRONT_ENDS["export"]
+
+
+def trace_modes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, front_end: str = "auto"
+) -> list[Graph]:
+    """Trace the forward of evaluation mode and, where it does something else, that of training mode.
+
+    Auxiliary and one-to-many heads may run in training alone; their layers lose the channels that the others lose. A
+    forward that needs targets in training mode cannot be traced there; the first graph is then the only one.
+    """
+    first = trace(model, args, kwargs, front_end=front_end)
     try:
-        return record(_copy(model, training), args, keywords, training=training)
-    except TraceError as error:
-        raise TraceError(f"{error}" + (f" torch.export refused first ({refusal})." if refusal else "")) from error
-    except Exception as error:
-        _check_forward(_copy(model, training), args, keywords)
-        raise TraceError(f"The forward runs, but not while its ops are recorded ({_first_line(error)}).") from error
+        doubled = _doubled((args, dict(kwargs or {})))  # batch norm needs more than one value a channel
+        second = FRONT_ENDS["dispatch"][0][1](_copy(model, True), *doubled, training=True)
+    except Exception:  # noqa: BLE001  whatever the forward raises without targets
+        return [first]
+    ops = first.front_end == second.front_end  # front ends name ops differently
+    return [first, second] if _reads(second, ops) - _reads(first, ops) else [first]
+
+
+def _doubled(inputs: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() > 1 else t, inputs)
+
+
+def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
+    """The parameters that a graph reads, and the ops that read them."""
+    nodes = graph.nodes
+    return {
+        (node.name.removeprefix("aten.native_").removeprefix("aten.") if ops else "", nodes[ref.index].name)
+        for node in graph.calls
+        for ref in refs((node.args, dict(node.kwargs)))
+        if nodes[ref.index].kind == "state" and nodes[ref.index].value.dtype.is_floating_point
+    }
 
 
 def _copy(model: nn.Module, training: bool) -> nn.Module:

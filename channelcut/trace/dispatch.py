@@ -1,13 +1,15 @@
-"""The front end of last resort: record the ATen ops of one eager run.
+"""The first front end: record the ATen ops of one eager run.
 
-It works on whatever runs, and it sees composite ops already decomposed. What it cannot express, an in-place write that
-another recorded tensor aliases, it refuses by name.
+It works on whatever runs, costs little more than that run, and sees the forward's Python numbers (`trace.widths`).
+Composite ops come to it already decomposed. What it cannot express, an in-place write that another recorded tensor
+aliases, it refuses by name.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,13 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.errors import TraceError
-from channelcut.core.graph import Graph, Node, Ref, Site, as_spec
+from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.trace.export import aliases
 from channelcut.trace.source import current_line
+from channelcut.trace.widths import WidthMode, tag_attributes
 
 
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool) -> Graph:
-    """Run `model` (a copy that may be changed) once and return the ops it ran as a `Graph`."""
+def record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, widths: bool = True
+) -> Graph:
+    """Run `model` (a copy that may be changed) once and return the ops it ran as a `Graph`.
+
+    `widths`: also note the numbers that the forward computes from shapes and attributes, see `trace.widths`.
+    """
     recorder = _Recorder(aliases(model))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         recorder.declare("state", name, tensor)
@@ -32,15 +40,39 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, t
             recorder.declare("input", f"input_{position}", leaf)
     hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in model.named_modules()]
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for module in model.modules()]
+    mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
+    attributes = tag_attributes(model) if widths else {}
     try:
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), _slow_attention(), recorder, mode if widths else nullcontext():
             outputs = model(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()
-    tree = [recorder.reference(leaf) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    leaves = tensor_paths(outputs)
+    tree = [recorder.reference(leaf) for _, leaf in leaves]
     recorder.append(kind="output", name="output", value=None, args=(tree,), site=Site("network output"))
-    return Graph(tuple(recorder.nodes), recorder.constants, recorder.shared, training, "dispatch")
+    names = tuple(name for name, _ in leaves)
+    return Graph(
+        tuple(recorder.nodes),
+        recorder.constants,
+        recorder.shared,
+        training,
+        "dispatch",
+        names,
+        tuple(mode.uses),
+        attributes,
+    )
+
+
+@contextmanager
+def _slow_attention() -> Iterator[None]:
+    """Keep torch's transformer layers on the ops that they are made of, instead of one fused op for inference."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -70,8 +102,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.path.pop()
 
+    def known(self, tensor: torch.Tensor) -> Ref | None:
+        """The node that made a tensor, if it was recorded."""
+        ref: Ref | None = self._known.get(tensor)  # type: ignore[no-untyped-call]
+        return ref
+
+    def site(self) -> Site:
+        """The place in the model that runs now."""
+        return Site("a Python number", self.path[-1] if self.path else "", current_line(3))
+
+    def steps(self, since: int) -> list[tuple[int, str, tuple[Any, ...]]]:
+        """The nodes after the first `since`: index, op and arguments."""
+        return [(node.index, node.name, node.args) for node in self.nodes[since:]]
+
     def reference(self, tensor: torch.Tensor) -> Ref:
-        known: Ref | None = self._known.get(tensor)  # type: ignore[no-untyped-call]
+        known = self.known(tensor)
         if known is not None:
             return known
         name = f"constant_{len(self.constants)}"
@@ -120,6 +165,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(other is not target and other.untyped_storage().data_ptr() == storage for other in self._known):
             raise TraceError(
                 f"The model writes in place into a tensor that other values share ({site}), which a recorded run "
-                f"cannot "
+                "cannot "
                 "express. Replace it by the functional op (x = x + y for x += y, torch.cat for slice assignment)."
             )

@@ -14,7 +14,7 @@ from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import TraceError
-from channelcut.core.graph import Graph, Node, Ref, Site, as_spec
+from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.trace.source import from_stack_trace
 
 # Blocks of a forward that torch.export wraps into a sub-graph without changing what they compute: they are inlined.
@@ -59,7 +59,8 @@ class _Reader:
                 self._outputs(fx, env, signature)
             else:
                 self._step(fx, env, self.program.graph_module)
-        return Graph(tuple(self.nodes), self.constants, self.shared, self.training, "export")
+        names = _output_names(self.program)
+        return Graph(tuple(self.nodes), self.constants, self.shared, self.training, "export", names)
 
     def _append(self, **fields: Any) -> Ref:
         self.nodes.append(Node(index=len(self.nodes), **fields))
@@ -135,6 +136,15 @@ class _Reader:
             else:
                 self._step(step, inner, module)
         raise TraceError(f"The sub-graph of {_op_name(fx.target)} has no output.")
+
+
+def _output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The paths of the tensors in the result, in the order of the graph's outputs."""
+    specs = program.graph_signature.output_specs
+    user = [s for s in specs if s.kind == torch.export.graph_signature.OutputKind.USER_OUTPUT]
+    marked = [torch.empty(0) if isinstance(s.arg, torch.export.graph_signature.TensorArgument) else None for s in user]
+    result = pytree.tree_unflatten(marked, program.call_spec.out_spec)
+    return tuple(name for name, _ in tensor_paths(result))
 
 
 def _op_name(target: Any) -> str:

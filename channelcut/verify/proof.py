@@ -23,6 +23,7 @@ from channelcut.core.groups import Groups
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
 from channelcut.couple.ids import varying_axes
+from channelcut.couple.replay import kept_shape
 from channelcut.cut.apply import select
 from channelcut.cut.planning import kept_positions, named_tensors
 from channelcut.trace import trace
@@ -154,18 +155,7 @@ def structure_failures(groups: Groups, kept: NDArray[np.bool_], graph: Graph) ->
 
 def _kept_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
     ids = groups.values[node.index]
-    if not isinstance(ids, Tensor):
-        return None
-    mask = kept_mask(ids, kept)
-    shape = []
-    for axis in range(mask.dim()):
-        line = mask
-        for other in range(mask.dim()):
-            if other != axis:
-                line = line.any(other, keepdim=True) if line.stride(other) else line.narrow(other, 0, 1)
-        constant = line.stride(axis) == 0 or line.shape[axis] == 0
-        shape.append(line.shape[axis] if constant else int(line.sum()))
-    return tuple(shape)
+    return kept_shape(ids, torch.from_numpy(kept)) if isinstance(ids, Tensor) else None
 
 
 def uninformative(model: nn.Module, plan: Plan) -> bool:
@@ -211,7 +201,7 @@ class Lockstep:
             if node.kind == "output":
                 outputs = [reference.env[ref.index] for ref in refs(node.args)]
                 for position, (ref, other) in enumerate(zip(refs(node.args), refs(twin.args), strict=True)):
-                    error = _relative(reference.env[ref.index], candidate.env[other.index])
+                    error = self._on_kept(ref.index, reference.env[ref.index], candidate.env[other.index])
                     checks.append(Check(f"output {position} ({self.groups.graph.nodes[ref.index].site})", error))
                 return checks, max((_moved(a, b) for a, b in zip(uncut, outputs, strict=True)), default=0.0)
             if node.kind != "call":

@@ -49,7 +49,8 @@ def _convolve(coupler: Coupler, call: Call, groups: int, *, transposed: bool) ->
         return I.zeros(shape)
     macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
     rows = _rows(coupler, weight, columns, groups, transposed)
-    coupler.account(macs, rows, columns if groups == 1 else FIXED)
+    dense = groups == 1 or (coupler.policy == "offsets" and groups < len(columns))
+    coupler.account(macs, rows, columns if dense else FIXED)
     if isinstance(bias, State):
         coupler.slot(bias, 0, rows, "bias")
     return I.along(rows, axis, shape)
@@ -70,7 +71,9 @@ def _rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transpo
 
 
 def _grouped_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
-    """Whole groups go: all inputs and outputs of a group are one channel."""
+    """Whole groups go, where all inputs and outputs of a group are one channel; or as many channels of every group."""
+    if coupler.policy == "offsets":
+        return _offset_rows(coupler, weight, columns, groups, transposed)
     stored = (weight.name, 0)
     if stored in coupler.slots and not transposed:
         rows = coupler.slots[stored].ids.to(torch.int32)
@@ -81,6 +84,20 @@ def _grouped_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int,
     if bool((columns == 0).any()):
         coupler.pin(members[(members == 0).any(1)], "a grouped convolution of a fixed tensor")
     coupler.slot(weight, 0, columns if transposed else rows, "group")
+    return rows
+
+
+def _offset_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
+    """Every group keeps the same offsets of its inputs, and the same share of its outputs, and the groups stay."""
+    inputs = columns.view(groups, -1)
+    for row in inputs[1:]:
+        coupler.bind(inputs[0], row, "a grouped convolution of a fixed tensor")
+    if transposed:  # (I, O/groups): the offsets of the outputs are shared by the groups
+        coupler.slot(weight, 0, columns, "in")
+        return coupler.slot(weight, 1, None, "out").repeat(groups)
+    coupler.slot(weight, 1, inputs[0], "in")
+    rows = coupler.slot(weight, 0, None, "out")
+    coupler.bind_equal(list(rows.view(groups, -1)), 0)
     return rows
 
 

@@ -15,16 +15,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from channelcut.couple import ids as I
-from channelcut.couple.coupler import Coupler, State
+from channelcut.couple.coupler import HARD_CODED, HARD_CODED_REMEDY, Coupler, State
 from channelcut.couple.registry import Call, activation, rule
-
-HARD_CODED = "positions along the channels are hard-coded"
-HARD_CODED_REMEDY = "select channels by chunk or split into equal parts, or by a layer of their own"
 
 
 def run(call: Call) -> Any:
     """Run the op on ids."""
     args = pytree.tree_map_only(State, lambda s: activation(call.coupler, s), dict(call.arguments))
+    if "size" in args:
+        args["size"] = call.shape
     values = list(args.values())
     schema = call.node.target._schema  # type: ignore[union-attr]
     keyword_only = {argument.name for argument in schema.arguments if argument.kwarg_only}
@@ -89,23 +88,56 @@ def split(coupler: Coupler, call: Call) -> tuple[Tensor, ...]:
     axis = call["dim"] % ids.dim()
     sizes = [spec.shape[axis] for spec in call.node.value]
     pieces = tuple(I.compress(piece) for piece in torch.split(ids, sizes, axis))
-    if axis in I.varying_axes(ids) and len(set(sizes)) == 1 and len(sizes) > 1:
+    varying = I.varying_axes(ids)
+    if axis not in varying:
+        return pieces
+    graph, index = coupler.place
+    coupler.pieces_of.setdefault(graph, []).append((index, axis))
+    lines = [I.line(piece, axis) for piece in pieces]
+    coupler.pieces.extend(line for line in lines if line is not None)
+    if call.node.name != "aten.split_with_sizes" and len(set(sizes)) == 1 and len(sizes) > 1:
         coupler.bind_equal(pieces, axis)
+    for piece in pieces:
+        coupler.rectangle(piece)
     return pieces
 
 
-@rule("aten.unbind", "aten.select", "aten.slice", "aten.narrow")
+@rule("aten.unbind", "aten.select")
 def pick(coupler: Coupler, call: Call) -> Any:
-    """Elements picked by position: such an axis loses nothing, so channels must go along another one or not at all."""
+    """One position along an axis: a row of a rectangle, or else that axis loses nothing."""
     ids = call.ids("self")
     axis = call["dim"] % ids.dim()
     varying = I.varying_axes(ids)
-    if axis in varying and not (call.node.name == "aten.slice" and call.shape == tuple(ids.shape)):
+    if axis in varying and len(varying) > 1 and axis != varying[-1]:
+        coupler.rectangle(ids)
+    elif axis in varying and len(varying) > 1:
+        coupler.bind_along(ids, axis)
+    elif axis in varying:
+        coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
+    return pytree.tree_map_only(Tensor, I.compress, run(call))
+
+
+@rule("aten.slice", "aten.narrow")
+def slice_positions(coupler: Coupler, call: Call) -> Tensor:
+    """Consecutive positions: along the channels each bound must stay where it is among them, or move with them."""
+    ids = call.ids("self")
+    axis = call["dim"] % ids.dim()
+    varying = I.varying_axes(ids)
+    result = I.compress(coupler.sliced(call, ids, axis))
+    if axis not in varying or call.shape == tuple(ids.shape):
+        return result
+    line = I.line(ids, axis)
+    if line is None or call.node.name != "aten.slice" or call["step"] != 1:
         if len(varying) > 1:
             coupler.bind_along(ids, axis)
         else:
             coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
-    return pytree.tree_map_only(Tensor, I.compress, run(call))
+        return result
+    extent = len(line)
+    for role, given in (("start", call["start"]), ("stop", call["end"])):
+        if given is not None and given % extent > 0 and abs(given) < extent:
+            coupler.slice_bound(role, line, given % extent, 1 if given > 0 else -1)
+    return result
 
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")

@@ -58,10 +58,10 @@ def layer_norm(coupler: Coupler, call: Call) -> Any:
 
 @rule("aten.group_norm", "aten.native_group_norm")
 def group_norm(coupler: Coupler, call: Call) -> Any:
-    """Statistics over G groups of channels: every group loses the same offsets, so that the groups stay equal."""
+    """Statistics over G groups of channels: every group keeps the same share, so that the groups stay equal."""
     ids, groups = call.ids("input"), call.get("num_groups", call.get("group"))
     if _attach(coupler, ids, 1, [call.get("weight"), call.get("bias")]) and groups > 1:
         found = I.line(ids, 1)
         if found is not None:
-            coupler.bind_along(found.view(groups, -1), 0)
+            coupler.bind_equal(list(found.view(groups, -1)), 0)
     return _outputs(call, ids)
