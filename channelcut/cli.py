@@ -72,12 +72,29 @@ def _model_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _coupling_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--front-end", choices=("auto", "dispatch", "export"), default="auto", help="how to trace")
+    command.add_argument(
+        "--grouped",
+        choices=("groups", "offsets"),
+        default="groups",
+        help="grouped convolutions lose whole groups (default), or as many channels of every group",
+    )
+    command.add_argument(
+        "--free-output",
+        dest="free_outputs",
+        action="append",
+        metavar="PATTERN",
+        help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated",
+    )
+
+
 def _analyze(commands: Any) -> None:
     from channelcut import commands as run
 
     command = _command(commands, "analyze", run.analyze, "Which channels can go, which cannot, and why.")
     _model_flags(command)
-    command.add_argument("--front-end", choices=("auto", "export", "dispatch"), default="auto")
+    _coupling_flags(command)
 
 
 def _compress(commands: Any) -> None:
@@ -85,6 +102,10 @@ def _compress(commands: Any) -> None:
 
     command = _command(commands, "compress", run.compress, "Prune, prove, recalibrate, export, build, measure, report.")
     _model_flags(command)
+    _coupling_flags(command)
+    command.add_argument(
+        "--prove", choices=("whole", "each"), default="whole", help="each: prove every group by itself as well"
+    )
     budget = command.add_mutually_exclusive_group(required=True)
     budget.add_argument("--macs", type=float, help="share of the multiply-accumulates to keep")
     budget.add_argument("--params", type=float, help="share of the parameters to keep")

@@ -25,7 +25,7 @@ def analyze(flags: Namespace) -> int:
         model = source.build()
         progress("load", 1, 1)
         progress("analyze", 0, 1)
-        groups = run(model, _example(shape), front_end=flags.front_end)
+        groups = run(model, _example(shape), **_coupling(flags))
         progress("analyze", 1, 1)
     if flags.json:
         print_json(groups_data(model, groups))
@@ -53,6 +53,8 @@ def compress(flags: Namespace) -> int:
             "floor": flags.floor,
             "calibration": flags.data,
             "preprocessing": Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std),
+            "prove": flags.prove,
+            **_coupling(flags),
         },
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
@@ -205,6 +207,11 @@ def _source(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
     if shape is None:
         raise UserError(f"The input shape of {flags.model} is not known. Give it, batch first: --input 1x3x640x640.")
     return source, shape
+
+
+def _coupling(flags: Namespace) -> Any:
+    free = tuple(flags.free_outputs) if flags.free_outputs else None
+    return {"front_end": flags.front_end, "grouped": flags.grouped, "free_outputs": free}
 
 
 def _example(shape: tuple[int, ...]) -> Any:

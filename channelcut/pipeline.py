@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from channelcut.adapters.outputs import uncounted_outputs
 from channelcut.allocate import Budget, allocate
 from channelcut.core.errors import ProofError, UserError
 from channelcut.core.groups import Groups
+from channelcut.core.proof import Proof
 from channelcut.core.pruned import Pruned, Recalibration
 from channelcut.cost import BilinearCost, macs_cost, params_cost
 from channelcut.couple import CoupleOptions, couple
@@ -26,6 +28,7 @@ from channelcut.recover import Preprocessing, load_images, recalibrate
 from channelcut.score import score
 from channelcut.trace import trace_modes
 from channelcut.verify import verify
+from channelcut.verify.each import GroupCuts
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total)."""
@@ -161,6 +164,8 @@ def prune(
         raise TypeError(
             f"prune() got unknown options {sorted(unknown)}; it takes {sorted(PruneOptions.__annotations__)}"
         )
+    if options.get("prove", "whole") not in ("whole", "each"):
+        raise UserError(f"prove={options['prove']!r} is unknown: use 'whole' or 'each'.")
     budget = Budget(keep, macs, params, options.get("align", 1), options.get("floor", 0.1))
     args, kwargs = split_inputs(example_inputs)
     watch = Stopwatch(options.get("progress"))
@@ -179,12 +184,15 @@ def prune(
         smaller = cut(model, plan)
     with watch.stage("verify"):
         proof = verify(model, smaller, plan, groups, kept, args, kwargs)
+    cuts = GroupCuts(model, groups, kept, costs, args, kwargs)
     if not proof.passed:
-        raise ProofError(
-            f"The cut could not be proven, so it is not returned: {'; '.join(proof.failures)}. A forward that draws "
-            "random numbers, reads numbers from its values or computes with a width (c ** -0.5) cannot be proven; else "
-            "please report this with the model. `channelcut analyze` lists the groups."
-        )
+        raise ProofError(_unproven(proof, cuts))
+    if options.get("prove", "whole") == "each":
+        with watch.stage("prove each"):
+            checks = cuts.prove_each(lambda done, total: watch.progress("prove each", done, total))
+        proof = replace(proof, groups=checks)
+        if failed := [check for check in checks if not check.passed]:
+            raise ProofError(f"Cut alone, the group {failed[0].group} could not be proven: {failed[0].failure}.")
     recalibration: Recalibration | None = None
     batches = calibration_batches(options.get("calibration"), args, kwargs, options.get("preprocessing"))
     if batches:
@@ -193,6 +201,16 @@ def prune(
                 smaller, batches, lambda done, total: watch.progress("recalibrate", done, total)
             )
     return Pruned(smaller.eval(), plan, proof, groups, recalibration, watch.seconds)
+
+
+def _unproven(proof: Proof, cuts: GroupCuts) -> str:
+    names = cuts.guilty()
+    where = f" The failure is in the group{'s' if len(names) > 1 else ''} {', '.join(names)}." if names else ""
+    return (
+        f"The cut could not be proven, so it is not returned: {'; '.join(proof.failures)}.{where} A forward that draws "
+        "random numbers, reads numbers from its values or computes with a width (c ** -0.5) cannot be proven; else "
+        "please report this with the model. `channelcut analyze` lists the groups."
+    )
 
 
 def network_costs(model: nn.Module, groups: Groups) -> dict[str, BilinearCost]:

@@ -257,6 +257,76 @@ class OwnNorm(nn.Module):
         return self.head(self.b(self.norm(self.a(x))))
 
 
+class WeightNorm(nn.Module):
+    """Weights that are computed from a length and a direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.a, self.b = norm(nn.Conv2d(3, 12, 3, padding=1)), norm(nn.Conv2d(12, 12, 3, padding=1, groups=12))
+        self.c, self.head = norm(nn.Conv2d(12, 8, 1)), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))))
+
+
+class Table(nn.Module):
+    """An embedding and a learned position, added to a stream of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.table, self.place = conv(3, 12), nn.Embedding(64, 12), nn.Parameter(torch.rand(1, 64, 12))
+        self.hidden, self.head = nn.Linear(12, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.a(x), 2).flatten(2).transpose(1, 2)
+        x = x + self.table(torch.arange(x.shape[1])) + self.place
+        return self.head(F.relu(self.hidden(x)))
+
+
+class InPlace(nn.Module):
+    """Writes into views of a value that is used again, and a transpose in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 12), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y[:, :, 0] = 0
+        y[..., 1] *= 2
+        y = self.b(y)
+        y.transpose_(2, 3)
+        return self.head(y)
+
+
+class Closure(nn.Module):
+    """A width that only a function's closure knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 8
+        self.a, self.b, self.c = conv(3, 12), conv(12, width), conv(width, 10)
+        self.head = nn.Conv2d(10, 3, 1)
+        self.fold = lambda x: x.reshape(-1, width, 256).view(-1, width, 16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.c(self.fold(self.b(self.a(x)))))
+
+
+class AuxiliaryHead(nn.Module):
+    """A head that only training runs: it loses the inputs that the others lose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.aux = conv(3, 12), conv(12, 8), nn.Conv2d(8, 3, 1), conv(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.a(x)
+        y = self.head(F.dropout(self.b(features), 0.2, self.training))
+        return (y, self.aux(features)) if self.training else y
+
+
 class OptionA(nn.Module):
     """A strided shortcut padded with zero channels, as in the CIFAR ResNets."""
 
@@ -339,6 +409,11 @@ NETWORKS = {
         SlicedBySelf,
         ConfiguredHeads,
         OwnNorm,
+        WeightNorm,
+        Table,
+        InPlace,
+        Closure,
+        AuxiliaryHead,
         OptionA,
         Reductions,
         WidthScale,

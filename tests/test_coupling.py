@@ -13,7 +13,7 @@ from channelcut.couple.registry import RULES, rule
 from channelcut.trace.widths import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
-SEES_NUMBERS = {"HardCoded", "SlicedBySelf", "ConfiguredHeads", "OwnNorm"}
+SEES_NUMBERS = {"HardCoded", "SlicedBySelf", "ConfiguredHeads", "OwnNorm", "Closure"}
 
 
 def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -77,6 +77,7 @@ def test_a_hard_coded_width_is_pinned_at_its_line() -> None:
         ("SlicedBySelf", "", "widths.0", 6, 3),
         ("ConfiguredHeads", "", "config.head_dim", 8, 4),
         ("OwnNorm", "norm", "shape.0", 12, 6),
+        ("Closure", "", "fold.width", 8, 4),
     ],
 )
 def test_an_attribute_that_holds_a_width_follows(name: str, path: str, attribute: str, before: int, after: int) -> None:
@@ -96,6 +97,14 @@ def test_widths_that_must_agree_keep_one_share() -> None:
     kept = cc.prune(build("ConfiguredHeads"), example(), keep=0.5).plan.kept
     assert len(kept["stem.0.weight"][0]) == 8
     assert len(kept["qkv.weight"][0]) == 24
+
+
+def test_a_branch_that_only_training_runs_is_coupled() -> None:
+    result = cc.prune(build("AuxiliaryHead"), example(), keep=0.5)
+    assert result.model.aux[0].weight.shape == (3, 6, 3, 3)
+    assert result.proof.training == "passed"
+    outputs = result.model.train()(example())
+    assert [tuple(o.shape) for o in outputs] == [(2, 3, 16, 16), (2, 3, 16, 16)]
 
 
 def test_a_number_that_follows_a_width_is_found() -> None:

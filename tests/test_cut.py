@@ -43,7 +43,8 @@ def leaves(outputs: object) -> list[torch.Tensor]:
     return [o for o in torch.utils._pytree.tree_leaves(outputs) if isinstance(o, torch.Tensor)]
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("Norms", "OwnNorm")])
+# A layer norm counts zeros, a weight norm divides by them.
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("Norms", "OwnNorm", "WeightNorm")])
 def test_a_check_of_the_cut_without_our_code(name: str) -> None:
     """plan.kept alone: zero what it drops in the original, and the outputs agree with the cut model's."""
     model = build(name).double()
@@ -141,6 +142,37 @@ def test_a_failed_proof_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         cc.ProofError, match=r"could not be proven, so it is not returned: stem.0.weight is not the selection"
     ):
         cc.prune(build("Residual"), example(), keep=0.5)
+
+
+def test_a_failed_proof_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that misreads one slot: the error names the group behind it."""
+    from channelcut.couple.registry import RULES, Call
+    from channelcut.couple.rules.conv import any_convolution
+
+    def misread(coupler: object, call: Call) -> torch.Tensor:
+        ids = any_convolution(coupler, call)
+        return ids.roll(1, 1) if call.node.site.module == "a.0" else ids
+
+    monkeypatch.setitem(RULES, "aten.convolution", misread)
+    with pytest.raises(cc.ProofError, match=r"The failure is in the group a\.0\.weight"):
+        cc.prune(build("Residual"), example(), keep=0.5)
+
+
+def test_every_group_is_proven_by_itself() -> None:
+    result = cc.prune(build("ConfiguredHeads"), example(), keep=0.5, prove="each")
+    assert [c.group for c in result.proof.groups] == [g.name for g in result.groups.groups]
+    assert all(c.passed and c.max_relative_error <= 1e-9 for c in result.proof.groups)
+    with pytest.raises(cc.UserError, match="prove='twice' is unknown"):
+        cc.prune(build("Chain"), example(), keep=0.5, prove="twice")
+
+
+def test_a_grouped_convolution_loses_groups_or_offsets() -> None:
+    whole = cc.prune(build("Grouped"), example(), keep=0.5).model.g[0]
+    part = cc.prune(build("Grouped"), example(), keep=0.5, grouped="offsets").model.g[0]
+    assert (whole.groups, whole.in_channels, whole.out_channels, tuple(whole.weight.shape)) == (2, 8, 16, (16, 4, 3, 3))
+    assert (part.groups, part.in_channels, part.out_channels, tuple(part.weight.shape)) == (4, 8, 16, (16, 2, 3, 3))
+    with pytest.raises(cc.UserError, match="no policy for grouped convolutions"):
+        cc.prune(build("Grouped"), example(), keep=0.5, grouped="some")
 
 
 def test_save_and_load(tmp_path: Path) -> None:

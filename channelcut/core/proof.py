@@ -15,11 +15,22 @@ class Check:
 
 
 @dataclass(frozen=True)
+class GroupCheck:
+    """One group, cut alone: its name, whether that was proven, the largest relative error, and what failed."""
+
+    group: str
+    passed: bool
+    max_relative_error: float
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class Proof:
     """The verdict of `verify`: removed equals masked, in float64.
 
     `max_relative_error` is over all consumers of cut channels and all outputs; `signal` is how far the masked outputs
     moved from the uncut ones (a proof without a signal proves nothing); `training` says how the training step ran.
+    `groups` holds a check of every group by itself, where that was asked for.
     """
 
     passed: bool
@@ -31,6 +42,7 @@ class Proof:
     weights: str
     seconds: float = 0.0
     failures: tuple[str, ...] = field(default=())
+    groups: tuple[GroupCheck, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """The proof as JSON-ready data, without the list of every check."""

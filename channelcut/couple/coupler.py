@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,8 @@ class Coupler:
             fresh = ids if ids is not None else self.mint(extent)
             self.slots[state.name, axis] = RawSlot(state.name, axis, fresh.to(torch.int64), role)
             return fresh
+        if role in ("depthwise", "group"):  # a computed weight is seen before the layer that says what it is for
+            self.slots[state.name, axis] = replace(known, role=role)
         known_ids = known.ids.to(torch.int32)
         if ids is not None:
             self.bind(known_ids, ids, "a parameter shared with a fixed tensor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.plan import Plan
 from channelcut.cut.planning import fingerprint, named_tensors
+from channelcut.trace.modes import private_copy
 from channelcut.trace.widths import set_attribute
 
 
@@ -28,7 +28,7 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
             f"the same "
             "arguments, before any fuse()."
         )
-    clone = copy.deepcopy(model)
+    clone = private_copy(model)
     try:
         apply(clone, plan)
     except IndexError as error:

@@ -14,7 +14,7 @@ LARGE = 1024
 
 
 class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Ops with large results give zeros of the right shape that take no memory; small ones are computed.
+    """Ops with large results give tensors of the right shape with any values; small ones are computed.
 
     Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
     """
@@ -23,7 +23,11 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run a small op or a view as it is; ask torch's meta kernel for the shapes of any other."""
         kwargs = kwargs or {}
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if func.is_view or not any(t.numel() >= LARGE and t.is_floating_point() for t in tensors):
+        if (
+            func.is_view
+            or torch.Tag.inplace_view in func.tags
+            or not any(t.numel() >= LARGE and t.is_floating_point() for t in tensors)
+        ):
             return func(*args, **kwargs)
         if func._schema.is_mutable:
             return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
@@ -36,8 +40,11 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         if sum(leaf.numel() for leaf in leaves) < LARGE:
             return func(*args, **kwargs)
-        return pytree.tree_map_only(Tensor, lambda t: _zeros(t, device), result)
+        return pytree.tree_map_only(Tensor, lambda t: _untouched(t, device), result)
 
 
-def _zeros(like: Tensor, device: torch.device) -> Tensor:
-    return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)
+def _untouched(like: Tensor, device: torch.device) -> Tensor:
+    """Memory that nobody writes to costs nothing; its layout is the real one, because torch's ops branch on that."""
+    if like.is_floating_point():
+        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+    return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)  # positions must stay in range

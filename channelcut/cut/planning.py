@@ -96,15 +96,28 @@ def _layer_attributes(model: nn.Module, groups: Groups, positions: Kept) -> dict
         refresh = next((refresh for family, refresh in LAYERS.items() if isinstance(module, family)), None)
         if refresh is None:
             continue
-        inside = {key: f"{path}.{key}" if path else key for key in (*module._parameters, *module._buffers)}
-        if not any(name in positions for name in inside.values()):
+        inside = _inside(path, module)
+        if not any(name in positions for name, _ in inside.values()):
             continue
-        shapes = {key: _kept_shape(getattr(module, key), positions.get(name, {})) for key, name in inside.items()}
-        whole_groups = roles.get((inside.get("weight", ""), 0)) in ("group", "depthwise")
+        shapes = {key: _kept_shape(tensor, positions.get(name, {})) for key, (name, tensor) in inside.items()}
+        whole_groups = roles.get((inside["weight"][0] if "weight" in inside else "", 0)) in ("group", "depthwise")
         values = refresh(module, shapes, whole_groups)
         changed = {key: value for key, value in values.items() if getattr(module, key, value) != value}
         if changed:
             found[path] = changed
+    return found
+
+
+def _inside(path: str, module: nn.Module) -> dict[str, tuple[str, Tensor | None]]:
+    """The tensors of a layer by their role in it; a computed weight is known by the parameter that has its shape."""
+    prefix = f"{path}." if path else ""
+    found: dict[str, tuple[str, Tensor | None]] = {
+        key: (prefix + key, getattr(module, key)) for key in (*module._parameters, *module._buffers)
+    }
+    if found.get("weight", ("", None))[1] is None and isinstance(weight := getattr(module, "weight", None), Tensor):
+        for name, tensor in module.named_parameters():
+            if tensor.shape == weight.shape:
+                found["weight"] = (prefix + name, tensor)
     return found
 
 
@@ -130,6 +143,10 @@ def _linear(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
     return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
 
 
+def _embedding(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    return {"embedding_dim": shapes["weight"][1]}
+
+
 def _normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
     return {"normalized_shape": tuple(shapes["weight"])}
 
@@ -144,6 +161,7 @@ def _first_axis(attribute: str) -> Refresh:
 LAYERS: dict[type[nn.Module], Refresh] = {
     nn.modules.conv._ConvNd: _convolution,
     nn.Linear: _linear,
+    nn.Embedding: _embedding,
     nn.modules.batchnorm._NormBase: _first_axis("num_features"),
     nn.LayerNorm: _normalized,
     nn.RMSNorm: _normalized,

@@ -7,7 +7,6 @@ another number than before, and the values that it handles, say which channels a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from channelcut.couple.replay import kept_shape
 from channelcut.cut.apply import select
 from channelcut.cut.hollow import Hollow
 from channelcut.cut.planning import Kept, attributes, kept_positions, named_tensors
+from channelcut.trace.modes import private_copy, slow_attention
 from channelcut.trace.source import current_line, user_lines
 from channelcut.trace.widths import set_attribute
 
@@ -112,15 +112,14 @@ class Probe:
 
     def _run(self, positions: Kept, refreshed: Mapping[str, Mapping[str, Any]]) -> tuple[_OpLog, Any]:
         """The ops and the outputs of the forward with some positions of its tensors."""
-        shared = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
-        clone = copy.deepcopy(self.model, shared).eval()
+        clone = private_copy(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
         for path, values in refreshed.items():
             for attribute, value in values.items():
                 set_attribute(clone.get_submodule(path), attribute, value)
         inputs = pytree.tree_map_only(Tensor, Tensor.clone, (self.args, dict(self.kwargs)))
         state = {n: select(t, positions[n]) if n in positions else t.clone() for n, t in self.tensors.items()}
         log = _OpLog()
-        with torch.no_grad(), _hollow() if self.hollow else nullcontext(), log:
+        with torch.no_grad(), slow_attention(), _hollow() if self.hollow else nullcontext(), log:
             return log, torch.func.functional_call(clone, state, inputs[0], inputs[1])
 
     def _output_shapes(self, groups: Groups, kept: NDArray[np.bool_]) -> list[tuple[int, ...] | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -24,6 +23,7 @@ from channelcut.export.inputs import random_like
 from channelcut.export.names import input_names, output_names
 from channelcut.export.parity import ParityCheck, accept_rewrite, tensor_leaves
 from channelcut.export.simplify import rewrites
+from channelcut.trace.modes import private_copy
 
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
@@ -107,7 +107,7 @@ def onnx_from_module(
     """
     example_inputs = tuple(example_inputs)
     names_in = input_names(model, example_inputs)
-    module = _TensorsOnly(_private_copy(model)).eval()
+    module = _TensorsOnly(private_copy(model).float()).eval()
     inputs = tuple(_float32(example_inputs))
     with torch.no_grad(), _quiet():
         names_out = output_names(_forward(module.model, inputs), taken=names_in)
@@ -140,18 +140,6 @@ def onnx_from_module(
         reordered=accepted.parity.reordered,
         warnings=weak,
     )
-
-
-def _private_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in float32: tracing and a forward may leave caches on the module they run."""
-    try:
-        private = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as problem:
-        raise UserError(
-            f"The model {type(model).__name__} cannot be copied ({problem}). It probably keeps tensors of an earlier "
-            "forward with their gradients; run one forward under torch.no_grad() first, or build it afresh."
-        ) from problem
-    return private.float()
 
 
 def _float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

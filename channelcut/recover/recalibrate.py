@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.pruned import Recalibration
+from channelcut.trace.modes import private_copy
 
 
 def recalibrate(
@@ -27,7 +27,7 @@ def recalibrate(
         on_progress: called with (batches done, batches in all).
     """
     start = time.perf_counter()
-    clone = copy.deepcopy(model).eval()
+    clone = private_copy(model).eval()
     norms = [m for m in clone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

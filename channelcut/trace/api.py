@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph, refs
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
+from channelcut.trace.modes import private_copy
 from channelcut.trace.source import innermost_line
 
 
@@ -101,14 +101,7 @@ def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
 
 
 def _copy(model: nn.Module, training: bool) -> nn.Module:
-    try:
-        clone = copy.deepcopy(model)
-    except Exception as error:
-        raise UserError(
-            f"The model cannot be copied ({type(error).__name__}: {_first_line(error)}). channelcut works on a copy so "
-            "that yours stays as it is: remove handles, open files or non-leaf tensors from the module's attributes."
-        ) from error
-    return clone.train(training)
+    return private_copy(model).train(training)
 
 
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """The first front end: record the ATen ops of one eager run.
 
 It works on whatever runs, costs little more than that run, and sees the forward's Python numbers (`trace.widths`).
-Composite ops come to it already decomposed. What it cannot express, an in-place write that another recorded tensor
-aliases, it refuses by name.
+Composite ops come to it already decomposed. Writes in place are ops like any other: they bind what is written to
+what is written over, so that every alias keeps its channels, and a replay in the same order aliases the same storage
+again.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.trace.export import aliases
+from channelcut.trace.modes import slow_attention
 from channelcut.trace.source import current_line
 from channelcut.trace.widths import WidthMode, tag_attributes
 
@@ -43,7 +44,7 @@ def record(
     mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
     attributes = tag_attributes(model) if widths else {}
     try:
-        with torch.no_grad(), _slow_attention(), recorder, mode if widths else nullcontext():
+        with torch.no_grad(), slow_attention(), recorder, mode if widths else nullcontext():
             outputs = model(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -64,17 +65,6 @@ def record(
     )
 
 
-@contextmanager
-def _slow_attention() -> Iterator[None]:
-    """Keep torch's transformer layers on the ops that they are made of, instead of one fused op for inference."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Appends a node for every op; values are known by the identity of their tensors, for as long as these live."""
 
@@ -84,6 +74,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes: list[Node] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.path: list[str] = []
+        self.mkldnn = torch.backends.mkldnn.enabled
         self._known = WeakTensorKeyDictionary()
 
     def append(self, **fields: Any) -> Ref:
@@ -96,11 +87,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def entering(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:
             self.path.append(name)
+            if isinstance(module, nn.RNNBase):  # one fused op, which has no float64, becomes the ops of every step
+                torch.backends.mkldnn.set_flags(False)
 
         return hook
 
     def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.path.pop()
+        if isinstance(module, nn.RNNBase):
+            torch.backends.mkldnn.set_flags(self.mkldnn)
 
     def known(self, tensor: torch.Tensor) -> Ref | None:
         """The node that made a tensor, if it was recorded."""
@@ -134,8 +129,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._remember(result, self.reference(args[0]))
             return result
         site = Site(name, self.path[-1] if self.path else "", current_line())
-        if func._schema.is_mutable and not name.endswith("batch_norm"):
-            self._check_aliases(args[0], site)
         links = pytree.tree_map_only(torch.Tensor, self.reference, (tuple(args), kwargs))
         result = func(*args, **kwargs)
         ref = self.append(
@@ -156,15 +149,3 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _remember(self, tensor: torch.Tensor, ref: Ref) -> None:
         self._known[tensor] = ref
-
-    def _check_aliases(self, target: Any, site: Site) -> None:
-        """Refuse a write that would change other recorded values behind the recorder's back."""
-        if not isinstance(target, torch.Tensor):
-            return
-        storage = target.untyped_storage().data_ptr()
-        if any(other is not target and other.untyped_storage().data_ptr() == storage for other in self._known):
-            raise TraceError(
-                f"The model writes in place into a tensor that other values share ({site}), which a recorded run "
-                "cannot "
-                "express. Replace it by the functional op (x = x + y for x += y, torch.cat for slice assignment)."
-            )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import operator
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -131,11 +132,32 @@ def _tag(value: Any, path: str, name: str, found: dict[tuple[str, str], int]) ->
     if type(value) is tuple:
         items = [_tag(item, path, f"{name}.{i}", found) for i, item in enumerate(value)]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
+    if isinstance(value, types.FunctionType):
+        cells = {k: _tag(v, path, f"{name}.{k}", found) for k, v in _closure(value).items() if type(v) is int}
+        return _with_closure(value, cells) if cells else value
     for key, item in _entries(value):
         new = _tag(item, path, f"{name}.{key}", found)
         if new is not item:
             _set_entry(value, key, new)
     return value
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    """The variables of the enclosing scope that a function uses, where they are set."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
+
+
+def _with_closure(function: types.FunctionType, values: Mapping[str, Any]) -> types.FunctionType:
+    """A function with other values in its closure; a copy of a model shares its functions, so they are made anew."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closure = tuple(types.CellType(values[name]) if name in values else cell for name, cell in cells)
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    return made
 
 
 def _entries(value: Any) -> list[tuple[Any, Any]]:
@@ -147,7 +169,7 @@ def _entries(value: Any) -> list[tuple[Any, Any]]:
     kind = type(value)
     plain: Any = object.__reduce_ex__
     copied = kind.__reduce_ex__ is plain and not hasattr(kind, "__deepcopy__")
-    if not copied or isinstance(value, enum.Enum) or kind.__module__ in ("builtins", "functools", "types"):
+    if not copied or isinstance(value, enum.Enum) or kind.__module__ in ("builtins", "types"):
         return []
     return [(k, v) for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")]
 
@@ -172,6 +194,8 @@ def get_attribute(module: nn.Module, name: str) -> Any:
             value = value[int(step)]
         elif isinstance(value, dict):
             value = value[step] if step in value else value[int(step)]
+        elif isinstance(value, types.FunctionType):
+            value = _closure(value)[step]
         else:
             value = getattr(value, step)
     return value
@@ -184,6 +208,8 @@ def _replaced(owner: Any, steps: list[str], value: Any) -> Any:
     step, rest = steps[0], steps[1:]
     if isinstance(owner, tuple):
         return tuple(_replaced(v, rest, value) if i == int(step) else v for i, v in enumerate(owner))
+    if isinstance(owner, types.FunctionType):
+        return _with_closure(owner, {step: _replaced(_closure(owner)[step], rest, value)})
     key: Any = step
     if isinstance(owner, list) or (isinstance(owner, dict) and step not in owner):
         key = int(step)

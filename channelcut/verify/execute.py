@@ -21,6 +21,12 @@ def to_double(value: Any) -> Any:
     return torch.float64 if value in LOW and isinstance(value, torch.dtype) else value
 
 
+def _writes(node: Node) -> bool:
+    """Whether a node writes into a value that it was given, statistics of a norm aside."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and not node.name.endswith("batch_norm")
+
+
 class Execution:
     """Runs the nodes of one graph in order; `env` holds the values that later nodes still need."""
 
@@ -29,6 +35,7 @@ class Execution:
         self.state = state
         self.inputs = iter([leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)])
         self.env: dict[int, Any] = {}
+        self._writes = any(_writes(node) for node in graph.calls)
         self._last = {ref.index: node.index for node in graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
 
     def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -40,7 +47,8 @@ class Execution:
     def source(self, node: Node) -> Tensor:
         """The value of an input, parameter, buffer or constant; what writes in place must not reach the user's."""
         if node.kind == "state":
-            return self.state[node.name]
+            value = self.state[node.name]
+            return value.clone() if self._writes else value
         if node.kind == "constant":
             return to_double(self.graph.constants[node.name]).clone()  # type: ignore[no-any-return]
         return to_double(next(self.inputs)).clone()  # type: ignore[no-any-return]

@@ -28,14 +28,27 @@ MIXING = {
 
 
 def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zero every removed position of every slot; a variance stays, or its channel would become infinite."""
+    """Zero every removed position of every slot.
+
+    A variance stays, and the direction of a normalised weight, or their channels would become infinite; the zeros of
+    the scale beside them are enough.
+    """
     masked = dict(state)
+    directions = _directions(groups)
     for slot in groups.slots:
         removed = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
-        if len(removed) and not slot.tensor.endswith("running_var"):
+        divides = slot.tensor.endswith("running_var") or (slot.tensor in directions and slot.role != "in")
+        if len(removed) and not divides:
             tensor = masked[slot.tensor]
             masked[slot.tensor] = tensor.index_fill(slot.axis, removed.to(tensor.device), 0.0)
     return masked
+
+
+def _directions(groups: Groups) -> set[str]:
+    """The parameters that a weight norm divides by their length."""
+    nodes = groups.graph.nodes
+    firsts = [refs(node.args)[0] for node in groups.graph.calls if "weight_norm" in node.name and refs(node.args)]
+    return {nodes[ref.index].name for ref in firsts if nodes[ref.index].kind == "state"}
 
 
 def kept_mask(ids: Tensor, kept: NDArray[np.bool_]) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from channelcut.trace.modes import private_copy
 
 
 def training_step(
@@ -34,7 +35,7 @@ def training_step(
 
 def _step(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, training: bool) -> str | None:
     """The reason why a step fails, or None."""
-    clone = copy.deepcopy(model).train(training).requires_grad_(True)
+    clone = private_copy(model).train(training).requires_grad_(True)
     # Batch norm needs more than one value a channel in training mode, and a 1×1 map of one image has only one.
     doubled = pytree.tree_map_only(
         Tensor, lambda t: torch.cat([t, t]) if t.dim() > 1 else t, (args, dict(kwargs or {}))

@@ -49,6 +49,7 @@ def reshape(coupler: Coupler, call: Call) -> Tensor:
     "aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims", "aten.numpy_T",
     "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.expand_as", "aten.repeat",
     "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.pixel_unshuffle", "aten.channel_shuffle", "aten.alias",
+    "aten.transpose_", "aten.t_", "aten.squeeze_", "aten.unsqueeze_", "aten.swapaxes_", "aten.swapdims_",
 )  # fmt: skip
 def rearrange(coupler: Coupler, call: Call) -> Any:
     """Elements move or repeat as wholes; a transposed matrix of parameters stays a parameter."""
@@ -81,7 +82,9 @@ def roll(coupler: Coupler, call: Call) -> Tensor:
     return ids
 
 
-@rule("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split")
+@rule(
+    "aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split", "aten.unsafe_split", "aten.unsafe_chunk"
+)
 def split(coupler: Coupler, call: Call) -> tuple[Tensor, ...]:
     """Pieces along an axis; equal pieces of channels must stay equal in number, not in position."""
     ids = call.ids("self")
@@ -187,3 +190,28 @@ def im2col(coupler: Coupler, call: Call) -> Tensor:
         return I.zeros(call.shape)
     kernel: Sequence[int] = call["kernel_size"]
     return I.along(ids.repeat_interleave(kernel[0] * kernel[1]), len(call.shape) - 2, call.shape)
+
+
+@rule("aten.embedding")
+def embedding(coupler: Coupler, call: Call) -> Tensor:
+    """Rows of a table (entries, C): its columns are channels."""
+    table = call["weight"]
+    if not isinstance(table, State):
+        coupler.pin(call.ids("weight"), "the table of an embedding is computed, not a parameter")
+        return I.zeros(call.shape)
+    return I.along(coupler.slot(table, 1, None, "out"), len(call.shape) - 1, call.shape)
+
+
+@rule("aten.slice_scatter", "aten.select_scatter")
+def scatter_back(coupler: Coupler, call: Call) -> Tensor:
+    """A write into a part of a value, as a functional op: what is written over and what is written live together."""
+    ids, written = call.ids("self"), call.ids("src")
+    axis = call["dim"] % ids.dim()
+    if call.node.name == "aten.select_scatter":
+        target = ids.select(axis, call["index"])
+    else:
+        target = ids[(slice(None),) * axis + (slice(call["start"], call["end"], call["step"]),)]
+    if axis in I.varying_axes(ids):
+        coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
+    coupler.bind(target, written, "written over by a fixed tensor")
+    return ids

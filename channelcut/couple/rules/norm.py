@@ -56,6 +56,25 @@ def layer_norm(coupler: Coupler, call: Call) -> Any:
     return _outputs(call, ids)
 
 
+@rule("aten._weight_norm_interface", "aten._weight_norm")
+def weight_norm(coupler: Coupler, call: Call) -> Any:
+    """w = g v / |v|: each row of v with its length; removed inputs count for nothing in a length, as zeros do."""
+    direction, length, axis = call["v"], call["g"], call.get("dim", 0)
+    plain = isinstance(direction, State) and isinstance(length, State) and 0 <= axis < len(length.shape)
+    if not plain:
+        for state in (direction, length):
+            if isinstance(state, State):
+                coupler.fix(state)
+            elif isinstance(state, Tensor):
+                coupler.pin(state, "a weight norm of a computed weight")
+        return call.fixed()
+    rows = coupler.slot(direction, axis, None, "out")
+    coupler.slot(length, axis, rows, "norm")
+    if not isinstance(call.node.value, (list, tuple)):
+        return direction
+    return (direction, I.along(rows, axis, call.node.value[1].shape))
+
+
 @rule("aten.group_norm", "aten.native_group_norm")
 def group_norm(coupler: Coupler, call: Call) -> Any:
     """Statistics over G groups of channels: every group keeps the same share, so that the groups stay equal."""

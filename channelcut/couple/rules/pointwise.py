@@ -17,7 +17,7 @@ contiguous clone detach to _to_copy lift_fresh lift_fresh_copy float half type_a
 dropout dropout_ feature_dropout alpha_dropout native_dropout
 relu relu_ relu6 relu6_ silu silu_ sigmoid sigmoid_ hardswish hardswish_ hardsigmoid hardsigmoid_ hardtanh hardtanh_
 leaky_relu leaky_relu_ elu elu_ selu selu_ celu gelu tanh tanh_ mish mish_ softplus softsign log_sigmoid threshold
-exp log log1p expm1 sqrt rsqrt neg abs sign reciprocal cos sin square erf floor round ceil
+fill_ zero_ fill exp log log1p expm1 sqrt rsqrt neg abs sign reciprocal cos sin square erf floor round ceil
 nan_to_num logical_not bitwise_not
 """.split()
 

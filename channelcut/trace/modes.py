@@ -1,0 +1,47 @@
+"""Copies of the user's model, and settings under which its forward shows the ops that it is made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelcut.core.errors import UserError
+
+
+def private_copy(model: nn.Module, shared: Iterable[torch.Tensor] = ()) -> nn.Module:
+    """A deep copy; tensors with a history that a forward left on the modules are copied without it.
+
+    `shared` tensors are not copied.
+
+    Raises:
+        UserError: the model holds something that cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The model cannot be copied ({type(error).__name__}: {text}). channelcut works on a copy so that yours "
+            "stays as it is: remove handles, open files or non-leaf tensors from the module's attributes."
+        ) from error
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Keep torch's transformer layers on the ops that they are made of, instead of one fused op for inference."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
