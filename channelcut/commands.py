@@ -25,7 +25,13 @@ def analyze(flags: Namespace) -> int:
         model = source.build()
         progress("load", 1, 1)
         progress("analyze", 0, 1)
-        groups = run(model, _example(shape), **_coupling(flags))
+        groups = run(
+            model,
+            _example(shape),
+            front_end=flags.front_end,
+            grouped=flags.grouped,
+            free_outputs=_free_outputs(flags),
+        )
         progress("analyze", 1, 1)
     if flags.json:
         print_json(groups_data(model, groups))
@@ -54,7 +60,9 @@ def compress(flags: Namespace) -> int:
             "calibration": flags.data,
             "preprocessing": Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std),
             "prove": flags.prove,
-            **_coupling(flags),
+            "front_end": flags.front_end,
+            "grouped": flags.grouped,
+            "free_outputs": _free_outputs(flags),
         },
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
@@ -209,9 +217,8 @@ def _source(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
     return source, shape
 
 
-def _coupling(flags: Namespace) -> Any:
-    free = tuple(flags.free_outputs) if flags.free_outputs else None
-    return {"front_end": flags.front_end, "grouped": flags.grouped, "free_outputs": free}
+def _free_outputs(flags: Namespace) -> tuple[str, ...] | None:
+    return tuple(flags.free_outputs) if flags.free_outputs else None
 
 
 def _example(shape: tuple[int, ...]) -> Any:

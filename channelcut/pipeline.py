@@ -17,6 +17,7 @@ from channelcut.adapters.outputs import uncounted_outputs
 from channelcut.allocate import Budget, allocate
 from channelcut.core.errors import ProofError, UserError
 from channelcut.core.groups import Groups
+from channelcut.core.plan import Plan
 from channelcut.core.proof import Proof
 from channelcut.core.pruned import Pruned, Recalibration
 from channelcut.cost import BilinearCost, macs_cost, params_cost
@@ -180,19 +181,7 @@ def prune(
         costs = network_costs(model, groups)
         kept = allocate(groups, scores, budget, costs)
         plan = make_plan(model, groups, kept, costs, _recorded(budget, options))
-    with watch.stage("cut"):
-        smaller = cut(model, plan)
-    with watch.stage("verify"):
-        proof = verify(model, smaller, plan, groups, kept, args, kwargs)
-    cuts = GroupCuts(model, groups, kept, costs, args, kwargs)
-    if not proof.passed:
-        raise ProofError(_unproven(proof, cuts))
-    if options.get("prove", "whole") == "each":
-        with watch.stage("prove each"):
-            checks = cuts.prove_each(lambda done, total: watch.progress("prove each", done, total))
-        proof = replace(proof, groups=checks)
-        if failed := [check for check in checks if not check.passed]:
-            raise ProofError(f"Cut alone, the group {failed[0].group} could not be proven: {failed[0].failure}.")
+    smaller, proof = _proven_cut(GroupCuts(model, groups, kept, costs, args, kwargs), plan, watch, options)
     recalibration: Recalibration | None = None
     batches = calibration_batches(options.get("calibration"), args, kwargs, options.get("preprocessing"))
     if batches:
@@ -201,6 +190,23 @@ def prune(
                 smaller, batches, lambda done, total: watch.progress("recalibrate", done, total)
             )
     return Pruned(smaller.eval(), plan, proof, groups, recalibration, watch.seconds)
+
+
+def _proven_cut(cuts: GroupCuts, plan: Plan, watch: Stopwatch, options: PruneOptions) -> tuple[nn.Module, Proof]:
+    """The cut module and its proof; raises `ProofError` where there is none."""
+    with watch.stage("cut"):
+        smaller = cut(cuts.model, plan)
+    with watch.stage("verify"):
+        proof = verify(cuts.model, smaller, plan, cuts.groups, cuts.kept, cuts.args, cuts.kwargs)
+    if not proof.passed:
+        raise ProofError(_unproven(proof, cuts))
+    if options.get("prove", "whole") == "each":
+        with watch.stage("prove each"):
+            checks = cuts.prove_each(lambda done, total: watch.progress("prove each", done, total))
+        proof = replace(proof, groups=checks)
+        if failed := [check for check in checks if not check.passed]:
+            raise ProofError(f"Cut alone, the group {failed[0].group} could not be proven: {failed[0].failure}.")
+    return smaller, proof
 
 
 def _unproven(proof: Proof, cuts: GroupCuts) -> str:

@@ -88,14 +88,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def hook(module: nn.Module, args: Any) -> None:
             self.path.append(name)
             if isinstance(module, nn.RNNBase):  # one fused op, which has no float64, becomes the ops of every step
-                torch.backends.mkldnn.set_flags(False)
+                torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
 
         return hook
 
     def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.path.pop()
         if isinstance(module, nn.RNNBase):
-            torch.backends.mkldnn.set_flags(self.mkldnn)
+            torch.backends.mkldnn.set_flags(self.mkldnn)  # type: ignore[no-untyped-call]
 
     def known(self, tensor: torch.Tensor) -> Ref | None:
         """The node that made a tensor, if it was recorded."""
