@@ -1,0 +1,76 @@
+"""What a process says while it works: lines of JSON in a file, so that one that is killed has said how far it came."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from channelcut.core.errors import ChannelcutError
+
+
+class Record:
+    """Facts by name; a later line overrides an earlier one, and `seconds` of several lines are put together."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def say(self, **facts: Any) -> None:
+        """Append facts; they are on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(facts, default=str) + "\n")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Name what is running, for whoever finds the process dead, and time it."""
+        self.say(stage=name)
+        start = time.perf_counter()
+        yield
+        self.say(seconds={name: round(time.perf_counter() - start, 3)})
+
+    @contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Say how the work ended if it raises: refused on purpose, out of memory, or failed, and where."""
+        try:
+            yield
+        except ChannelcutError as error:
+            self.say(outcome="refused", reason=str(error))
+        except MemoryError:
+            self.say(outcome="memory")
+        except Exception as error:  # noqa: BLE001  any failure is a row of the table
+            lack = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+            self.say(**({"outcome": "memory"} if lack else {"outcome": "error", "reason": described(error)}))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """All facts that a record holds; a last line that was cut off does not count."""
+    found: dict[str, Any] = {}
+    if not path.exists():
+        return found
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            facts = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if "seconds" in facts:
+            facts["seconds"] = {**found.get("seconds", {}), **facts["seconds"]}
+        found |= facts
+    return found
+
+
+def described(error: BaseException) -> str:
+    """`ValueError: what it says, at ids.py:31 in line`: the type, the first line and the innermost frame."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f", at {Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}{place}"
+
+
+def peak_mib() -> float:
+    """The largest resident size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
