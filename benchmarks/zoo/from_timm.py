@@ -28,7 +28,7 @@ def parameters(name: str) -> int | None:
             model = timm.create_model(name, pretrained=False)
     except Exception:  # noqa: BLE001  some architectures compute with values while they are built
         return None
-    return sum(parameter.numel() for parameter in model.parameters())
+    return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def example(name: str) -> Example:

@@ -17,12 +17,12 @@ CLASSIFIER_SIDE = 224
 def names() -> list[str]:
     """The stems of all YAML files of the package, with the smallest scale that each file offers."""
     import ultralytics
-    import yaml
+    from ultralytics.utils import YAML
 
     root = Path(ultralytics.__file__).parent / "cfg" / "models"
     found = []
     for path in sorted(root.rglob("*.yaml")):
-        scales = list(yaml.safe_load(path.read_text(encoding="utf-8")).get("scales") or {})
+        scales = list(YAML.load(path).get("scales") or {})
         found.append(scaled(path.stem, scales[0]) if len(scales) > 1 else path.stem)
     return found
 

@@ -28,7 +28,11 @@ def enliven(example: Example, seed: int = 0) -> Any:
             module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
             module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) * 0.5 + 0.75)
     for name, parameter in example.model.named_parameters():
-        if parameter.is_floating_point() and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+        if (
+            parameter.is_floating_point()
+            and parameter.numel() > 1
+            and bool((parameter == parameter.flatten()[0]).all())
+        ):
             parameter.copy_(drawn(name, parameter, generator))
     with normalising(example.model):
         example.run()

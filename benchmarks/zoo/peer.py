@@ -94,7 +94,7 @@ def weights_of(function: Any) -> list[Tensor]:
 
 
 def attention_heads(model: nn.Module) -> dict[nn.Module, int]:
-    """The `num_heads` argument as documented: fused projections, MultiheadAttention, and the triples of transformers."""
+    """The `num_heads` argument as documented: fused projections, MultiheadAttention, and triples of projections."""
     heads: dict[nn.Module, int] = {}
     for module in model.modules():
         count = getattr(module, "num_heads", None) or getattr(module, "num_attention_heads", None)
@@ -112,6 +112,7 @@ def attention_heads(model: nn.Module) -> dict[nn.Module, int]:
 
 def update_heads(model: nn.Module, heads: dict[nn.Module, int]) -> None:
     """Tell attention modules their new sizes, which Torch-Pruning leaves to its user."""
+    module: Any
     for module in model.modules():
         fused = getattr(module, "qkv", None)
         if fused in heads and hasattr(module, "head_dim"):

@@ -91,41 +91,6 @@ def spread(values: Sequence[float | None]) -> str:
     return f"{median(known):.2f} / {max(known):.2f} s" if known else "–"
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
-    "model": lambda r: str(r["name"]),
-    "outcome": lambda r: str(r["outcome"]),
-    "error": lambda r: number(r.get("max_relative_error"), ".0e"),
-    "parameters": lambda r: millions(r.get("parameters")),
-    "left": lambda r: number(r.get("params_ratio"), ".0%"),
-    "MACs left": lambda r: number(r.get("macs_ratio"), ".0%"),
-    "groups": lambda r: number(r.get("groups"), "d"),
-    "pins, most frequent": lambda r: pins(r),
-    "trace": lambda r: number(seconds(r, "trace"), ".2f"),
-    "couple": lambda r: number(seconds(r, "couple"), ".2f"),
-    "prune, s": lambda r: number(r.get("prune_s"), ".1f"),
-    "peak, MiB": lambda r: number(r.get("peak_mib"), ".0f"),
-    "training step": lambda r: text(r.get("training"), 60),
-    "Torch-Pruning": lambda r: peer_text(r.get("peer")),
-    "its graph, s": lambda r: number(seconds(r.get("peer", {}), "graph"), ".2f"),
-}
-
-
-def zoo_table(name: str, data: dict[str, Any]) -> str:
-    """Every model of a zoo, with what came after the cut where that was tried."""
-    rows = data["rows"]
-    columns = dict(COLUMNS)
-    if any("extras" in r for r in rows):
-        columns |= {step: lambda r, step=step: step_text(r, step) for step in STEPS}  # type: ignore[misc]
-    lines = [
-        f"Made by `{COMMAND} --zoo {name}` with {name} {data['version']} on {data['environment']}. `error` is in units "
-        "of each tensor's own deviation; `couple` includes the probe.\n",
-        "| " + " | ".join(columns) + " |",
-        "|---" * len(columns) + "|",
-    ]
-    lines += ["| " + " | ".join(cell(r) or "–" for cell in columns.values()) + " |" for r in rows]
-    return "\n".join(lines) + "\n"
-
-
 def number(value: Any, form: str) -> str:
     """A number in a format, or nothing."""
     return "" if value is None else format(value, form)
@@ -153,10 +118,47 @@ def peer_text(found: Row | None) -> str:
 def step_text(row: Row, step: str) -> str:
     """How a step after the cut went."""
     found = row.get("extras", {})
-    return text(found.get("steps", {}).get(step) or (found.get("outcome", "") if found.get("stage") == step else ""), 80)
+    return text(
+        found.get("steps", {}).get(step) or (found.get("outcome", "") if found.get("stage") == step else ""), 80
+    )
 
 
 def text(value: Any, length: int = REASON_LENGTH) -> str:
     """One line that a table cell can hold."""
     line = " ".join(str(value or "").split()).replace("|", "\\|")
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "model": lambda r: str(r["name"]),
+    "outcome": lambda r: str(r["outcome"]),
+    "error": lambda r: number(r.get("max_relative_error"), ".0e"),
+    "parameters": lambda r: millions(r.get("parameters")),
+    "left": lambda r: number(r.get("params_ratio"), ".0%"),
+    "MACs left": lambda r: number(r.get("macs_ratio"), ".0%"),
+    "groups": lambda r: number(r.get("groups"), "d"),
+    "pins, most frequent": pins,
+    "trace": lambda r: number(seconds(r, "trace"), ".2f"),
+    "couple": lambda r: number(seconds(r, "couple"), ".2f"),
+    "prune, s": lambda r: number(r.get("prune_s"), ".1f"),
+    "peak, MiB": lambda r: number(r.get("peak_mib"), ".0f"),
+    "training step": lambda r: text(r.get("training"), 60),
+    "Torch-Pruning": lambda r: peer_text(r.get("peer")),
+    "its graph, s": lambda r: number(seconds(r.get("peer", {}), "graph"), ".2f"),
+}
+
+
+def zoo_table(name: str, data: dict[str, Any]) -> str:
+    """Every model of a zoo, with what came after the cut where that was tried."""
+    rows = data["rows"]
+    columns = dict(COLUMNS)
+    if any("extras" in r for r in rows):
+        columns |= {step: lambda r, step=step: step_text(r, step) for step in STEPS}  # type: ignore[misc]
+    lines = [
+        f"Made by `{COMMAND} --zoo {name}` with {name} {data['version']} on {data['environment']}. `error` is in units "
+        "of each tensor's own deviation; `couple` includes the probe.\n",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+    ]
+    lines += ["| " + " | ".join(cell(r) or "–" for cell in columns.values()) + " |" for r in rows]
+    return "\n".join(lines) + "\n"
