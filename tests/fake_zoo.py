@@ -11,7 +11,7 @@ from benchmarks.zoo.catalogue import Example
 
 
 def names() -> list[str]:
-    return ["plain", "broken", "slow", "ended"]
+    return ["plain", "broken", "slow", "ended", "large"]
 
 
 def example(name: str) -> Example:
@@ -21,5 +21,7 @@ def example(name: str) -> Example:
         raise ValueError("no such | layer\nand more")
     if name == "ended":
         raise SystemExit(3)
+    if name == "large":
+        torch.empty(2**34)  # 64 GiB, of which the limit allows a few
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
     return Example(model, (torch.rand(1, 3, 16, 16),))

@@ -42,10 +42,10 @@ def command(results: Path, *more: str) -> list[str]:
 def test_every_end_is_a_row_and_rows_stay(tmp_path, capsys):
     results = tmp_path / "zoo"
     main(command(results, "plain", "--limit-s", "120"))
-    main(command(results, "broken", "ended", "--no-peer"))
+    main(command(results, "broken", "ended", "large", "--memory-gib", "4", "--no-peer"))
     main(command(results, "slow", "--limit-s", "6", "--no-peer"))
     found = rows(results)
-    assert list(found) == ["plain", "broken", "slow", "ended"], "the order of the catalogue"
+    assert list(found) == ["plain", "broken", "slow", "ended", "large"], "the order of the catalogue"
     plain = found["plain"]
     assert plain["outcome"] == "proven" and plain["max_relative_error"] < 1e-9
     assert plain["peer"]["outcome"] == "cut" and plain["params_ratio"] == plain["peer"]["params_ratio"] < 0.6
@@ -62,12 +62,14 @@ def test_every_end_is_a_row_and_rows_stay(tmp_path, capsys):
     }
     assert found["ended"]["outcome"] == "error" and "exit status 3 during build" in found["ended"]["reason"]
 
+    assert found["large"]["outcome"] == "memory"
+
     before = (results / "fake_zoo.json").read_bytes()
     main(command(results))
     assert (results / "fake_zoo.json").read_bytes() == before, "nothing is measured twice"
 
     summary = (tmp_path / "zoo.md").read_text()
-    assert "| fake_zoo | 4 | 1 | 0 | 2 | 1 | 0 |" in summary
+    assert "| fake_zoo | 5 | 1 | 0 | 2 | 1 | 1 |" in summary
     assert "- `broken`: error. ValueError: no such \\| layer" in summary
     assert "- `plain`" not in summary
     assert "| plain | proven |" in (results / "fake_zoo.md").read_text()

@@ -30,7 +30,7 @@ def peer(zoo: str, name: str, record: Record, folder: Path) -> None:  # noqa: AR
         for parameter in model.parameters():  # what is frozen, Torch-Pruning does not see
             parameter.requires_grad_(parameter.is_floating_point())
         with record.stage("graph"):
-            tp.DependencyGraph().build_dependency(model, example.inputs)
+            tp.DependencyGraph().build_dependency(model, example.inputs, output_transform=tensors)
         with record.stage("pruner"):
             pruner = tp.pruner.BasePruner(
                 model,
@@ -39,6 +39,7 @@ def peer(zoo: str, name: str, record: Record, folder: Path) -> None:  # noqa: AR
                 pruning_ratio=1 - KEEP,
                 ignored_layers=ignored,
                 num_heads=attention_heads(model),
+                output_transform=tensors,
             )
         with record.stage("step"):
             pruner.step()
@@ -59,9 +60,13 @@ def ignored_layers(example: Example) -> list[nn.Module]:
     named = [modules[path] for path in example.peer_ignores if path in modules]
     owners = {id(module.weight): module for module in modules.values() if isinstance(module, LAYERS)}
     with torch.enable_grad():
-        outputs = [leaf for leaf in pytree.tree_leaves(example.run()) if isinstance(leaf, Tensor) and leaf.grad_fn]
-    found = {id(parameter) for parameter in last_weights([output.grad_fn for output in outputs])}
+        found = {id(weight) for weight in last_weights([output.grad_fn for output in tensors(example.run())])}
     return named + [owner for key, owner in owners.items() if key in found]
+
+
+def tensors(outputs: Any) -> list[Tensor]:
+    """The tensors of a result that depend on parameters: its graph search stops at None and at numbers."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
 
 
 def last_weights(functions: list[Any]) -> list[Tensor]:

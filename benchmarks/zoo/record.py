@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import channelcut
 from channelcut.core.errors import ChannelcutError
+
+PACKAGE = Path(channelcut.__file__).parent
 
 
 class Record:
@@ -64,11 +67,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def described(error: BaseException) -> str:
-    """`ValueError: what it says, at ids.py:31 in line`: the type, the first line and the innermost frame."""
+    """`ValueError: what it says, at _ops.py:9 in call, from ids.py:31 in line`: the first line and where.
+
+    The innermost frame, and the innermost one of channelcut where that is another.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     frames = traceback.extract_tb(error.__traceback__)
-    place = f", at {Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}{place}"
+    ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
+    places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in (*frames[-1:], *ours[-1:])]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}, at {', from '.join(dict.fromkeys(places))}"
 
 
 def peak_mib() -> float:
