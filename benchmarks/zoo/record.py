@@ -75,7 +75,8 @@ def described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
     places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in (*frames[-1:], *ours[-1:])]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}, at {', from '.join(dict.fromkeys(places))}"
+    said = lines[0][:300] if lines else "no message"
+    return f"{type(error).__name__}: {said}, at {', from '.join(dict.fromkeys(places))}"
 
 
 def peak_mib() -> float:
