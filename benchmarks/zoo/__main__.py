@@ -80,8 +80,7 @@ def run(flags: argparse.Namespace) -> None:
             for zoo in flags.zoo or ZOOS:
                 known = names(zoo, flags.results)
                 results = Results(flags.results, zoo, known)
-                wanted = [name for name in flags.names if name in known] if flags.names else known
-                todo = [name for name in wanted if flags.fresh or flags.names or name not in results.rows]
+                todo = flags.names or [name for name in known if flags.fresh or name not in results.rows]
                 run_zoo(processes, results, todo, flags, bars)
     finally:
         processes.close()
@@ -125,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help="models to run (again); all that have no row by default")
+    parser.add_argument("names", nargs="*", help="models of one --zoo to run (again); all without a row by default")
     parser.add_argument("--zoo", action="append", help=f"one of {', '.join(ZOOS)}; may be given more than once")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time; more than one disturbs the times")
@@ -143,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
         task, zoo, name, folder = flags.task
         perform(task, zoo, name, Path(folder))
         return
+    if flags.names and len(flags.zoo or ()) != 1:
+        parser.error("models are given by name within one --zoo")
     run(flags)
 
 
