@@ -34,9 +34,11 @@ def example(name: str) -> Example:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True  # their default, said aloud because they warn otherwise
-    model: nn.Module = builder(**options).eval()
+    model: Any = builder(**options).eval()
     kind = builder.__module__.removeprefix("torchvision.models.").split(".")[0]
     if kind == "detection":
+        if getattr(transform := model.transform, "fixed_size", None) is None:
+            transform.min_size, transform.max_size = (DETECTION_SIDE,), DETECTION_SIDE  # else it enlarges to 800
         heads = tuple(head for head in DETECTION_HEADS if has(model, head))
         return Example(model, ([torch.rand(3, DETECTION_SIDE, DETECTION_SIDE)],), heads)
     if kind == "optical_flow":
