@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test lint table scaling clean
+.PHONY: demo test lint table scaling zoo clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,11 @@ table: $(READY)
 
 scaling: $(READY)
 	$(BIN)/python -m benchmarks.scaling
+
+# What can be cut of Ultralytics, torchvision, timm and transformers; resumes where it stopped; hours in all.
+zoo: $(READY)
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[zoo]'
+	$(BIN)/python -m benchmarks.zoo
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,40 @@
+"""Every architecture that Ultralytics ships, at its smallest scale."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from benchmarks.zoo.catalogue import Example
+from channelcut.adapters import open_source
+
+SIDE = 256
+CLASSIFIER_SIDE = 224
+
+
+def names() -> list[str]:
+    """The stems of all YAML files of the package, with the smallest scale that each file offers."""
+    import ultralytics
+    from ultralytics.utils import YAML
+
+    root = Path(ultralytics.__file__).parent / "cfg" / "models"
+    found = []
+    for path in sorted(root.rglob("*.yaml")):
+        scales = list(YAML.load(path).get("scales") or {})
+        found.append(scaled(path.stem, scales[0]) if len(scales) > 1 else path.stem)
+    return found
+
+
+def scaled(stem: str, scale: str) -> str:
+    """Put the letter of the scale behind the version, as Ultralytics reads it: `yolo11-seg`, `n` is `yolo11n-seg`."""
+    return re.sub(r"^(yolo(?:e-)?v?\d+)", rf"\g<1>{scale}", stem)
+
+
+def example(name: str) -> Example:
+    """A model from its YAML; the head is the last module of its sequence."""
+    model = open_source(f"ultralytics:{name}.yaml").build()
+    side = CLASSIFIER_SIDE if "-cls" in name else SIDE
+    head = f"model.{len(model.model) - 1}"  # type: ignore[arg-type]
+    return Example(model, (torch.rand(1, 3, side, side),), (head,))

@@ -1,0 +1,121 @@
+"""One model of the catalogue through channelcut, in this process; `processes.py` gives it its own and a time limit."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import channelcut as cc
+from benchmarks.zoo.catalogue import Example, open_zoo
+from benchmarks.zoo.lively import enliven
+from benchmarks.zoo.record import Record, peak_mib
+
+KEEP = 0.5
+NO_RULE = "an op without a rule"
+TOP_REASONS = 5
+
+
+def prepare(zoo: str, name: str, record: Record) -> Example:
+    """Build a model, make its signals live, and run it once: one that cannot run fails here, and is nobody's fault."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with record.stage("build"):
+        example = open_zoo(zoo).example(name)
+    with record.stage("forward"):
+        enliven(example)
+    record.say(parameters=sum(parameter.numel() for parameter in example.model.parameters()))
+    return example
+
+
+def first_use(record: Record) -> None:
+    """Pay on one layer what torch.export's imports cost once a process, so that it is not in any model's time."""
+    with record.stage("first use"):
+        cc.analyze(torch.nn.Conv2d(3, 4, 1), torch.rand(1, 3, 8, 8))
+
+
+def analyze(zoo: str, name: str, record: Record, folder: Path) -> None:  # noqa: ARG001  every task has one signature
+    """Trace and couple, without the probe: the quick look at what has no rule and what fails."""
+    from channelcut.couple import couple
+    from channelcut.pipeline import split_inputs
+    from channelcut.trace import trace
+
+    with record.outcome():
+        example = prepare(zoo, name, record)
+        first_use(record)
+        args, kwargs = split_inputs(example.inputs)
+        with record.stage("trace"):
+            graph = trace(example.model, args, kwargs)
+        with record.stage("couple"):
+            groups = couple([graph])
+        record.say(outcome="coupled", **facts(groups))
+
+
+def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
+    """Prune half of every group; where it is proven, leave the result in `folder` for further steps."""
+    example: Example | None = None
+    result: cc.Pruned | None = None
+    with record.outcome():
+        example = prepare(zoo, name, record)
+        first_use(record)
+        built = peak_mib()
+        start = time.perf_counter()
+        try:
+            result = cc.prune(example.model, example.inputs, keep=KEEP, progress=announcer(record))
+        finally:
+            record.say(prune_s=round(time.perf_counter() - start, 3), peak_mib=round(peak_mib() - built, 1))
+    if result is not None:
+        record.say(
+            outcome="proven",
+            max_relative_error=result.proof.max_relative_error,
+            training=result.proof.training,
+            weights=result.proof.weights,
+            params_ratio=round(result.plan.params_ratio, 4),
+            macs_ratio=round(result.plan.macs_ratio, 4),
+            seconds={stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
+            **facts(result.groups),
+        )
+        cc.save(result, folder / "result")
+    elif example is not None:
+        explain(example, record)
+
+
+def explain(example: Example, record: Record) -> None:
+    """Say what the coupling found of a model that was not cut; what fails here has been said already."""
+    try:
+        record.say(**facts(cc.analyze(example.model, example.inputs)))
+    except Exception:  # noqa: BLE001  the outcome stands, this only adds to it
+        return
+
+
+def announcer(record: Record) -> Any:
+    """A progress callback that records the stages of `prune` with their seconds, so that a killed one has said them."""
+    started: dict[str, float] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if done < total:
+            started.setdefault(stage, now)
+            record.say(stage=stage)
+        else:
+            record.say(seconds={stage: round(now - started.get(stage, now), 3)})
+
+    return progress
+
+
+def facts(groups: cc.Groups) -> dict[str, Any]:
+    """The size of a coupling: groups, channels, and the pins by reason."""
+    reasons = Counter(pin.reason for pin in groups.pins)
+    unknown = Counter(pin.op for pin in groups.pins if pin.reason == NO_RULE)
+    return {
+        "front_end": groups.graph.front_end,
+        "ops": len(groups.graph.calls),
+        "groups": len(groups.groups),
+        "removable": sum(len(group.channels) for group in groups.groups),
+        "pins": len(groups.pins),
+        "pin_reasons": dict(reasons.most_common(TOP_REASONS)),
+        "no_rule": dict(unknown.most_common()),
+    }
