@@ -123,6 +123,8 @@ def update_heads(model: nn.Module, heads: dict[nn.Module, int]) -> None:
         if fused in heads and hasattr(module, "head_dim"):
             module.num_heads = heads[fused]
             module.head_dim = out_features(fused) // (3 * heads[fused])
+            if hasattr(module, "attn_dim"):
+                module.attn_dim = out_features(fused) // 3
         single = next((p for n in ("query", "q_proj") if (p := getattr(module, n, None)) in heads), None)
         if single is not None:
             size = out_features(single)
