@@ -1,0 +1,146 @@
+"""Resizing of the trailing axes, in the modes that torch computes alike; whether it does is checked on the indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from channelcut.adapters.onnx_in.builder import Value
+from channelcut.adapters.onnx_in.registry import Call, operator
+
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Old and new extents of the trailing axes that change, and the factors by which ONNX maps positions.
+
+    `by_factor`: the file gives factors, not extents.
+    """
+
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    factors: tuple[float, ...]
+    by_factor: bool
+
+    def arguments(self) -> dict[str, list[int] | list[float]]:
+        """How torch's interpolate is told the size: factors leave the network free of extents."""
+        if self.by_factor or all(float(f).is_integer() for f in self.factors):
+            return {"scale_factor": [float(f) for f in self.factors]}
+        return {"size": list(self.new)}
+
+
+@operator("Resize", "Upsample")
+def resize(call: Call) -> Value:
+    """Nearest, linear and cubic."""
+    source = call[0]
+    plan = _plan(call, source)
+    if plan is None:
+        return source
+    mode = str(call.attribute("mode", "nearest"))
+    where = _coordinates(call)
+    if where == "tf_crop_and_resize" or call.attribute("exclude_outside", 0):
+        call.refuse("crops or renormalises at the border while it resizes, which torch does not")
+    if mode == "nearest":
+        return _nearest(call, source, plan, where)
+    count = len(plan.new)
+    torch_mode = LINEAR.get(count) if mode == "linear" else "bicubic" if mode == "cubic" and count == 2 else None
+    corners = where == "align_corners"
+    half = where == "half_pixel" or (where == "pytorch_half_pixel" and min(plan.new) > 1)
+    if torch_mode is None or not (corners or half) or abs(float(call.attribute("cubic_coeff_a", -0.75)) + 0.75) > 1e-6:
+        call.refuse(
+            f"resizes {count} axes in the mode {mode!r} with the coordinates {where!r}, which torch does not; linear "
+            "(1 to 3 axes) and cubic (2 axes, coefficient -0.75) with half_pixel, pytorch_half_pixel or align_corners "
+            "can be imported"
+        )
+    antialias = bool(call.attribute("antialias", 0))
+    arguments = {"size": list(plan.new)} if corners else plan.arguments()
+    return call.emit(F.interpolate, source, **arguments, mode=torch_mode, align_corners=corners, antialias=antialias)
+
+
+def _coordinates(call: Call) -> str:
+    """The coordinate mode; Upsample and Resize before opset 11 know only one."""
+    if call.kind == "Upsample" or call.opset < 11:
+        return "asymmetric"
+    return str(call.attribute("coordinate_transformation_mode", "half_pixel"))
+
+
+def _plan(call: Call, source: Value) -> Plan | None:
+    """What changes; None where nothing does."""
+    if call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+        call.refuse("chooses the size by keep_aspect_ratio_policy; export it with explicit sizes")
+    rank = len(source.shape)
+    early = call.kind == "Upsample" or call.opset < 11
+    scales = call.numbers("scales", 1 if early else 2) or None
+    sizes = None if early else call.numbers("sizes", 3) or None
+    axes = [int(axis) % rank for axis in call.attribute("axes") or range(rank)]
+    factors, extents = [1.0] * rank, list(source.shape)
+    for position, axis in enumerate(axes):
+        if sizes is not None:
+            extents[axis] = int(sizes[position])
+            factors[axis] = extents[axis] / source.shape[axis]
+        elif scales is not None:
+            factors[axis] = float(scales[position])
+            extents[axis] = floor(source.shape[axis] * factors[axis])
+    changed = [axis for axis in range(rank) if factors[axis] != 1]
+    if not changed:
+        return None
+    if changed[0] < 2 or rank - 2 not in LINEAR:
+        call.refuse(f"resizes axis {changed[0]} of {rank}; only the axes after batch and channels can be resized")
+    return Plan(source.shape[2:], tuple(extents[2:]), tuple(factors[2:]), sizes is None)
+
+
+def _nearest(call: Call, source: Value, plan: Plan, where: str) -> Value:
+    """torch's nearest or nearest-exact where their indices are ONNX's, else an index along every axis."""
+    rounding = (
+        "floor" if call.opset < 11 or call.kind == "Upsample" else call.attribute("nearest_mode", "round_prefer_floor")
+    )
+    wanted = [
+        nearest_indices(old, new, factor, (where, str(rounding)))
+        for old, new, factor in zip(plan.old, plan.new, plan.factors, strict=True)
+    ]
+    for mode in ("nearest", "nearest-exact"):
+        if _same_indices(plan, wanted, mode):
+            return call.emit(F.interpolate, source, **plan.arguments(), mode=mode)
+    for position, indices in enumerate(wanted):
+        if indices.tolist() != list(range(plan.old[position])):
+            source = call.emit(torch.index_select, source, 2 + position, call.constant(torch.from_numpy(indices)))
+    return source
+
+
+def nearest_indices(old: int, new: int, factor: float, modes: tuple[str, str]) -> NDArray[np.int64]:
+    """Which old position every new one takes, by ONNX's definition; `modes`: of coordinates and of rounding."""
+    where, rounding = modes
+    x = np.arange(new, dtype=np.float64)
+    if where == "asymmetric":
+        x = x / factor
+    elif where == "align_corners":
+        x = x * (old - 1) / (new - 1) if new > 1 else np.zeros_like(x)
+    elif where == "half_pixel_symmetric":
+        centre, adjusted = old / 2, new / (factor * old)
+        x = centre * (1 - adjusted) + (x + 0.5) / factor - 0.5
+    elif where == "pytorch_half_pixel" and new == 1:
+        x = np.zeros_like(x)
+    else:
+        x = (x + 0.5) / factor - 0.5
+    rounded = {
+        "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    }[rounding](x)  # fmt: skip
+    return np.clip(rounded, 0, old - 1).astype(np.int64)
+
+
+def _same_indices(plan: Plan, wanted: Sequence[NDArray[np.int64]], mode: str) -> bool:
+    """Whether torch's interpolate takes the wanted positions, found by resizing the positions themselves."""
+    for axis, indices in enumerate(wanted):
+        line = torch.arange(plan.old[axis], dtype=torch.float64).reshape(1, 1, -1)
+        arguments = {key: [values[axis]] for key, values in plan.arguments().items()}
+        if F.interpolate(line, **arguments, mode=mode).flatten().tolist() != indices.tolist():  # type: ignore[arg-type]
+            return False
+    return True
