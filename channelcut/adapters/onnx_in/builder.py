@@ -1,4 +1,4 @@
-"""The graph under construction. Every value carries what it is on the example, so shapes are known and folding is free."""
+"""The graph under construction. Every value carries what it is on the example: shapes are known, folding is free."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Builder:
         positional, named = pytree.tree_map(lambda v: v.data if isinstance(v, Value) else v, (args, kwargs))
         data = function(*positional, **named)
         if all(leaf.node is None for leaf in leaves):
-            return Value(data)
+            return Value(data, name=leaves[0].name if len(leaves) == 1 else "")  # a weight, transposed, is a weight
         linked_args, linked_kwargs = pytree.tree_map(
             lambda v: self._link(v) if isinstance(v, Value) else v, (args, kwargs)
         )

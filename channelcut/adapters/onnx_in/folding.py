@@ -31,7 +31,7 @@ def fold(call: Call) -> Sequence[Value]:
         results = ReferenceEvaluator(model).run(None, arrays)
     except Exception as problem:  # noqa: BLE001  whatever the reference implementation raises, the node is refused
         reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        return call.refuse(f"cannot be imported: it has constant inputs but cannot be computed ahead ({reason})")  # type: ignore[no-any-return]
+        call.refuse(f"cannot be imported: it has constant inputs but cannot be computed ahead ({reason})")
     names = [name for name in call.node.output if name]
     made = {n: torch.from_numpy(np.array(r)) for n, r in zip(names, results, strict=True)}
     return [call.builder.constant(made.get(name, torch.empty(0)), name) for name in call.node.output]

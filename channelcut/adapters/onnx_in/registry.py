@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from channelcut.core.errors import UserError
@@ -104,7 +103,7 @@ class Call:
             self.refuse("lacks its attribute axis")
         return int(axis) % max(1, len(value.shape))
 
-    def refuse(self, why: str) -> Any:
+    def refuse(self, why: str) -> NoReturn:
         """Raise a `UserError` that names the operator, the node, the opset and the file."""
         label = repr(self.name) if self.name else f"number {self.index}"
         made = ", ".join(output for output in self.node.output if output)
@@ -130,10 +129,9 @@ def lower(call: Call) -> Value | Sequence[Value]:
             return fold(call)
         where = f" of the domain {domain!r}" if domain not in ("", "ai.onnx") else ""
         call.refuse(f"{where.strip() + ' ' if where else ''}cannot be imported: channelcut has no layer for it")
-    assert lowering is not None
     try:
         return lowering(call)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as problem:
         shapes = [list(value.shape) if value is not None else None for value in call.inputs]
         reason = " ".join(str(problem).split())[:200]
-        return call.refuse(f"does not run on inputs of shapes {shapes} ({type(problem).__name__}: {reason})")
+        call.refuse(f"does not run on inputs of shapes {shapes} ({type(problem).__name__}: {reason})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator as op
+from itertools import pairwise
 
 import torch
 
@@ -26,7 +27,7 @@ def gather(call: Call) -> Value:
             whole, groups = half
             return call.emit(torch.select, call.emit(torch.unflatten, whole, 1, (-1, groups)), 2, positions[0])
         return call.emit(torch.select, source, axis, positions[0])
-    steps = {b - a for a, b in zip(positions, positions[1:], strict=False)} or {1}
+    steps = {b - a for a, b in pairwise(positions)} or {1}
     if len(index.shape) == 1 and positions and len(steps) == 1 and (step := steps.pop()) > 0:
         end = positions[-1] + 1
         part = slice(positions[0] or None, end if end < extent else None, None if step == 1 else step)

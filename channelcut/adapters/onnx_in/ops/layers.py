@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from channelcut.adapters.onnx_in.builder import Value
 from channelcut.adapters.onnx_in.ops import windows
+from channelcut.adapters.onnx_in.ops.shapes import reshaped
 from channelcut.adapters.onnx_in.registry import Call, operator
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 FUNCTIONS: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED_FUNCTIONS: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -114,7 +115,15 @@ class Scaling:
 
 
 def linear(call: Call, source: Value, matrix: Value, stored: Scaling, bias: Value | None) -> Value:
-    """A linear layer on the last axis of `source`; `bias` holds (O,) or (1, O) elements."""
+    """A linear layer on the last axis of `source`; `bias` holds (O,) or (1, O) elements.
+
+    Where `source` was made a matrix only for this product, the layer takes what it was before: its other axes, the
+    batch among them, are then fixed nowhere.
+    """
+    origin = source.origin
+    inner = source
+    if origin is not None and origin.kind == "reshape" and origin.source.shape[-1:] == source.shape[-1:]:
+        inner = origin.source
 
     def weight_of(tensor: Tensor) -> Tensor:
         turned = tensor.t() if stored.transpose else tensor
@@ -129,7 +138,8 @@ def linear(call: Call, source: Value, matrix: Value, stored: Scaling, bias: Valu
     if bias is not None:
         plain = stored.bias == 1 and len(bias.shape) == 1
         module.bias = call.builder.parameter(bias, "" if plain else f"bias {stored.bias}", bias_of)
-    return call.builder.layer(call, module, matrix, source, ("Linear", id(module.weight), id(module.bias)))
+    result = call.builder.layer(call, module, matrix, inner, ("Linear", id(module.weight), id(module.bias)))
+    return reshaped(call, result, (*source.shape[:-1], weight.shape[0]))
 
 
 @operator("Gemm")

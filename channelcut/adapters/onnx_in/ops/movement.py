@@ -62,15 +62,13 @@ def slicing(call: Call) -> Value:
         place = int(axis) % len(value.shape)
         extent = value.shape[place]
         if step < 0:
-            first, last, _ = slice(int(start), int(end) if end >= -extent else None, int(step)).indices(extent)
             value = call.emit(torch.flip, value, (place,))
-            first, last, step = extent - 1 - first, extent - 1 - last, -step
+            first, last, _ = slice(int(start), int(end) if end >= -extent else None, int(step)).indices(extent)
+            first, last = extent - 1 - first, extent - 1 - last
         else:
             first, last, _ = slice(int(start), int(end), int(step)).indices(extent)
-        if (first, last, step) != (0, extent, 1):
-            index[place] = slice(
-                first or None, None if last >= extent else max(first, last), None if step == 1 else int(step)
-            )
+        part = slice(first or None, None if last >= extent else max(first, last), None if abs(step) == 1 else abs(step))
+        index[place] = part
     return sliced(call, value, index)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -59,9 +59,10 @@ def resize(call: Call) -> Value:
             "(1 to 3 axes) and cubic (2 axes, coefficient -0.75) with half_pixel, pytorch_half_pixel or align_corners "
             "can be imported"
         )
-    antialias = bool(call.attribute("antialias", 0))
+    if call.attribute("antialias", 0) and any(new < old for old, new in zip(plan.old, plan.new, strict=True)):
+        call.refuse("makes an image smaller with antialias, whose weights are not torch's")
     arguments = {"size": list(plan.new)} if corners else plan.arguments()
-    return call.emit(F.interpolate, source, **arguments, mode=torch_mode, align_corners=corners, antialias=antialias)
+    return call.emit(F.interpolate, source, **arguments, mode=torch_mode, align_corners=corners)
 
 
 def _coordinates(call: Call) -> str:
@@ -114,33 +115,36 @@ def _nearest(call: Call, source: Value, plan: Plan, where: str) -> Value:
     return source
 
 
-def nearest_indices(old: int, new: int, factor: float, modes: tuple[str, str]) -> NDArray[np.int64]:
+def nearest_indices(old: int, new: int, factor: float | np.float32, modes: tuple[str, str]) -> NDArray[np.int64]:
     """Which old position every new one takes, by ONNX's definition; `modes`: of coordinates and of rounding."""
     where, rounding = modes
-    x = np.arange(new, dtype=np.float64)
+    x, factor = np.arange(new, dtype=np.float32), np.float32(factor)  # as ONNX Runtime counts, for ties
     if where == "asymmetric":
         x = x / factor
     elif where == "align_corners":
         x = x * (old - 1) / (new - 1) if new > 1 else np.zeros_like(x)
     elif where == "half_pixel_symmetric":
         centre, adjusted = old / 2, new / (factor * old)
-        x = centre * (1 - adjusted) + (x + 0.5) / factor - 0.5
+        x = np.float32(centre * (1 - adjusted)) + (x + 0.5) / factor - 0.5
     elif where == "pytorch_half_pixel" and new == 1:
         x = np.zeros_like(x)
     else:
         x = (x + 0.5) / factor - 0.5
-    rounded = {
+    roundings: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
         "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda v: np.ceil(v - 0.5),
         "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-    }[rounding](x)  # fmt: skip
-    return np.clip(rounded, 0, old - 1).astype(np.int64)
+    }  # fmt: skip
+    positions: NDArray[np.int64] = np.clip(roundings[rounding](x), 0, old - 1).astype(np.int64)
+    return positions
 
 
 def _same_indices(plan: Plan, wanted: Sequence[NDArray[np.int64]], mode: str) -> bool:
-    """Whether torch's interpolate takes the wanted positions, found by resizing the positions themselves."""
+    """Whether torch's interpolate takes the wanted positions, found by resizing the positions along each axis."""
     for axis, indices in enumerate(wanted):
-        line = torch.arange(plan.old[axis], dtype=torch.float64).reshape(1, 1, -1)
-        arguments = {key: [values[axis]] for key, values in plan.arguments().items()}
-        if F.interpolate(line, **arguments, mode=mode).flatten().tolist() != indices.tolist():  # type: ignore[arg-type]
+        view = [1] * (2 + len(wanted))
+        view[2 + axis] = -1
+        places = torch.arange(plan.old[axis], dtype=torch.float32).reshape(view).expand(1, 1, *plan.old).contiguous()
+        found = F.interpolate(places, **plan.arguments(), mode=mode)  # type: ignore[arg-type]
+        if not torch.equal(found, torch.from_numpy(indices).float().reshape(view).expand_as(found)):
             return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
 import torch
 
 from channelcut.adapters.onnx_in.builder import Origin, Value
@@ -96,7 +97,7 @@ def expand(call: Call) -> Value:
     """Broadcast with a shape; an axis that does not grow is written as -1."""
     source = call[0]
     wanted = tuple(int(v) for v in call.numbers("shape", 1) or [])
-    shape = torch.broadcast_shapes(source.shape, wanted)
+    shape = tuple(np.broadcast_shapes(source.shape, wanted))
     if shape == source.shape:
         return source
     old = (0,) * (len(shape) - len(source.shape)) + source.shape
