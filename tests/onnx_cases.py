@@ -169,7 +169,7 @@ def norm_cases() -> list[Case]:
 
 def pool_cases() -> list[Case]:
     x = f(2, 3, 9, 8)
-    k = {"kernel_shape": [3, 3]}
+    k, two = {"kernel_shape": [3, 3]}, {"kernel_shape": [2, 2]}
     return [
         Case("MaxPool", "plain", {0: x}, {}, {**k, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
         Case("MaxPool", "asymmetric", {0: x}, {}, {**k, "pads": [0, 1, 2, 1]}),
@@ -177,8 +177,8 @@ def pool_cases() -> list[Case]:
         Case("MaxPool", "ceil_padded", {0: x}, {}, {**k, "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}),
         Case("MaxPool", "wide_padding", {0: x}, {}, {**k, "pads": [2, 2, 2, 2]}),
         Case("MaxPool", "dilated", {0: x}, {}, {**k, "dilations": [2, 2]}),
-        Case("MaxPool", "same_upper", {0: x}, {}, {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
-        Case("MaxPool", "same_lower", {0: x}, {}, {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"}),
+        Case("MaxPool", "same_upper", {0: x}, {}, {**two, "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        Case("MaxPool", "same_lower", {0: x}, {}, {**two, "auto_pad": "SAME_LOWER"}),
         Case("MaxPool", "1d", {0: f(2, 3, 9)}, {}, {"kernel_shape": [2], "strides": [2]}),
         Case("MaxPool", "3d", {0: f(1, 2, 4, 5, 4)}, {}, {"kernel_shape": [2, 2, 2]}),
         Case("AveragePool", "plain", {0: x}, {}, {**k, "strides": [2, 2]}),
@@ -187,7 +187,7 @@ def pool_cases() -> list[Case]:
         Case("AveragePool", "asymmetric", {0: x}, {}, {**k, "pads": [0, 1, 2, 1]}),
         Case("AveragePool", "asymmetric_counted", {0: x}, {}, {**k, "pads": [0, 1, 2, 1], "count_include_pad": 1}),
         Case("AveragePool", "same_upper", {0: x}, {}, {**k, "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
-        Case("AveragePool", "same_lower", {0: x}, {}, {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"}),
+        Case("AveragePool", "same_lower", {0: x}, {}, {**two, "auto_pad": "SAME_LOWER"}),
         Case("AveragePool", "ceil", {0: x}, {}, {**k, "strides": [2, 2], "ceil_mode": 1}),
         Case(
             "AveragePool", "ceil_counted", {0: x}, {},

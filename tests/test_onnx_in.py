@@ -294,7 +294,7 @@ def test_an_operator_of_another_domain_is_refused_by_its_domain(tmp_path: Path) 
     graph = helper.make_graph([node], "g", [feed], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     path = saved(helper.make_model(graph, opset_imports=opsets), tmp_path)
-    with pytest.raises(UserError, match="FusedConv .* of the domain 'com.microsoft' cannot be imported"):
+    with pytest.raises(UserError, match=r"FusedConv .* of the domain 'com.microsoft' cannot be imported"):
         module_from_onnx(path)
 
 

@@ -115,24 +115,24 @@ def _nearest(call: Call, source: Value, plan: Plan, where: str) -> Value:
     return source
 
 
-def nearest_indices(old: int, new: int, factor: float | np.float32, modes: tuple[str, str]) -> NDArray[np.int64]:
+def nearest_indices(old: int, new: int, factor: float, modes: tuple[str, str]) -> NDArray[np.int64]:
     """Which old position every new one takes, by ONNX's definition; `modes`: of coordinates and of rounding."""
     where, rounding = modes
-    x, factor = np.arange(new, dtype=np.float32), np.float32(factor)  # as ONNX Runtime counts, for ties
+    x = np.arange(new, dtype=np.float64).astype(np.float32)  # as ONNX Runtime counts, for ties
+    scale, half = np.float32(factor), np.float32(0.5)
     if where == "asymmetric":
-        x = x / factor
+        x = x / scale
     elif where == "align_corners":
-        x = x * (old - 1) / (new - 1) if new > 1 else np.zeros_like(x)
+        x = x * np.float32(old - 1) / np.float32(max(1, new - 1))
     elif where == "half_pixel_symmetric":
-        centre, adjusted = old / 2, new / (factor * old)
-        x = np.float32(centre * (1 - adjusted)) + (x + 0.5) / factor - 0.5
+        x = np.float32(old / 2 * (1 - new / (factor * old))) + (x + half) / scale - half
     elif where == "pytorch_half_pixel" and new == 1:
-        x = np.zeros_like(x)
+        x = x * np.float32(0)
     else:
-        x = (x + 0.5) / factor - 0.5
+        x = (x + half) / scale - half
     roundings: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
-        "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+        "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda v: np.ceil(v - half),
+        "round_prefer_ceil": lambda v: np.floor(v + half),
     }  # fmt: skip
     positions: NDArray[np.int64] = np.clip(roundings[rounding](x), 0, old - 1).astype(np.int64)
     return positions
