@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 import channelcut as cc
 from benchmarks.zoo import data
+from benchmarks.zoo.registry import ENTRIES
 from channelcut.adapters import open_source
 from channelcut.adapters.onnx_in import example_inputs_from_onnx, module_from_onnx
 from channelcut.adapters.onnx_in.registry import OPERATORS
@@ -135,8 +137,8 @@ def ultralytics_export(name: str, folder: Path) -> tuple[nn.Module, Path]:
 
 
 def check_whole_path(path: Path, folder: Path, ratio: float) -> None:
-    """Equal, trainable, pruned, proven, written again, loaded again."""
-    module, inputs = cc.from_onnx(path), cc.example_inputs_from_onnx(path)
+    """Equal, trainable, pruned, proven, written again, loaded again; inputs are pixels, as YOLOX takes them."""
+    module, inputs = cc.from_onnx(path), tuple(t * 255 for t in cc.example_inputs_from_onnx(path))
     assert_close(outputs(module, inputs), runtime(path, inputs), 1e-4)
     result = cc.prune(module, inputs, keep=0.5)
     assert result.proof.passed
@@ -165,6 +167,32 @@ def test_the_whole_path_on_published_files(name: str, ratio: float, tmp_path: Pa
 def test_the_whole_path_on_current_yolos(name: str, ratio: float, tmp_path: Path) -> None:
     _, path = ultralytics_export(name, tmp_path)
     check_whole_path(path, tmp_path, ratio)
+
+
+@pytest.mark.assets
+@needs_assets
+def test_fastestdet_loses_as_much_as_its_original() -> None:
+    entry, path = ENTRIES["fastestdet"], asset("fastestdet")
+    direct = cc.prune(entry.build().eval(), torch.rand(entry.input_shape), keep=0.5).plan
+    imported = cc.prune(cc.from_onnx(path), cc.example_inputs_from_onnx(path), keep=0.5).plan
+    assert (imported.before.macs, imported.after.macs) == (direct.before.macs, direct.after.macs)
+
+
+def test_the_older_exporter_s_names_and_open_batch(tmp_path: Path) -> None:
+    """Weights without names, nodes named by path, shapes computed from the input's."""
+    path, x = tmp_path / "script.onnx", networks.example()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            networks.build("Shuffle"), (x,), str(path), dynamo=False, opset_version=13, dynamic_axes={"input": {0: "N"}},
+            input_names=["input"], output_names=["scores"],
+        )  # fmt: skip
+    module = cc.from_onnx(path)
+    assert module.get_submodule("stem.0").out_channels == 16
+    assert_close(outputs(module, (x,)), runtime(path, (x,)), 1e-5)
+    result = cc.prune(module, x[:1], keep=0.5)
+    report = onnx_from_module(result.model, (x[:1],), tmp_path / "pruned.onnx")
+    assert (report.input_names, report.output_names) == (("input",), ("scores",))
 
 
 @pytest.mark.assets
