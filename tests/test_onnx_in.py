@@ -184,8 +184,8 @@ def test_the_older_exporter_s_names_and_open_batch(tmp_path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            networks.build("Shuffle"), (x,), str(path), dynamo=False, opset_version=13, dynamic_axes={"input": {0: "N"}},
-            input_names=["input"], output_names=["scores"],
+            networks.build("Shuffle"), (x,), str(path), dynamo=False, opset_version=13,
+            dynamic_axes={"input": {0: "N"}}, input_names=["input"], output_names=["scores"],
         )  # fmt: skip
     module = cc.from_onnx(path)
     assert module.get_submodule("stem.0").out_channels == 16

@@ -26,7 +26,10 @@ def layer_path(weight: str, node: str, kind: str, index: int) -> str:
         return path_of(owner)
     pieces = [piece for piece in node.split("/") if piece]
     if len(pieces) > 1 and re.match(rf"{kind}(_\d+)?$", pieces[-1]):
-        return path_of(".".join(pieces[:-1]))
+        # The older exporter repeats what holds a sequence: `/stem/stem.0/Conv` is the layer stem.0.
+        scopes = pieces[:-1]
+        kept = [a for a, b in zip(scopes, [*scopes[1:], ""], strict=True) if not b.startswith(f"{a}.")]
+        return path_of(".".join(kept))
     return path_of(node or f"{kind}_{index}")
 
 
