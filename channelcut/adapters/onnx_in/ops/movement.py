@@ -46,9 +46,22 @@ def split(call: Call) -> list[Value]:
     part = gcd(*sizes)
     if part < COMMON_WIDTH or extent // part > COMMON_PARTS:
         return call.builder.items(call.emit(torch.split, source, tuple(sizes), axis), count)
+    if source.origin is not None:
+        return _within_heads(call, source, axis, [size // part for size in sizes])
     parts = iter(call.builder.items(call.emit(torch.chunk, source, extent // part, axis), extent // part))
     groups = [[next(parts) for _ in range(size // part)] for size in sizes]
     return [group[0] if len(group) == 1 else call.emit(torch.cat, group, axis) for group in groups]
+
+
+def _within_heads(call: Call, source: Value, axis: int, counts: list[int]) -> list[Value]:
+    """Pieces of so many equal parts each, of an axis that a reshape has split off: the same parts in every head."""
+    apart = call.emit(torch.unflatten, source, axis, (sum(counts), -1))
+    pieces, start = [], 0
+    for count in counts:
+        index = [slice(None)] * axis + [slice(start or None, start + count if start + count < sum(counts) else None)]
+        pieces.append(call.emit(torch.flatten, sliced(call, apart, index), axis, axis + 1))
+        start += count
+    return pieces
 
 
 @operator("Slice")
