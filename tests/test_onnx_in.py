@@ -265,8 +265,27 @@ def test_slices_into_equal_parts_may_shrink(tmp_path: Path) -> None:
     path = saved(graph_of(nodes, weights, [1, 3, 4, 4]), tmp_path)
     module = module_from_onnx(path)
     assert torch.chunk in {node.target for node in module.graph.nodes}
-    result = cc.prune(module, example_inputs_from_onnx(path), keep=0.5)
+    inputs = example_inputs_from_onnx(path)
+    assert_close(outputs(module, inputs), runtime(path, inputs), 1e-5)
+    result = cc.prune(module, inputs, keep=0.5)
     assert result.model.get_submodule("Conv_0").out_channels == 4
+
+
+def test_a_product_and_the_bias_after_it_are_one_layer(tmp_path: Path) -> None:
+    weights = {"fc.weight": onnx_cases.f(4, 6), "fc.bias": onnx_cases.f(6), "other": onnx_cases.f(6, 3)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "fc.weight"], ["p"]),
+        helper.make_node("Add", ["fc.bias", "p"], ["h"]),
+        helper.make_node("MatMul", ["h", "other"], ["q"]),
+        helper.make_node("Add", ["q", "q"], ["y"]),
+    ]
+    path = saved(graph_of(nodes, weights, [2, 5, 4]), tmp_path)
+    module, inputs = module_from_onnx(path), example_inputs_from_onnx(path)
+    assert module.fc.bias.shape == (6,)
+    assert [node.op for node in module.graph.nodes] == [
+        "placeholder", "call_module", "call_module", "call_function", "output",
+    ]  # fmt: skip
+    assert_close(outputs(module, inputs), runtime(path, inputs), 1e-5)
 
 
 def test_query_key_and_value_of_other_widths_lose_channels_within_their_heads(tmp_path: Path) -> None:
