@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from channelcut.adapters.onnx_in.api import example_inputs_from_onnx, from_onnx
     from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, TraceError, UserError
     from channelcut.core.groups import Group, Groups, Pin, Slot
     from channelcut.core.plan import Plan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "channelcut.adapters.onnx_in.api": ("example_inputs_from_onnx", "from_onnx"),
     "channelcut.core.errors": ("BudgetError", "ChannelcutError", "ProofError", "TraceError", "UserError"),
     "channelcut.core.groups": ("Group", "Groups", "Pin", "Slot"),
     "channelcut.core.plan": ("Plan",),
@@ -34,7 +36,8 @@ _HOME = {
 
 __all__ = [
     "BudgetError", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "Preprocessing", "Proof", "ProofError",
-    "Pruned", "Slot", "TraceError", "UserError", "analyze", "load", "prune", "save",
+    "Pruned", "Slot", "TraceError", "UserError", "analyze", "example_inputs_from_onnx", "from_onnx", "load", "prune",
+    "save",
 ]  # fmt: skip
 
 

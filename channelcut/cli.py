@@ -14,7 +14,7 @@ from channelcut.core.errors import ChannelcutError, UserError
 
 MODEL_HELP = (
     "ultralytics:NAME.pt|.yaml, torchvision:NAME, timm:NAME, file.py:factory, package.module:factory, "
-    "or a result folder"
+    "a .onnx file, or a result folder"
 )
 
 

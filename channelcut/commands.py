@@ -210,8 +210,9 @@ def _source(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
     from channelcut.adapters import open_source
 
     torch.set_num_threads(max(1, flags.threads))
-    source = open_source(flags.model, flags.weights, trust=flags.trust)
-    shape = parse_shape(flags.input) if flags.input else source.input_shape
+    given = parse_shape(flags.input) if flags.input else None
+    source = open_source(flags.model, flags.weights, trust=flags.trust, input_shape=given)
+    shape = given or source.input_shape
     if shape is None:
         raise UserError(f"The input shape of {flags.model} is not known. Give it, batch first: --input 1x3x640x640.")
     return source, shape

@@ -1,7 +1,7 @@
 """`open_source`: a model named on the command line becomes a function that builds it.
 
 ultralytics:yolo26n.pt      ultralytics:yolo26n.yaml      torchvision:resnet50      timm:resnet18
-path/to/file.py:factory     package.module:factory        path/to/result/folder
+path/to/file.py:factory     package.module:factory        path/to/model.onnx            path/to/result/folder
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from channelcut.cut import load_plan, restore
 from channelcut.cut.storage import PLAN
 
 FORMS = (
-    "ultralytics:NAME.pt or .yaml, torchvision:NAME, timm:NAME, path/to/file.py:factory, package.module:factory, or a "
-    "result "
-    "folder of channelcut"
+    "ultralytics:NAME.pt or .yaml, torchvision:NAME, timm:NAME, path/to/file.py:factory, package.module:factory, a "
+    "file that ends in .onnx, or a result folder of channelcut"
 )
 
 
@@ -44,13 +43,16 @@ class Source:
             return self.make()
 
 
-def open_source(name: str, weights: Path | None = None, *, trust: bool = False) -> Source:
+def open_source(
+    name: str, weights: Path | None = None, *, trust: bool = False, input_shape: tuple[int, ...] | None = None
+) -> Source:
     """Understand a model's name.
 
     Args:
         name: one of the forms above.
         weights: a state dict (.pt, .pth, .safetensors) to load into what the factory makes.
         trust: allow weights that are pickles with code in them.
+        input_shape: of the one input, where an .onnx file leaves axes open; other models do not need it.
 
     Raises:
         UserError: the name has no known form, or what it names is not there.
@@ -61,6 +63,8 @@ def open_source(name: str, weights: Path | None = None, *, trust: bool = False) 
         raise UserError(
             f"{name} is a folder without {PLAN}. Expected a result of `channelcut compress`, or one of: {FORMS}."
         )
+    if name.endswith(".onnx"):
+        return _weighted(_onnx_file(Path(name), input_shape), weights, trust)
     origin, _, rest = name.rpartition(":")
     if not origin or not rest:
         raise UserError(f"{name!r} names no model. Expected one of: {FORMS}.")
@@ -89,13 +93,24 @@ def _result_folder(folder: Path, trust: bool) -> Source:
             f"{folder} does not record which model it was cut from. Load it in Python: channelcut.load(build, "
             f"{str(folder)!r})."
         )
-    original = open_source(str(options["model"]), trust=trust)
-    shape = (
-        tuple(int(s) for s in str(options.get("input", "")).split("x"))
-        if options.get("input")
-        else original.input_shape
-    )
-    return Source(str(folder), lambda: restore(original.build, folder), shape)
+    recorded = tuple(int(s) for s in str(options["input"]).split("x")) if options.get("input") else None
+    original = open_source(str(options["model"]), trust=trust, input_shape=recorded)
+    return Source(str(folder), lambda: restore(original.build, folder), recorded or original.input_shape)
+
+
+def _onnx_file(path: Path, shape: tuple[int, ...] | None) -> Source:
+    """A network that is an ONNX file; the file says the shape of its input, except for axes that it leaves open."""
+    from channelcut.adapters.onnx_in import module_from_onnx
+    from channelcut.adapters.onnx_in.reader import read
+
+    inputs = read(path, shape).inputs
+    if len(inputs) != 1:
+        raise UserError(
+            f"{path} has {len(inputs)} inputs ({', '.join(spec.name for spec in inputs)}); the command line runs "
+            "networks with one. In Python: channelcut.prune(channelcut.from_onnx(path), "
+            "channelcut.example_inputs_from_onnx(path), macs=0.5)."
+        )
+    return Source(str(path), lambda: module_from_onnx(path, shape), inputs[0].shape)
 
 
 def _ultralytics(name: str, trust: bool) -> nn.Module:

@@ -16,6 +16,7 @@ from channelcut.core.errors import UserError
 def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
     """One name for each input tensor: the parameter's name in `forward`, with the path inside it where it is nested.
 
+    A model that came from an ONNX file keeps that file's names (`meta["input_names"]`).
     Raises `UserError` for an input that is not made of tensors.
     """
     parameters = [
@@ -34,14 +35,15 @@ def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
                     "wrapper's forward, or through their defaults."
                 )
             names.append(".".join([base, *map(_piece, path)]))
-    return _unique([_safe(n) for n in names], taken=())
+    return _unique([_safe(n) for n in _declared(model, "input_names", len(names)) or names], taken=())
 
 
-def output_names(outputs: Any, taken: Sequence[str] = ()) -> list[str]:
+def output_names(outputs: Any, taken: Sequence[str] = (), model: nn.Module | None = None) -> list[str]:
     """One name for each tensor of a forward's result, in flattening order.
 
     A path that begins with a dictionary key or field is that path (`one2one.boxes`); one that begins with a position
     is `output_<position>`, followed by the rest (`output_1.feats.0`); a lone tensor is `output_0`.
+    A `model` that came from an ONNX file keeps that file's names (`meta["output_names"]`).
     """
     names = []
     for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
@@ -50,7 +52,15 @@ def output_names(outputs: Any, taken: Sequence[str] = ()) -> list[str]:
         pieces = [_piece(p) for p in path] or ["0"]
         head = f"output_{pieces[0]}" if pieces[0].isdigit() else pieces[0]
         names.append(_safe(".".join([head, *pieces[1:]])))
-    return _unique(names, taken)
+    declared = [] if model is None else _declared(model, "output_names", len(names))
+    return _unique([_safe(name) for name in declared] or names, taken)
+
+
+def _declared(model: nn.Module, key: str, count: int) -> list[str]:
+    """Names that a graph module carries in its `meta`, if there are as many as tensors."""
+    meta = getattr(model, "meta", None)
+    names = list(meta.get(key, ())) if isinstance(meta, dict) else []
+    return names if len(names) == count else []
 
 
 def _piece(entry: Any) -> str:

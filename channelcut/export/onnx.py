@@ -110,7 +110,7 @@ def onnx_from_module(
     module = _TensorsOnly(private_copy(model).float()).eval()
     inputs = tuple(_float32(example_inputs))
     with torch.no_grad(), _quiet():
-        names_out = output_names(_forward(module.model, inputs), taken=names_in)
+        names_out = output_names(_forward(module.model, inputs), taken=names_in, model=model)
         if not names_out:
             raise UserError("The model's forward returns no tensor, so there is nothing to export.")
         exported = _export(module, inputs, names_in, names_out, options)
