@@ -17,9 +17,7 @@ import channelcut as cc
 from channelcut.cut.planning import named_tensors
 
 TOLERANCE = 1e-9
-# Zeros count in these, so the masked original is another function than the cut model; the proof itself computes them
-# over the kept channels.
-MIXING_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+# Zeros count in these means over channels, so the masked original is another function than the cut model.
 MIXING_BLOCKS = {("over channels", "mean"), ("over channels", "cbam"), ("over space", "whole mean"), ("over space", "grn"),
                  ("attention", "channels")}  # fmt: skip
 
@@ -66,21 +64,19 @@ def check(description: Network, options: dict[str, Any]) -> Outcome:
         return Outcome("wrong", "returned without a proof")
     if any(not torch.equal(tensor, before[name]) for name, tensor in named_tensors(model).items()):
         return Outcome("wrong", "the original was changed")
-    error = difference(model, result, example(description, seed=1), masks=not mixes(description, model))
+    error = difference(model, result, example(description, seed=1), masks=not mixes(description))
     if error is not None and not error <= TOLERANCE:
         return Outcome("wrong", "proven, but the masked original gives other outputs", f"differs by {error:.3g}", True)
     return Outcome("proven", checked=error is not None)
 
 
-def mixes(description: Network, model: nn.Module) -> bool:
-    """Whether zeroed channels count somewhere."""
-    if any(isinstance(module, MIXING_NORMS) for module in model.modules()):
-        return True
+def mixes(description: Network) -> bool:
+    """Whether zeroed channels count somewhere beside norms."""
     return any((block.kind, block.options.get("how")) in MIXING_BLOCKS for block in description.blocks)
 
 
 @torch.no_grad()
-def difference(model: nn.Module, result: Any, inputs: tuple[Tensor, ...], *, masks: bool) -> float | None:
+def difference(model: nn.Module, result: Any, inputs: tuple[Tensor, ...], *, masks: bool = True) -> float | None:
     """How far outputs are apart, relative to the largest: the cut model's, and those of the original with what the plan
     drops zeroed. Uses nothing of the package but `plan.kept`; None where zeros count (`masks=False`).
     """
@@ -92,6 +88,10 @@ def difference(model: nn.Module, result: Any, inputs: tuple[Tensor, ...], *, mas
             dropped = sorted(set(range(tensor.shape[axis])) - set(positions))
             if not name.endswith("running_var"):
                 tensor.data.index_fill_(axis, torch.tensor(dropped), 0.0)
+    for path, module in masked.named_modules():
+        kept = result.plan.kept.get(f"{path}.weight", {}).get(0)
+        if kept is not None and isinstance(module, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)):
+            module.register_forward_hook(over_kept(torch.tensor(kept)))
     expected, found = leaves(masked(*inputs)), leaves(copy.deepcopy(result.model).double()(*inputs))
     if [e.shape for e in expected] != [f.shape for f in found]:
         return float("inf")
@@ -101,6 +101,28 @@ def difference(model: nn.Module, result: Any, inputs: tuple[Tensor, ...], *, mas
         float((e.double() - f.double()).abs().max()) / max(1.0, float(e.double().abs().max()))
         for e, f in zip(expected, found, strict=True)
     )
+
+
+def over_kept(kept: Tensor) -> Any:
+    """A hook that gives a norm's output anew, with statistics of the kept channels alone: zeros would count there."""
+
+    def hook(module: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
+        x = args[0] if isinstance(module, nn.GroupNorm) else args[0].movedim(-1, 1)
+        groups = module.num_groups if isinstance(module, nn.GroupNorm) else 1
+        own = tuple(range(1, x.dim())) if isinstance(module, nn.GroupNorm) else (1,)
+        result = torch.zeros_like(x)
+        for members in torch.arange(x.shape[1]).view(groups, -1):
+            left = members[torch.isin(members, kept)]
+            part = x[:, left]
+            centre = 0.0 if isinstance(module, nn.RMSNorm) else part.mean(own, keepdim=True)
+            eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
+            scaled = (part - centre) / ((part - centre).square().mean(own, keepdim=True) + eps).sqrt()
+            column = [1, -1] + [1] * (x.dim() - 2)
+            shift = 0.0 if isinstance(module, nn.RMSNorm) else module.bias[left].view(column)
+            result[:, left] = scaled * module.weight[left].view(column) + shift
+        return result if isinstance(module, nn.GroupNorm) else result.movedim(1, -1)
+
+    return hook
 
 
 def leaves(outputs: object) -> list[Tensor]:

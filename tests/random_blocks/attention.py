@@ -40,7 +40,7 @@ class Attention(Tokens):
     def split(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         if self.views == "hard":
-            return x.view(n, self.heads, c // self.heads if c != self.heads * self.d else self.d, h * w)
+            return x.reshape(n, self.heads, c // self.heads if c != self.heads * self.d else self.d, h * w)
         if self.views == "unflatten":
             return x.flatten(2).unflatten(1, (self.heads, -1))
         if self.views == "chunk":

@@ -50,7 +50,7 @@ class Flatten(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(x)
         if self.how == "view":
-            x = x.view(x.size(0), -1)
+            x = x.contiguous().view(x.size(0), -1)
         elif self.how == "hard":
             x = x.reshape(-1, self.features)
         elif self.how == "last":
@@ -84,10 +84,10 @@ class Boxes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
-        box = self.box(x).view(n, 4, self.bins, h * w)
+        box = self.box(x).reshape(n, 4, self.bins, h * w)
         if self.bins > 1:
             box = (box.softmax(2) * self.project.view(1, 1, -1, 1)).sum(2)
-        scores = self.scores(self.cls(x)).view(n, 2, -1)
+        scores = self.scores(self.cls(x)).reshape(n, 2, -1)
         return torch.cat([box.reshape(n, 4, -1), torch.sigmoid(scores)], 1)
 
 

@@ -36,7 +36,7 @@ class WholeNorm(nn.Module):
         if self.how == "dropout":
             return F.dropout2d(x, 0.1, training=False)
         if self.how == "softmax space":
-            return x.flatten(2).softmax(-1).view_as(x) * x
+            return x.flatten(2).softmax(-1).reshape(x.shape) * x
         if self.how == "log softmax space":
             return F.log_softmax(x, -1) * 0.2
         return self.norm(x)

@@ -79,8 +79,8 @@ class Shuffle(nn.Module):
         if self.how == "hard":
             return x.reshape(n, self.groups, self.width // self.groups, h, w).transpose(1, 2).reshape(n, self.width, h, w)
         if self.how == "transposed":
-            return x.view(n, c // self.groups, self.groups, h, w).permute(0, 2, 1, 3, 4).flatten(1, 2)
-        return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+            return x.reshape(n, c // self.groups, self.groups, h, w).permute(0, 2, 1, 3, 4).flatten(1, 2)
+        return x.contiguous().view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
 @block(
@@ -178,7 +178,7 @@ class Repeat(nn.Module):
         elif self.how == "expand":
             x = x.unsqueeze(1).expand(n, 2, c, h, w).reshape(n, 2 * c, h, w)
         elif self.how == "windows":
-            x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, 2, 2)
+            x = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, 2, 2)
             x = x - x.mean((2, 3), keepdim=True)
             x = x.view(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
         else:
