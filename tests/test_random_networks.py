@@ -93,7 +93,9 @@ def test_the_check_sees_a_wrong_cut() -> None:
 
 
 def test_a_failure_is_made_smaller() -> None:
-    network = next(n for i in range(100) if sum(b.kind == "split" for b in (n := seeded(i)).blocks) and len(n.blocks) > 6)
+    network = next(
+        n for i in range(100) if sum(b.kind == "split" for b in (n := seeded(i)).blocks) and len(n.blocks) > 6
+    )
     smaller = shrink(network, lambda n: any(block.kind == "split" for block in n.blocks))
     assert [block.kind for block in smaller.blocks] == ["split"]
     assert smaller.container == "one"

@@ -6,7 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from random_blocks.base import ACTIVATIONS, LARGEST, NORMS, WIDTHS, Options, Shape, activation, block, divisor, multiple, norm
+from random_blocks.base import (
+    ACTIVATIONS,
+    LARGEST,
+    NORMS,
+    WIDTHS,
+    Options,
+    Shape,
+    activation,
+    block,
+    divisor,
+    multiple,
+    norm,
+)
 
 
 @block(

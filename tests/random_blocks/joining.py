@@ -22,7 +22,14 @@ class Fit(nn.Module):
         return x if self.size is None else F.interpolate(x, size=self.size)
 
 
-@block("residual", width=WIDTHS, norm=NORMS, order=("post", "pre"), scale=("none", "gamma", "scalar"), inplace=(False, True))
+@block(
+    "residual",
+    width=WIDTHS,
+    norm=NORMS,
+    order=("post", "pre"),
+    scale=("none", "gamma", "scalar"),
+    inplace=(False, True),
+)
 class Residual(nn.Module):
     def __init__(self, shape: Shape, o: Options) -> None:
         super().__init__()
@@ -72,7 +79,9 @@ class Concat(nn.Module):
     def __init__(self, shape: Shape, other: Shape, o: Options) -> None:
         super().__init__()
         self.how, self.fit = o.how, Fit(other, shape, width=False)
-        total = shape[0] + other[0] + {"twice": shape[0], "own": shape[0], "constant": 1, "coordinates": 2}.get(o.how, 0)
+        total = (
+            shape[0] + other[0] + {"twice": shape[0], "own": shape[0], "constant": 1, "coordinates": 2}.get(o.how, 0)
+        )
         self.tail = nn.Conv2d(total, o.width, 1) if total > 20 else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -77,14 +77,18 @@ class Shuffle(nn.Module):
         if self.how == "module":
             return self.module(x)
         if self.how == "hard":
-            return x.reshape(n, self.groups, self.width // self.groups, h, w).transpose(1, 2).reshape(n, self.width, h, w)
+            return (
+                x.reshape(n, self.groups, self.width // self.groups, h, w).transpose(1, 2).reshape(n, self.width, h, w)
+            )
         if self.how == "transposed":
             return x.reshape(n, c // self.groups, self.groups, h, w).permute(0, 2, 1, 3, 4).flatten(1, 2)
         return x.contiguous().view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
 @block(
-    "shift", how=("slice", "stride", "tail", "one", "flip", "roll", "pad", "picks", "narrow", "flip space"), width=WIDTHS
+    "shift",
+    how=("slice", "stride", "tail", "one", "flip", "roll", "pad", "picks", "narrow", "flip space"),
+    width=WIDTHS,
 )
 class Shift(nn.Module):
     """Channels chosen or displaced by position, and a layer after them."""
