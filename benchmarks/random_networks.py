@@ -1,4 +1,4 @@
-"""Many random networks: each must end as a proven cut that an independent check confirms, or as a refusal with a reason.
+"""Many random networks: each ends as a proven cut that an independent check confirms, or as a refusal.
 
     python -m benchmarks.random_networks --count 2000      # writes benchmarks/results/random_networks.json
 

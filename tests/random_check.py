@@ -24,8 +24,13 @@ TOLERANCE = 1e-9
 SECONDS = 30
 PACKAGE = str(Path(cc.__file__).parent)
 # Zeros count in these means over channels, so the masked original is another function than the cut model.
-MIXING_BLOCKS = {("over channels", "mean"), ("over channels", "cbam"), ("over space", "whole mean"), ("over space", "grn"),
-                 ("attention", "channels")}  # fmt: skip
+MIXING_BLOCKS = {
+    ("over channels", "mean"),
+    ("over channels", "cbam"),
+    ("over space", "whole mean"),
+    ("over space", "grn"),
+    ("attention", "channels"),
+}
 
 
 @dataclass(frozen=True)

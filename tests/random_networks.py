@@ -132,11 +132,12 @@ def draw_network(choose: Choose, kinds: Sequence[str] = tuple(BLOCKS)) -> Networ
     blocks = [Block("conv", (0,), {"kernel": 3, **_options(BLOCKS["conv"], choose)})]
     if len(inputs) > 1:
         blocks.append(_draw(choose(("concat", "add")), choose, (0, 1)))
-    for _ in range(choose(tuple(range(2, 11)))):
-        blocks.append(_draw(choose(kinds), choose, None))
+    blocks.extend(_draw(choose(kinds), choose, None) for _ in range(choose(tuple(range(2, 11)))))
     heads = [Block(name := choose(tuple(HEADS)), (0,), _options(HEADS[name], choose))]
-    for _ in range(choose((0, 0, 1, 2))):
-        heads.append(Block(name := choose(tuple(HEADS)), (choose((0, 1, 2, 3)),), _options(HEADS[name], choose)))
+    heads.extend(
+        Block(name := choose(tuple(HEADS)), (choose((0, 1, 2, 3)),), _options(HEADS[name], choose))
+        for _ in range(choose((0, 0, 1, 2)))
+    )
     return Network(inputs, choose((1, 2)), tuple(blocks), tuple(heads), choose(CONTAINERS), choose(tuple(range(1000))))
 
 

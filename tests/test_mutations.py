@@ -1,13 +1,14 @@
 """Rules broken on purpose: the proof must see every one of them, so that a rule that is wrong by mistake is seen too.
 
-The probe is off for that: it would often pin what a broken rule gets wrong, and the proof would have nothing to catch. With
-the probe on, whatever is returned must still be right.
+The probe is off for that: it would often pin what a broken rule gets wrong, and the proof would have nothing to catch.
+With the probe on, whatever is returned must still be right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def rewrite(patch: Patch, ops: str, rule: Callable[[Any, Coupler, Call], Any]) -
     """Replace rules by `rule(original, coupler, call)`."""
     for op in ops.split():
         name = f"aten.{op}"
-        patch.setitem(RULES, name, lambda coupler, call, original=RULES.get(name): rule(original, coupler, call))
+        patch.setitem(RULES, name, partial(rule, RULES.get(name)))
 
 
 def with_argument(call: Call, name: str, value: Any) -> Call:
@@ -304,8 +305,8 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (repeat_interleaved, "repeat"),
     (norm_groups_not_equal, "normed"),
 ]
-# The reference normalises the kept channels as the cut model does, in groups of equal size whichever they came from, so it
-# makes the same mistake. The probe stands in for it: a width that the groups do not divide fails there.
+# The reference normalises the kept channels as the cut model does, in groups of equal size whichever they came from, so
+# it makes the same mistake. The probe stands in for it: a width that the groups do not divide fails there.
 UNSEEN = {norm_groups_not_equal}
 
 

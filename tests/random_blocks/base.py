@@ -1,7 +1,7 @@
 """How a block is written: a module that reads feature maps (N, C, H, W) and gives one, built for any shapes.
 
-Options are wishes (`groups=4`): what the shapes do not allow is brought down to what they do, so that a description stays
-valid when blocks are taken out of it.
+Options are wishes (`groups=4`): what the shapes do not allow is brought down to what they do, so that a description
+stays valid when blocks are taken out of it.
 """
 
 from __future__ import annotations

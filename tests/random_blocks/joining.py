@@ -74,7 +74,7 @@ class Add(nn.Module):
 
 @block("concat", 2, how=("plain", "reversed", "twice", "own", "constant", "coordinates"), width=WIDTHS)
 class Concat(nn.Module):
-    """Joined along the channels, with other maps, itself, a constant or coordinates; a layer follows unless it is small."""
+    """Joined along the channels, with other maps, itself, a constant or coordinates, and a layer where that is wide."""
 
     def __init__(self, shape: Shape, other: Shape, o: Options) -> None:
         super().__init__()
