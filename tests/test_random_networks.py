@@ -49,7 +49,12 @@ def test_every_random_network_is_proven_or_refused(description: Network, which: 
 def test_every_kind_is_drawn() -> None:
     """By hypothesis and by seed, over 200 networks."""
     drawn: list[Network] = []
-    collect = settings(CI, max_examples=200)(given(networks())(drawn.append))
+
+    @settings(CI, max_examples=200)
+    @given(networks())
+    def collect(description: Network) -> None:
+        drawn.append(description)
+
     collect()
     for found in (drawn, [seeded(i) for i in range(200)]):
         kinds = Counter(block.kind for network in found for block in network.blocks)

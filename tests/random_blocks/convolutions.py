@@ -194,7 +194,7 @@ class Shared(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         second = self.one if self.how == "twice" else self.two
         if self.how == "two maps":
-            return self.bn(self.one(x)) - self.bn(self.one(x.flip(-1)))
+            return self.bn(self.one(x)) - 0.5 * self.bn(self.one(x.flip(-1)))
         y = self.one(x)
         if self.between:
             y = F.relu(self.bn(y))
