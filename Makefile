@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test lint table scaling zoo clean
+.PHONY: demo test lint table scaling zoo random clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,10 @@ scaling: $(READY)
 zoo: $(READY)
 	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[zoo]'
 	$(BIN)/python -m benchmarks.zoo
+
+# Two thousand random networks: proven or refused, never wrong. About a quarter of an hour; goes on where it stopped.
+random: $(READY)
+	$(BIN)/python -m benchmarks.random_networks --count 2000
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

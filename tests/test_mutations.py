@@ -1,0 +1,351 @@
+"""Rules broken on purpose: the proof must see every one of them, so that a rule that is wrong by mistake is seen too.
+
+The probe is off for that: it would often pin what a broken rule gets wrong, and the proof would have nothing to catch.
+With the probe on, whatever is returned must still be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import NETWORKS, build, example
+from random_check import difference
+from torch import Tensor, nn
+
+import channelcut as cc
+from channelcut import pipeline
+from channelcut.couple import couple
+from channelcut.couple.coupler import Coupler
+from channelcut.couple.registry import RULES, Call
+
+Patch = pytest.MonkeyPatch
+Mutation = Callable[[Patch], None]
+
+
+class Tiny(nn.Module):
+    """Two layers with something between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], wide: int = 8, left: int | None = None) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, wide, 3), nn.Conv2d(left or wide, 6, 1), nn.Conv2d(6, 2, 1)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.b(self.between(self.a(x)))))
+
+
+class Joined(nn.Module):
+    """Unequal widths, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(14, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.cat([self.a(x), self.b(x).tanh()], 1))
+
+
+class Normed(nn.Module):
+    """Groups of channels, normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 2, 1)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.norm(self.a(x))))
+
+
+class Embedded(nn.Module):
+    """A position embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.position = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Parameter(torch.randn(1, 8, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x) + self.position))
+
+
+TINY: dict[str, Callable[[], nn.Module]] = {
+    "softmax": lambda: Tiny(lambda x: x.softmax(1)),
+    "argmax": lambda: Tiny(lambda x: x + x.argmax(1, keepdim=True)),
+    "cummax": lambda: Tiny(lambda x: torch.cummax(x, 1).values),
+    "amax": lambda: Tiny(lambda x: x - x.amax(1, keepdim=True)),
+    "slice": lambda: Tiny(lambda x: x[:, 2:], left=6),
+    "repeat": lambda: Tiny(lambda x: x.repeat(1, 2, 1, 1), left=16),
+    "constant": lambda: Tiny(lambda x: x + torch.arange(8, dtype=x.dtype).view(1, 8, 1, 1)),
+    "joined": Joined,
+    "embedded": Embedded,
+    "normed": Normed,
+}
+
+
+def network(name: str) -> nn.Module:
+    if name in NETWORKS:
+        return build(name)
+    torch.manual_seed(1)
+    return TINY[name]().eval()
+
+
+def rewrite(patch: Patch, ops: str, rule: Callable[[Any, Coupler, Call], Any]) -> None:
+    """Replace rules by `rule(original, coupler, call)`."""
+    for op in ops.split():
+        name = f"aten.{op}"
+        patch.setitem(RULES, name, partial(rule, RULES.get(name)))
+
+
+def with_argument(call: Call, name: str, value: Any) -> Call:
+    return replace(call, arguments={**call.arguments, name: value})
+
+
+def shift_slots(patch: Patch, wanted: Callable[[str, str], bool]) -> None:
+    """Slots of (tensor, role) follow the channels one position off."""
+    original = Coupler.slot
+
+    def slot(self: Coupler, state: Any, axis: int, ids: Tensor | None, role: str) -> Tensor:
+        if not wanted(state.name, role):
+            return original(self, state, axis, ids, role)
+        if ids is None:
+            return original(self, state, axis, None, role).roll(1)
+        return original(self, state, axis, ids.roll(1), role)
+
+    patch.setattr(Coupler, "slot", slot)
+
+
+def forget_pins(patch: Patch, reason: str) -> None:
+    original = Coupler.pin
+
+    def pin(self: Coupler, ids: Tensor, why: str, remedy: str = "") -> None:
+        if why != reason:
+            original(self, ids, why, remedy)
+
+    patch.setattr(Coupler, "pin", pin)
+
+
+def unbound(original: Any, coupler: Coupler, call: Call) -> Any:
+    """A rule that binds nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Coupler, "bind", lambda self, a, b, reason="": a.expand(torch.broadcast_shapes(a.shape, b.shape)))
+        return original(coupler, call)
+
+
+def concat_order_swapped(patch: Patch) -> None:
+    rewrite(patch, "cat", lambda o, coupler, call: o(coupler, with_argument(call, "tensors", call["tensors"][::-1])))
+
+
+def chunk_pieces_swapped(patch: Patch) -> None:
+    rewrite(patch, "chunk split split_with_sizes", lambda o, coupler, call: o(coupler, call)[::-1])
+
+
+def sum_not_bound(patch: Patch) -> None:
+    rewrite(patch, "add add_", unbound)
+
+
+def product_not_bound(patch: Patch) -> None:
+    rewrite(patch, "mul", unbound)
+
+
+def contraction_not_bound(patch: Patch) -> None:
+    rewrite(patch, "matmul bmm", unbound)
+
+
+def depthwise_shifted(patch: Patch) -> None:
+    def rule(original: Any, coupler: Coupler, call: Call) -> Any:
+        ids = original(coupler, call)
+        return ids.roll(1, 1) if call["groups"] > 1 else ids
+
+    rewrite(patch, "conv2d convolution", rule)
+
+
+def grouped_reads_the_next_group(patch: Patch) -> None:
+    def rule(original: Any, coupler: Coupler, call: Call) -> Any:
+        ids = call.ids("input")
+        return original(coupler, with_argument(call, "input", ids.roll(ids.shape[1] // call["groups"], 1)))
+
+    rewrite(patch, "conv2d convolution", lambda o, k, c: rule(o, k, c) if c["groups"] > 1 else o(k, c))
+
+
+def flatten_repeats_as_a_whole(patch: Patch) -> None:
+    def rule(original: Any, coupler: Coupler, call: Call) -> Any:
+        ids = call.ids("self")
+        if ids.dim() == 4 and len(call.shape) == 2:
+            return ids[0, :, 0, 0].repeat(ids.shape[2] * ids.shape[3]).expand(call.shape)
+        return original(coupler, call)
+
+    rewrite(patch, "flatten view reshape _unsafe_view", rule)
+
+
+def pixel_shuffle_transposed(patch: Patch) -> None:
+    def rule(original: Any, coupler: Coupler, call: Call) -> Any:
+        square = call["upscale_factor"] ** 2
+        ids = call.ids("self").unflatten(1, (square, -1)).transpose(1, 2).flatten(1, 2)
+        return original(coupler, with_argument(call, "self", ids))
+
+    rewrite(patch, "pixel_shuffle", rule)
+
+
+def running_mean_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: name.endswith("running_mean"))
+
+
+def running_variance_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: name.endswith("running_var"))
+
+
+def bias_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: role == "bias")
+
+
+def inputs_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: role == "in")
+
+
+def slope_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: name == "slope.weight")
+
+
+def gamma_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: name == "gamma")
+
+
+def position_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: name == "position")
+
+
+def layer_norm_shifted(patch: Patch) -> None:
+    shift_slots(patch, lambda name, role: name.startswith("ln."))
+
+
+def second_use_not_bound(patch: Patch) -> None:
+    original = Coupler.slot
+
+    def slot(self: Coupler, state: Any, axis: int, ids: Tensor | None, role: str) -> Tensor:
+        known = (state.name, state.axis(axis)) in self.slots
+        return original(self, state, axis, None if known else ids, role)
+
+    patch.setattr(Coupler, "slot", slot)
+
+
+def softmax_passed(patch: Patch) -> None:
+    rewrite(patch, "softmax _softmax", lambda o, coupler, call: call.ids("self"))
+
+
+def argmax_not_pinned(patch: Patch) -> None:
+    forget_pins(patch, "every channel decides about the others")
+
+
+def maximum_over_channels_not_pinned(patch: Patch) -> None:
+    rewrite(patch, "amax", lambda o, coupler, call: call.fixed())
+
+
+def unknown_op_passed(patch: Patch) -> None:
+    rewrite(patch, "cummax", lambda o, coupler, call: (call.ids("self"), call.ids("self")))
+
+
+def output_not_pinned(patch: Patch) -> None:
+    forget_pins(patch, "network output")
+
+
+def slice_not_pinned(patch: Patch) -> None:
+    forget_pins(patch, "positions along the channels are hard-coded")
+
+
+def fixed_partner_not_pinned(patch: Patch) -> None:
+    forget_pins(patch, "combined with a fixed tensor")
+
+
+def transpose_not_permuted(patch: Patch) -> None:
+    rewrite(patch, "transpose permute", lambda o, coupler, call: call.ids("self").reshape(call.shape))
+
+
+def repeat_interleaved(patch: Patch) -> None:
+    rewrite(patch, "repeat", lambda o, coupler, call: call.ids("self").repeat_interleave(call["repeats"][1], 1))
+
+
+def norm_groups_not_equal(patch: Patch) -> None:
+    rewrite(patch, "group_norm native_group_norm", unbound)
+
+
+MUTATIONS: list[tuple[Mutation, str]] = [
+    (concat_order_swapped, "joined"),
+    (concat_order_swapped, "C2f"),
+    (chunk_pieces_swapped, "C2f"),
+    (sum_not_bound, "Residual"),
+    (product_not_bound, "Squeeze"),
+    (contraction_not_bound, "Attention"),
+    (depthwise_shifted, "Depthwise"),
+    (grouped_reads_the_next_group, "Grouped"),
+    (flatten_repeats_as_a_whole, "Flattened"),
+    (pixel_shuffle_transposed, "Transposed"),
+    (running_mean_shifted, "Chain"),
+    (running_variance_shifted, "Chain"),
+    (bias_shifted, "Attention"),
+    (inputs_shifted, "Chain"),
+    (slope_shifted, "Norms"),
+    (gamma_shifted, "Shared"),
+    (position_shifted, "embedded"),
+    (layer_norm_shifted, "Norms"),
+    (second_use_not_bound, "Shared"),
+    (softmax_passed, "softmax"),
+    (argmax_not_pinned, "argmax"),
+    (maximum_over_channels_not_pinned, "amax"),
+    (unknown_op_passed, "cummax"),
+    (output_not_pinned, "Chain"),
+    (slice_not_pinned, "slice"),
+    (fixed_partner_not_pinned, "constant"),
+    (transpose_not_permuted, "Shuffle"),
+    (repeat_interleaved, "repeat"),
+    (norm_groups_not_equal, "normed"),
+]
+# The reference normalises the kept channels as the cut model does, in groups of equal size whichever they came from, so
+# it makes the same mistake. The probe stands in for it: a width that the groups do not divide fails there.
+UNSEEN = {norm_groups_not_equal}
+
+
+def without_probe(patch: Patch) -> None:
+    patch.setattr(pipeline, "couple_probed", lambda model, graphs, *rest, **more: couple(graphs))
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+@pytest.mark.parametrize("name", sorted({name for _, name in MUTATIONS}))
+def test_unbroken_rules_are_proven(name: str, front_end: str, monkeypatch: Patch) -> None:
+    """So that the refusals below are of the mutation."""
+    without_probe(monkeypatch)
+    result = cc.prune(network(name), example(), keep=0.5, front_end=front_end)
+    assert result.proof.passed
+    assert result.plan.after.params < result.plan.before.params
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+@pytest.mark.parametrize(("mutation", "name"), MUTATIONS, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_a_broken_rule_is_caught(
+    mutation: Mutation, name: str, front_end: str, monkeypatch: Patch, request: pytest.FixtureRequest
+) -> None:
+    if mutation in UNSEEN:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the reference shares the mistake"))
+    without_probe(monkeypatch)
+    mutation(monkeypatch)
+    with pytest.raises(cc.ProofError):
+        cc.prune(network(name), example(), keep=0.5, front_end=front_end)
+
+
+@pytest.mark.parametrize(("mutation", "name"), MUTATIONS, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_with_the_probe_nothing_wrong_is_returned(mutation: Mutation, name: str, monkeypatch: Patch) -> None:
+    """The probe may pin what the rule got wrong; then the cut is smaller, and right."""
+    mutation(monkeypatch)
+    model = network(name)
+    try:
+        result = cc.prune(model, example(), keep=0.5)
+    except (cc.ProofError, cc.UserError) as error:
+        assert str(error)
+        return
+    error = difference(model, result, (example(seed=3),), masks=name != "Norms")
+    assert error is None if name == "Norms" else error is not None and error < 1e-9
