@@ -107,7 +107,8 @@ class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
     `values` maps a node of a graph to the channel of each element of its output (stride-0 along constant axes).
-    `followers` are the numbers in modules that have to be refreshed after a cut.
+    `followers` are the numbers in modules that have to be refreshed after a cut, `free_outputs` patterns of the outputs
+    that may lose channels.
     """
 
     groups: tuple[Group, ...]
@@ -119,6 +120,7 @@ class Groups:
     values: Mapping[int, Any]
     shapes: Mapping[str, tuple[int, ...]]
     followers: tuple[Follower, ...] = ()
+    free_outputs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A table of the groups and a list of the pins by reason."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ def couple(
             )
         if tensor in pins:
             _pin_slot(coupler, slot.ids, Site("parameter", tensor.rpartition(".")[0]), pins[tensor])
-    return solve(coupler, runs, run_rules)
+    return replace(solve(coupler, runs, run_rules), free_outputs=options.free_outputs)
 
 
 def _pin_slot(coupler: Coupler, ids: torch.Tensor, site: Site, reason: str) -> None:

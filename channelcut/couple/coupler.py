@@ -123,6 +123,11 @@ class Coupler:
             self.bind(known_ids, ids, "a parameter shared with a fixed tensor")
         return known_ids
 
+    def role(self, state: State) -> str:
+        """The role of a weight's first axis, where it is known."""
+        known = self.slots.get((state.name, 0))
+        return known.role if known is not None else ""
+
     def fix(self, state: State) -> None:
         """A parameter or buffer is used in a way that no removal may change: its slots, found by any rule, are
         pinned.

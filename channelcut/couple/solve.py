@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from channelcut.core.errors import ProofError
 from channelcut.core.graph import Site
 from channelcut.core.groups import Follower, Group, Groups, Pin, Slot, Work
 from channelcut.couple.coupler import Coupler, RawPin
@@ -120,7 +121,10 @@ def _tighten(coupler: Coupler, found: Partition, problem: Mismatch) -> None:
     if not changed:
         site = problem.node.site if problem.node is not None else Site()
         if not _pin(coupler, found, channels, ORDER, site):
-            raise AssertionError(f"the replay fails at {site} over channels that are pinned")
+            raise ProofError(
+                f"The coupling contradicts itself at {site}: what a cut would leave does not fit there, and nothing is "
+                "left to pin. A rule for an op on the way is wrong; please report this with the model."
+            )
 
 
 def _touches(found: Partition, pieces: Sequence[torch.Tensor], lanes: set[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,13 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
 def apply(model: nn.Module, plan: Plan) -> None:
     """Cut `model` in place: tensors first, then the attributes that repeat their shapes."""
     for name, tensor in {n: t for n, t in named_tensors(model).items() if n in plan.kept}.items():
-        _replace(model, tensor, select(tensor.detach(), plan.kept[name]))
-    for path, values in plan.attributes.items():
+        replace_tensor(model, tensor, select(tensor.detach(), plan.kept[name]))
+    refresh(model, plan.attributes)
+
+
+def refresh(model: nn.Module, changed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set attributes of modules, by module path and (dotted) name."""
+    for path, values in changed.items():
         module = model.get_submodule(path)
         for attribute, value in values.items():
             try:
@@ -60,7 +66,7 @@ def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
     return tensor.contiguous()
 
 
-def _replace(model: nn.Module, old: Tensor, new: Tensor) -> None:
+def replace_tensor(model: nn.Module, old: Tensor, new: Tensor) -> None:
     """Put `new` wherever `old` is registered, so that shared tensors stay shared."""
     parameter = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
     for module in model.modules():

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph, refs
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
-from channelcut.trace.modes import private_copy
+from channelcut.trace.modes import doubled, private_copy
 from channelcut.trace.source import innermost_line
 
 
@@ -76,17 +75,15 @@ def trace_modes(
     forward that needs targets in training mode cannot be traced there; the first graph is then the only one.
     """
     first = trace(model, args, kwargs, front_end=front_end)
-    try:
-        doubled = _doubled((args, dict(kwargs or {})))  # batch norm needs more than one value a channel
-        second = FRONT_ENDS["dispatch"][0][1](_copy(model, True), *doubled, training=True)
-    except Exception:  # noqa: BLE001  whatever the forward raises without targets
-        return [first]
-    ops = first.front_end == second.front_end  # front ends name ops differently
-    return [first, second] if _reads(second, ops) - _reads(first, ops) else [first]
-
-
-def _doubled(inputs: Any) -> Any:
-    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() > 1 else t, inputs)
+    once = (args, dict(kwargs or {}))
+    for inputs in (doubled(once), once):  # batch norm needs more than one value a channel; some fix their batch
+        try:
+            second = record(_copy(model, True), *inputs, training=True)
+        except Exception:  # noqa: BLE001  whatever the forward raises without targets
+            continue
+        ops = first.front_end == second.front_end  # front ends name ops differently
+        return [first, second] if _reads(second, ops) - _reads(first, ops) else [first]
+    return [first]
 
 
 def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:

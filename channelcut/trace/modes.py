@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import UserError
 
@@ -34,6 +35,11 @@ def private_copy(model: nn.Module, shared: Iterable[torch.Tensor] = ()) -> nn.Mo
             f"The model cannot be copied ({type(error).__name__}: {text}). channelcut works on a copy so that yours "
             "stays as it is: remove handles, open files or non-leaf tensors from the module's attributes."
         ) from error
+
+
+def doubled(inputs: Any) -> Any:
+    """The inputs twice along the batch."""
+    return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() > 1 else t, inputs)
 
 
 @contextmanager

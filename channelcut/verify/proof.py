@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
-from channelcut.core.graph import Graph, Node, refs, specs
+from channelcut.core.graph import Graph, Node, refs
 from channelcut.core.groups import Groups
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
 from channelcut.couple.ids import varying_axes
-from channelcut.couple.replay import kept_shape
+from channelcut.cut.align import align
 from channelcut.cut.apply import select
 from channelcut.cut.planning import kept_positions, named_tensors
+from channelcut.cut.structure import structure_difference
 from channelcut.trace import trace
 from channelcut.verify.execute import Execution, to_double
-from channelcut.verify.reference import MIXING, consumers, kept_mask, masked_state, mix_kept, producers
+from channelcut.verify.reference import MIXING, UnequalGroups, consumers, kept_mask, masked_state, mix_kept, producers
 from channelcut.verify.training import training_step
 
 TOLERANCE = 1e-9
@@ -60,7 +62,8 @@ def verify(
     graph: Graph | None = None
     try:
         graph = trace(cut_model, args, kwargs, front_end=groups.graph.front_end)
-        failures += structure_failures(groups, kept, graph)
+        if (difference := structure_difference(groups, kept, graph)) is not None:
+            failures.append(str(difference))
     except UserError as error:
         failures.append(
             f"the cut model's forward fails, because it reads a width that the plan does not follow ({error})"
@@ -140,27 +143,6 @@ def tensor_failures(model: nn.Module, cut_model: nn.Module, plan: Plan) -> list[
     return wrong
 
 
-def structure_failures(groups: Groups, kept: NDArray[np.bool_], graph: Graph) -> list[str]:
-    """Where the retraced cut model runs another op, or a value has another size, than predicted."""
-    before, after = groups.graph.nodes, graph.nodes
-    for old, new in zip(before, after, strict=False):
-        if (old.kind, old.name) != (new.kind, new.name):
-            return [f"the cut model runs {new.name} where the original runs {old.name} ({old.site})"]
-        if old.kind == "call" and len(specs(old.value)) == 1:
-            expected = _kept_shape(groups, kept, old)
-            actual = specs(new.value)[0].shape
-            if expected is not None and expected != actual:
-                return [f"{old.site} gives {actual} where the plan predicts {expected}"]
-    if len(before) != len(after):
-        return [f"the cut model runs {len(after)} steps, the original {len(before)}"]
-    return []
-
-
-def _kept_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
-    ids = groups.values[node.index]
-    return kept_shape(ids, torch.from_numpy(kept)) if isinstance(ids, Tensor) else None
-
-
 def uninformative(model: nn.Module, plan: Plan) -> bool:
     """Whether a cut vector holds one value for all channels, so that keeping the wrong ones would go unseen."""
     vectors = [t for name, t in named_tensors(model).items() if name in plan.kept and t.dim() == 1 and len(t) > 1]
@@ -200,12 +182,15 @@ class Lockstep:
         reference = Execution(self.groups.graph, masked, self.inputs)
         candidate = Execution(self.graph, actual, self.inputs)
         checks: list[Check] = []
-        for node, twin in zip(self.groups.graph.nodes, self.graph.nodes, strict=True):
+        for node, twin in align(self.groups.graph, self.graph):
+            if node is None or twin is None:  # a copy on one side alone
+                alone, side = (twin, candidate) if node is None else (node, reference)
+                assert alone is not None
+                side.finish(alone, side.compute(alone, *side.arguments(alone)))
+                continue
             if node.kind == "output":
                 outputs = [reference.env[ref.index] for ref in refs(node.args)]
-                for position, (ref, other) in enumerate(zip(refs(node.args), refs(twin.args), strict=True)):
-                    error = self._on_kept(ref.index, reference.env[ref.index], candidate.env[other.index])
-                    checks.append(Check(f"output {position} ({self.groups.graph.nodes[ref.index].site})", error))
+                checks += self._outputs(node, twin, reference, candidate)
                 return checks, max((_moved(a, b) for a, b in zip(uncut, outputs, strict=True)), default=0.0)
             if node.kind != "call":
                 reference.finish(node, reference.source(node))
@@ -220,10 +205,25 @@ class Lockstep:
             self._step(node, twin, reference, candidate, checks)
         return checks, 0.0
 
+    def _outputs(self, node: Node, twin: Node, reference: Execution, candidate: Execution) -> list[Check]:
+        """Every output as a whole; of those that may lose channels, the kept ones."""
+        names = self.groups.graph.outputs or ("",) * len(refs(node.args))
+        checks = []
+        for name, ref, other in zip(names, refs(node.args), refs(twin.args), strict=True):
+            mine, theirs = reference.env[ref.index], candidate.env[other.index]
+            free = any(fnmatch(name, pattern) for pattern in self.groups.free_outputs)
+            error = self._on_kept(ref.index, mine, theirs) if free else _relative(mine, theirs)
+            checks.append(Check(f"output {name} ({self.groups.graph.nodes[ref.index].site})", error))
+        return checks
+
     def _step(self, node: Node, twin: Node, reference: Execution, candidate: Execution, checks: list[Check]) -> None:
         args, kwargs = reference.arguments(node)
         mask = self._mixed(node)
-        value = reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
+        try:
+            value = reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
+        except UnequalGroups:
+            checks.append(Check(f"the equal groups of {node.site}", float("inf")))
+            value = reference.compute(node, args, kwargs)
         other = candidate.compute(twin, *candidate.arguments(twin))
         if node.name in ("aten.topk", "aten.sort") and value[0].shape == other[0].shape:
             # Equal scores may come in either order; the values must agree, the order is then the reference's.

@@ -51,6 +51,20 @@ def _directions(groups: Groups) -> set[str]:
     return {nodes[ref.index].name for ref in firsts if nodes[ref.index].kind == "state"}
 
 
+class UnequalGroups(Exception):
+    """The groups of a group norm keep different numbers of channels, so that the cut one has other groups."""
+
+
+def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> bool:
+    schema = node.target._schema  # type: ignore[union-attr]
+    names = [argument.name for argument in schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    groups = int(given.get("num_groups") or given["group"])
+    line = mask.movedim(1, 0).reshape(mask.shape[1], -1)[:, 0]
+    counts = line.view(groups, -1).sum(1)
+    return bool((counts == counts[0]).all())
+
+
 def kept_mask(ids: Tensor, kept: NDArray[np.bool_]) -> Tensor:
     """Which elements of a value are kept, from the channel of each; stride-0 axes stay stride-0."""
     small = ids
@@ -64,6 +78,8 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     """Compute a mixing op over the kept channels of its input; removed ones come out as zero."""
     axis = MIXING[node.name]
     assert node.target is not None
+    if "group_norm" in node.name and not _equal_groups(node, args, kwargs, mask):
+        raise UnequalGroups
     if axis is None:
         axis = next(a for a in range(mask.dim()) if not bool((mask == mask.narrow(a, 0, 1)).all()))
     axis %= mask.dim()

@@ -9,40 +9,36 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from channelcut.trace.modes import private_copy
+from channelcut.trace.modes import doubled, private_copy
+
+NO_TARGETS = " in evaluation mode (the original does not run in training mode without targets)"
 
 
 def training_step(
     cut_model: nn.Module, original: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> str:
-    """Run one forward and backward of a copy of `cut_model` in training mode.
+    """Run one forward and backward of a copy of `cut_model`, in training mode where the original can.
 
-    Returns `passed`, `failed: reason`, or, where the original needs targets to run in training mode, what was done
-    instead.
+    Batch norm needs more than one value a channel in training mode, so the batch is doubled first; a forward that fixes
+    its batch gets it as it is. Returns `passed`, what was done instead, or `failed: reason`.
     """
-    error = _step(cut_model, args, kwargs, training=True)
-    if error is None:
-        return "passed"
-    if _step(original, args, kwargs, training=True) is None:
-        return f"failed: {error}"
-    error = _step(cut_model, args, kwargs, training=False)
-    if error is None:
-        return "passed in evaluation mode (the original does not run in training mode without targets)"
-    if _step(original, args, kwargs, training=False) is not None:
-        return "not possible (the original has no gradients on these inputs either)"
-    return f"failed: {error}"
+    for training, note in ((True, ""), (False, NO_TARGETS)):
+        for inputs in (doubled((args, dict(kwargs or {}))), (args, dict(kwargs or {}))):
+            error = _step(cut_model, inputs, training=training)
+            if error is None:
+                return f"passed{note}"
+            if _step(original, inputs, training=training) is None:
+                return f"failed: {error}"
+    return "not possible (the original has no gradients on these inputs either)"
 
 
-def _step(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, *, training: bool) -> str | None:
+def _step(model: nn.Module, inputs: Any, *, training: bool) -> str | None:
     """The reason why a step fails, or None."""
     clone = private_copy(model).train(training).requires_grad_(True)
-    # Batch norm needs more than one value a channel in training mode, and a 1×1 map of one image has only one.
-    doubled = pytree.tree_map_only(
-        Tensor, lambda t: torch.cat([t, t]) if t.dim() > 1 else t, (args, dict(kwargs or {}))
-    )
+    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
     try:
         with torch.enable_grad():
-            outputs = clone(*doubled[0], **doubled[1])
+            outputs = clone(*args, **kwargs)
             leaves = [o for o in pytree.tree_leaves(outputs) if isinstance(o, Tensor) and o.requires_grad]
             if not leaves:
                 return "no output depends on a parameter"

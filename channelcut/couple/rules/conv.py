@@ -59,11 +59,12 @@ def _convolve(coupler: Coupler, call: Call, groups: int, *, transposed: bool) ->
 def _rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
     """Record the weight's slots and return the ids of the output channels."""
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
-    if groups == 1:
+    role = coupler.role(weight)  # a replay may be down to one group, which is a group all the same
+    if groups == 1 and role not in ("group", "depthwise"):
         coupler.slot(weight, in_axis, columns, "in")
         return coupler.slot(weight, out_axis, None, "out")
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
-    if groups == len(columns):
+    if role == "depthwise" or (groups == len(columns) and role != "group"):
         rows = columns.repeat_interleave(outputs // groups)
         coupler.slot(weight, 0, columns if transposed else rows, "depthwise")
         return rows

@@ -48,7 +48,7 @@ def reshape(coupler: Coupler, call: Call) -> Tensor:
 @rule(
     "aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims", "aten.numpy_T",
     "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.expand_as", "aten.repeat",
-    "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.pixel_unshuffle", "aten.channel_shuffle", "aten.alias",
+    "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.pixel_unshuffle", "aten.alias",
     "aten.transpose_", "aten.t_", "aten.squeeze_", "aten.unsqueeze_", "aten.swapaxes_", "aten.swapdims_",
 )  # fmt: skip
 def rearrange(coupler: Coupler, call: Call) -> Any:
@@ -70,6 +70,15 @@ def pixel_shuffle(coupler: Coupler, call: Call) -> Tensor:
     for axis in (ids.dim() - 1, ids.dim() - 2):
         coupler.bind_along(ids, axis)
     return I.compress(I.compact(ids.narrow(-1, 0, 1).narrow(-2, 0, 1)).expand(ids.shape))
+
+
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(coupler: Coupler, call: Call) -> Tensor:
+    """(groups, C/groups) read column by column: every group keeps the same share."""
+    ids = call.ids("self")
+    groups = call["groups"]
+    coupler.rectangle(ids.reshape(ids.shape[0], groups, ids.shape[1] // groups, *ids.shape[2:]))
+    return I.compress(run(call))
 
 
 @rule("aten.roll")
@@ -148,10 +157,14 @@ def cat(coupler: Coupler, call: Call) -> Tensor:
     """Pieces one after the other; pieces of different channels along another axis are bound."""
     shape = call.shape
     pieces = [activation(coupler, piece) for piece in call["tensors"]]
-    pieces = [piece for piece in pieces if piece.dim() == len(shape)]
+    pieces = [piece for piece in pieces if piece.dim() == len(shape) and piece.numel()]
+    if not pieces:
+        return I.zeros(shape)
     axis = call["dim"] % len(shape)
-    others = sorted({a for piece in pieces for a in I.varying_axes(piece)} - {axis})
-    if others:
+    varying = {a for piece in pieces for a in I.varying_axes(piece)}
+    if axis in varying and len(varying) > 1:  # such as head views of several layers: rows, or parts of rows
+        return coupler.rectangle(I.compress(torch.cat([piece.expand(piece.shape) for piece in pieces], axis)))
+    if varying - {axis}:
         first = pieces[0].narrow(axis, 0, 1)
         for piece in pieces:
             for position in range(piece.shape[axis] if axis in I.varying_axes(piece) else 1):

@@ -39,7 +39,13 @@ def batch_norm(coupler: Coupler, call: Call) -> Any:
     """Weight, bias, mean and variance of shape (C,) over axis 1; nothing mixes channels."""
     ids = call.ids("input")
     states = [call.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
-    return _outputs(call, ids if _attach(coupler, ids, 1, states) else I.zeros(call.shape))
+    found = I.line(ids, 1) if _attach(coupler, ids, 1, states) else None
+    if not isinstance(call.node.value, (list, tuple)):
+        return I.zeros(call.shape) if found is None else ids
+    if found is None:
+        return call.fixed()
+    # The statistics of the batch have one element a channel, or none at all.
+    return (ids, *(found if s.shape == tuple(found.shape) else I.zeros(s.shape) for s in call.node.value[1:]))
 
 
 @rule("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm")
