@@ -18,8 +18,10 @@ from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.registry import RULES, Call, activation, fixed_like, named_arguments
 from channelcut.couple.sizes import Run
 from channelcut.couple.solve import solve
+from channelcut.trace.settled import UNSETTLED
 
 Adapt = Callable[[Node, dict[str, Any]], tuple[Node, dict[str, Any]]]
+DECIDES = "read where values decide how many values there are"
 OUTPUT_REMEDY = "outputs keep their shape: this is what the network is for"
 
 
@@ -105,7 +107,8 @@ def _outputs(coupler: Coupler, graph: Graph, node: Node, env: Mapping[int, Any],
     for ref, name in zip(found, names, strict=True):
         if not any(fnmatch(name, pattern) for pattern in free_outputs):
             coupler.node = graph.nodes[ref.index]
-            coupler.pin(activation(coupler, env[ref.index]), "network output", OUTPUT_REMEDY)
+            reason = DECIDES if name == UNSETTLED else "network output"
+            coupler.pin(activation(coupler, env[ref.index]), reason, "" if name == UNSETTLED else OUTPUT_REMEDY)
 
 
 def _call(coupler: Coupler, node: Node, env: Mapping[int, Any], adapt: Adapt | None) -> Any:

@@ -22,8 +22,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.trace.export import aliases
 from channelcut.trace.modes import slow_attention
+from channelcut.trace.settled import settled
 from channelcut.trace.source import current_line
-from channelcut.trace.widths import WidthMode, tag_attributes
+from channelcut.trace.widths import WidthMode, square_roots, tag_attributes
 
 
 def record(
@@ -44,7 +45,7 @@ def record(
     mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
     attributes = tag_attributes(model) if widths else {}
     try:
-        with torch.no_grad(), slow_attention(), recorder, mode if widths else nullcontext():
+        with torch.no_grad(), slow_attention(), square_roots(), recorder, mode if widths else nullcontext():
             outputs = model(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -53,16 +54,8 @@ def record(
     tree = [recorder.reference(leaf) for _, leaf in leaves]
     recorder.append(kind="output", name="output", value=None, args=(tree,), site=Site("network output"))
     names = tuple(name for name, _ in leaves)
-    return Graph(
-        tuple(recorder.nodes),
-        recorder.constants,
-        recorder.shared,
-        training,
-        "dispatch",
-        names,
-        tuple(mode.uses),
-        attributes,
-    )
+    uses, nodes = tuple(mode.uses), tuple(recorder.nodes)
+    return settled(Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -9,9 +9,11 @@ and a size that is taken from another tensor is known to follow it.
 from __future__ import annotations
 
 import enum
+import math
 import operator
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -223,6 +225,23 @@ def _set_entry(owner: Any, key: Any, value: Any) -> None:
         owner[key] = value
     else:
         object.__setattr__(owner, key, value)  # a frozen dataclass on a copy is refreshed as well
+
+
+@contextmanager
+def square_roots() -> Iterator[None]:
+    """Let `math.sqrt` keep the origin of a number: attention divides by the root of a width."""
+    plain = math.sqrt
+
+    def root(value: Any) -> Any:
+        if isinstance(value, (Width, Fraction)):
+            return Fraction(plain(value), Origin("pow", (value.origin, 0.5)))
+        return plain(value)
+
+    math.sqrt = root
+    try:
+        yield
+    finally:
+        math.sqrt = plain
 
 
 class WidthMode(TorchFunctionMode):

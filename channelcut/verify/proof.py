@@ -174,9 +174,17 @@ class Lockstep:
         self.groups, self.kept, self.graph, self.inputs = groups, kept, graph, inputs
         self.consumers, self.producers = consumers(groups), producers(groups)
 
-    @torch.no_grad()
     def run(self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> tuple[list[Check], float]:
         """Every check in order, and how far the masked outputs moved from the uncut ones."""
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)  # for what the forward itself makes, without naming a type
+        try:
+            return self._run(original, actual)
+        finally:
+            torch.set_default_dtype(default)
+
+    @torch.no_grad()
+    def _run(self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> tuple[list[Check], float]:
         uncut = Execution(self.groups.graph, original, self.inputs).outputs()
         masked = masked_state(self.groups, self.kept, original)
         reference = Execution(self.groups.graph, masked, self.inputs)
@@ -262,7 +270,13 @@ def _relative(reference: Tensor, candidate: Tensor) -> float:
     if not reference.numel():
         return 0.0
     a, b = reference.double(), candidate.double()
-    difference = float((a - b).abs().max())
+    if torch.equal(a, b):
+        return 0.0
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite], b[~finite]):
+        return float("inf")
+    a, b = a[finite], b[finite]  # what a mask sets to minus infinity is so on both sides
+    difference = float((a - b).abs().max()) if a.numel() else 0.0
     if difference == 0.0:
         return 0.0
     scale = max(float(a.std(correction=0)), 1e-5 * float(a.abs().max()))
