@@ -103,7 +103,9 @@ def _pins(slot: Slot, groups: Groups) -> list[str]:
 
 def _groups(groups: Groups, plan: Plan | None) -> list[dict[str, Any]]:
     channels = [len(group.channels) for group in groups.groups]
-    kept = [None] * len(channels) if plan is None else [c * g.kept // g.width for c, g in zip(channels, plan.groups)]
+    kept: list[int | None] = [None] * len(channels)
+    if plan is not None:
+        kept = [c * g.kept // g.width for c, g in zip(channels, plan.groups, strict=True)]
     return [
         {"name": group.name, "channels": before, "kept": after}
         for group, before, after in zip(groups.groups, channels, kept, strict=True)

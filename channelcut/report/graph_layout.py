@@ -1,4 +1,4 @@
-"""Where the layers of the coupled graph stand: blocks by module path, a row for each step, lanes for what skips rows."""
+"""Where the layers of the coupled graph stand: blocks by module path, a row a step, lanes for what skips rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coupled graph as a picture: layers as boxes as wide as their channels, coloured by the group that these are in."""
+"""The coupled graph as a picture: layers as boxes as wide as their channels, coloured by their group."""
 
 from __future__ import annotations
 
