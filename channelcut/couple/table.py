@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import PurePath
 
 from channelcut.couple import rules as _rules  # noqa: F401  importing fills the table
 from channelcut.couple.registry import RULES, Rule
@@ -27,7 +26,7 @@ def page(table: Mapping[str, Rule] = RULES) -> str:
     count = sum(len(ops) for rules in families.values() for ops in rules.values())
     parts = [_HEAD, f"{count} ops in {len(families)} families.\n"]
     for module in sorted(families):
-        parts.append(f"## {_first(sys.modules[module].__doc__)}\n\n`{PurePath(*module.split('.'))}.py`\n")
+        parts.append(f"## {_first(sys.modules[module].__doc__)}\n\n`{module.replace('.', '/')}.py`\n")
         rows = [
             f"| {', '.join(f'`{op}`' for op in ops)} | {_first(r.__doc__)} |" for r, ops in families[module].items()
         ]

@@ -70,7 +70,7 @@ def _states(node: Node, read: list[frozenset[str] | None]) -> frozenset[str] | N
 
 
 def _described(node: Node, weight: str, depth: int) -> dict[str, Any]:
-    name = weight.removesuffix(".weight")
+    name = weight.split(".parametrizations.", maxsplit=1)[0].removesuffix(".weight")
     return {"name": name, "op": node.name, "module": node.site.module, "source": node.site.source, "depth": depth}
 
 
