@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from channelcut.core.plan import Plan
     from channelcut.core.proof import Proof
     from channelcut.core.pruned import Pruned
+    from channelcut.couple.coupler import Coupler
+    from channelcut.couple.registry import Call, rule
     from channelcut.pipeline import analyze, load, prune, save
     from channelcut.recover.images import Preprocessing
 
@@ -30,14 +32,16 @@ _HOME = {
     "channelcut.core.plan": ("Plan",),
     "channelcut.core.proof": ("Proof",),
     "channelcut.core.pruned": ("Pruned",),
+    "channelcut.couple.coupler": ("Coupler",),
+    "channelcut.couple.registry": ("Call", "rule"),
     "channelcut.pipeline": ("analyze", "load", "prune", "save"),
     "channelcut.recover.images": ("Preprocessing",),
 }
 
 __all__ = [
-    "BudgetError", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "Preprocessing", "Proof", "ProofError",
-    "Pruned", "Slot", "TraceError", "UserError", "analyze", "example_inputs_from_onnx", "from_onnx", "load", "prune",
-    "save",
+    "BudgetError", "Call", "ChannelcutError", "Coupler", "Group", "Groups", "Pin", "Plan", "Preprocessing", "Proof",
+    "ProofError", "Pruned", "Slot", "TraceError", "UserError", "analyze", "example_inputs_from_onnx", "from_onnx",
+    "load", "prune", "rule", "save",
 ]  # fmt: skip
 
 

@@ -95,6 +95,8 @@ def _analyze(commands: Any) -> None:
     command = _command(commands, "analyze", run.analyze, "Which channels can go, which cannot, and why.")
     _model_flags(command)
     _coupling_flags(command)
+    command.add_argument("--svg", type=Path, metavar="FILE", help="write the picture of the coupled graph")
+    command.add_argument("--force", action="store_true", help="replace an existing --svg file")
 
 
 def _compress(commands: Any) -> None:

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 def analyze(flags: Namespace) -> int:
     """`channelcut analyze`."""
-    from channelcut.console import Bars, print_groups, print_json
+    from channelcut.console import Bars, print_analysis, print_json
+    from channelcut.core.files import write_atomically
     from channelcut.pipeline import analyze as run
-    from channelcut.report.collect import groups_data
+    from channelcut.report.analysis import analysis_data
+    from channelcut.report.graph_svg import draw_graph
+    from channelcut.report.reader import Part
 
+    if flags.svg is not None:
+        _refuse_existing(flags.svg, flags.force, "--svg")
     source, shape = _source(flags)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         progress("load", 0, 1)
@@ -33,10 +38,13 @@ def analyze(flags: Namespace) -> int:
             free_outputs=_free_outputs(flags),
         )
         progress("analyze", 1, 1)
+    data = analysis_data(model, groups)
+    if flags.svg is not None:
+        write_atomically(flags.svg, draw_graph(Part(data["graph"], "graph"), standalone=True).encode())
     if flags.json:
-        print_json(groups_data(model, groups))
+        print_json(data)
     elif not flags.quiet:
-        print_groups(groups_data(model, groups))
+        print_analysis(data)
     return 0
 
 
@@ -229,6 +237,6 @@ def _example(shape: tuple[int, ...]) -> Any:
     return torch.rand(shape)
 
 
-def _refuse_existing(path: Path, force: bool) -> None:
+def _refuse_existing(path: Path, force: bool, flag: str = "--out") -> None:
     if path.exists() and not force:
-        raise UserError(f"{path} exists. Nothing was changed: give another --out, or --force to replace it.")
+        raise UserError(f"{path} exists. Nothing was changed: give another {flag}, or --force to replace it.")

@@ -60,6 +60,19 @@ def make_report() -> Json:
                 "remedy": "use the shape",
             },
         ],
+        "graph": {
+            "nodes": [
+                layer("first", 0, [part(0, 60, 40)], []),
+                layer("second", 1, [part(1, 30, 15), part(None, 4, 4)], ["a reason of the graph"]),
+                layer("third", 2, [part(1, 28, 13)], []),
+                *(
+                    layer(name, 3, [part(None, 77, 77)], ["another reason"])
+                    for name in ("fourth", "fifth", "sixth", "last")
+                ),
+            ],
+            "edges": [{"from": s, "to": t} for s, t in ((0, 2), (0, 3), (1, 4), (2, 4))],
+            "groups": [{"name": f"group {i}", "channels": 60 - i, "kept": 40 - i} for i in range(3)],
+        },
         "proof": {
             "passed": True,
             "max_relative_error": 3e-14,
@@ -100,6 +113,26 @@ def make_report() -> Json:
         "seconds": {"trace": 2.3, "couple": 1.1},
         "notes": ["a note of the run"],
     }
+
+
+def layer(name: str, depth: int, parts: list[Json], pins: list[str]) -> Json:
+    group = parts[0]["group"]
+    return {
+        "name": name,
+        "op": f"op of {name}",
+        "module": f"module of {name}",
+        "source": f"{name}.py:1",
+        "depth": depth,
+        **({} if group is None else {"group": group}),
+        "before": sum(p["before"] for p in parts),
+        "after": sum(p["after"] for p in parts),
+        "parts": parts,
+        "pins": pins,
+    }
+
+
+def part(group: int | None, before: int, after: int) -> Json:
+    return {"group": group, "before": before, "after": after}
 
 
 def onnx_part(path: str, size: int, nodes: int) -> Json:

@@ -38,8 +38,10 @@ LEAVES = [
 
 @pytest.mark.parametrize(("path", "value"), LEAVES, ids=[".".join(map(str, p)) for p, _ in LEAVES])
 def test_every_value_of_the_report_reaches_the_page(report: Json, path: Path, value: Any) -> None:
-    if isinstance(value, bool):
-        changed: Any = not value
+    if value is None:
+        changed: Any = 0
+    elif isinstance(value, bool):
+        changed = not value
     elif isinstance(value, str):
         changed = f"{value}-zq"
     else:
@@ -243,6 +245,7 @@ SECTIONS = {
     "proof": "proof",
     "recalibration": "recovery",
     "groups": "groups",
+    "graph": "graph",
     "pins": "pins",
     "seconds": "seconds",
     "notes": "notes",

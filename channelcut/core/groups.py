@@ -41,9 +41,14 @@ class Pin:
     channels: tuple[int, ...]
     remedy: str = ""
 
+    @property
+    def site(self) -> Site:
+        """Where it was decided."""
+        return Site(self.op, self.module, self.source)
+
     def __str__(self) -> str:
         """Read as `network output: aten.conv2d in head.cls (head.py:31), 80 channels`."""
-        return f"{self.reason}: {Site(self.op, self.module, self.source)}, {len(self.channels)} channels"
+        return f"{self.reason}: {self.site}, {len(self.channels)} channels"
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,23 @@ class Groups:
     free_outputs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """A table of the groups and a list of the pins by reason."""
+        """The largest groups, the pins by reason, and the numbers of modules that follow."""
         free = sum(len(g.channels) for g in self.groups)
         lines = [f"{len(self.groups)} groups, {free} removable channels, {len(self.pins)} pins"]
+        lines[0] += f" ({len(self.graph.calls)} ops traced by {self.graph.front_end})"
         for group in sorted(self.groups, key=lambda g: -len(g.channels))[:10]:
             lanes = f" in {len(group.lanes)} lanes" if len(group.lanes) > 1 else ""
             lines.append(f"  {len(group.channels):5d} channels{lanes}  {group.name}  ({len(group.slots)} slots)")
         if len(self.groups) > 10:
             lines.append(f"  ... and {len(self.groups) - 10} smaller groups")
         for reason, count in Counter(pin.reason for pin in self.pins).most_common():
-            lines.append(f"  pinned: {reason} ({count} places)")
+            found = [pin for pin in self.pins if pin.reason == reason]
+            held = len(set().union(*(pin.channels for pin in found)))
+            lines.append(f"  pinned: {reason} ({count} places), {held} channels, first at {found[0].site}")
+        names = [f"{follower.module}.{follower.attribute}".lstrip(".") for follower in self.followers]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            lines.append(f"  follow: {', '.join(names[:3])}{more}")
         return "\n".join(lines)
 
     def group_of(self) -> NDArray[np.int64]:

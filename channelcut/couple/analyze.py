@@ -119,7 +119,7 @@ def _call(coupler: Coupler, node: Node, env: Mapping[int, Any], adapt: Adapt | N
             if isinstance(leaf, State):
                 coupler.fix(leaf)
             elif isinstance(leaf, torch.Tensor):
-                coupler.pin(leaf, "an op without a rule", f"register a rule for {node.name} (see CONTRIBUTING.md)")
+                coupler.pin(leaf, "an op without a rule", f"register a rule for {node.name} (see docs/rules.md)")
         return fixed_like(node.value)
     arguments = named_arguments(node, args, kwargs)
     if adapt is not None:

@@ -36,6 +36,14 @@ class Call:
         """The ids of a tensor argument; a parameter used as an activation gets ids of its own."""
         return activation(self.coupler, self.arguments[name])
 
+    def line(self, name: str, axis: int) -> torch.Tensor | None:
+        """The ids of a tensor argument along one axis, shape (extent,); None where they vary along another as well."""
+        return I.line(self.ids(name), axis)
+
+    def along(self, line: torch.Tensor, axis: int) -> torch.Tensor:
+        """Ids of the (first) output that follow `line`, shape (extent,), along `axis` and vary along no other."""
+        return I.along(line, axis % len(self.shape), self.shape)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the (first) output."""
@@ -48,7 +56,10 @@ class Call:
 
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ops by name, such as `aten.conv2d`."""
+    """Register a rule for ops by name, as pins write it: `aten.conv2d`, or `mylib.gate` for the op `mylib::gate`.
+
+    A rule is called as rule(coupler, call) for every call of its ops and returns the ids of the outputs.
+    """
 
     def register(function: Rule) -> Rule:
         for op in ops:

@@ -12,8 +12,7 @@ from channelcut.core.graph import Ref
 from channelcut.core.groups import Groups
 from channelcut.core.plan import Plan
 from channelcut.core.pruned import Pruned
-from channelcut.cost import macs_cost, params_cost
-from channelcut.cost.bilinear import full_widths
+from channelcut.report.graph import graph_data
 
 
 def collect(model: nn.Module, result: Pruned, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,30 +29,10 @@ def collect(model: nn.Module, result: Pruned, environment: Mapping[str, Any]) ->
         "layers": layers(groups, plan),
         "pins": pins(groups),
         "slots": slots(groups),
+        "graph": graph_data(groups, plan),
         "proof": result.proof.to_dict(),
         "recalibration": vars(result.recalibration) if result.recalibration else None,
         "environment": dict(environment),
-    }
-
-
-def groups_data(model: nn.Module, groups: Groups) -> dict[str, Any]:
-    """The groups and pins of an analysis, with what could remain at the least."""
-    costs = {
-        "macs": macs_cost(groups),
-        "params": params_cost(groups, {n: p.numel() for n, p in model.named_parameters()}),
-    }
-    full = full_widths(groups.groups)
-    least = np.ones_like(full)
-    return {
-        "groups": [
-            {"name": g.name, "lanes": len(g.lanes), "width": g.width, "slots": len(g.slots)} for g in groups.groups
-        ],
-        "pins": pins(groups),
-        "totals": {
-            "removable_channels": int(sum(len(g.channels) for g in groups.groups)),
-            **{name: cost(full) for name, cost in costs.items()},
-            **{f"least_{name}": cost(least) / cost(full) if cost(full) else 1.0 for name, cost in costs.items()},
-        },
     }
 
 

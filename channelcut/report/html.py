@@ -29,6 +29,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         evidence.recovery(content),
         evidence.files(content),
         overview.groups(content),
+        overview.graph(content),
         overview.pins(content),
         evidence.environment(content),
         evidence.seconds(content),

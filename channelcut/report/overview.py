@@ -16,6 +16,7 @@ from channelcut.report.facts import (
     rows_of,
     verdict_of,
 )
+from channelcut.report.graph_svg import draw_graph
 from channelcut.report.markup import Html, Section, facts_list, fold, join, table, tag
 from channelcut.report.numbers import count, plural
 from channelcut.report.reader import Part
@@ -172,6 +173,20 @@ def groups(report: Part) -> Section | None:
     heads = ("Group", "Lanes", "Width of a lane", "Kept", "Share kept")
     listed = table(heads, rows, "Groups of channels, with the width of each lane before and after", (1, 2, 3, 4))
     return section("groups", "Groups", tag("p", lead), fold(summary, listed, opened=len(parts) <= 24))
+
+
+def graph(report: Part) -> Section | None:
+    """The layers in execution order, coloured by what their channels are removed together with."""
+    part = report.part("graph")
+    layers = part.parts("nodes")
+    if not layers:
+        return None
+    lead = "Layers of one colour lose channels together. Point at a layer for its group, its widths and its pins."
+    drawn = tag("div", draw_graph(part), class_="plot")
+    summary = f"{plural(len(layers), 'layer')}, {plural(len(part.parts('edges')), 'edge')}"
+    folded = len(layers) > 80  # a large picture is for the screen: it opens on demand and stays off paper
+    content = fold(summary, drawn, opened=not folded, class_="aside" if folded else None)
+    return section("graph", "The coupled graph", tag("p", lead), content)
 
 
 def pins(report: Part) -> Section | None:
