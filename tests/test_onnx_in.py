@@ -117,7 +117,11 @@ def test_networks_come_back_from_their_export(name: str, tmp_path: Path) -> None
     assert result.plan.params_ratio < 0.95
 
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
+# A file has no attributes that could follow: slices of unequal width, and writes in place, are positions in it.
+POSITIONS = {"SlicedBySelf", "InPlace"}
+
+
+@pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - POSITIONS))
 def test_nothing_is_pinned_that_is_free_in_the_original(name: str, tmp_path: Path) -> None:
     model, x = networks.build(name), networks.example()
     direct = cc.prune(model, x, keep=0.5)

@@ -81,12 +81,12 @@ class Origin:
 class WidthUse:
     """A Python number, known by its origin, that an op was called with.
 
-    `role` says what it decides of node `index`: `extent` (of its value along `axis`), `start` or `stop` (of a
-    slice), or `number` (anything else, such as a factor: it must not change).
+    `role` says what it decides of node `index`: `extent` (of its value along `axis`), `free` (the same, left to the
+    op by -1), `start` or `stop` (of a slice), or `number` (anything else, such as a factor: it must not change).
     """
 
     index: int
-    role: Literal["extent", "start", "stop", "number"]
+    role: Literal["extent", "free", "start", "stop", "number"]
     axis: int
     origin: Origin
     site: Site
@@ -115,6 +115,13 @@ class Graph:
     def tagged(self) -> frozenset[tuple[int, str]]:
         """The nodes and roles that `uses` speaks of."""
         return frozenset((use.index, use.role) for use in self.uses)
+
+    @cached_property
+    def following(self) -> frozenset[tuple[int, int]]:
+        """The nodes and axes whose extents were taken from the shape of a value, or left to the op."""
+        open_ = (u for u in self.uses if u.role == "free")
+        taken = (u for u in self.uses if u.role == "extent" and any(o.op == "extent" for o in u.origin.leaves()))
+        return frozenset((use.index, use.axis) for use in (*open_, *taken))
 
     @property
     def calls(self) -> tuple[Node, ...]:

@@ -185,6 +185,10 @@ class Coupler:
             self.rectangles.append((ids, self.site))
         return ids
 
+    def follows(self, axis: int) -> bool:
+        """Whether the extent along an axis of the value that is made now was taken from a shape, or left open."""
+        return self.graph is not None and (self.place[1], axis) in self.graph.following
+
     def sliced(self, call: Any, ids: Tensor, axis: int) -> Tensor:
         """The ids that a slice picks; a replay picks what is left of them."""
         arguments = call.arguments

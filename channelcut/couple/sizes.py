@@ -162,7 +162,7 @@ class _Resolver:
     def _needed(self, use: WidthUse) -> Linear | None:
         """What the number must be after a cut; None for a number that decides no size, or whose value is unclear."""
         ids = self.run.values.get(use.index)
-        if use.role == "number":
+        if use.role in ("number", "free"):
             return None
         if use.role == "extent":
             if not isinstance(ids, torch.Tensor):

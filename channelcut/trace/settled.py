@@ -108,7 +108,7 @@ def _moved_origin(origin: Any, place: dict[int, int]) -> Any:
     if origin.op == "extent":
         index, axis, value = origin.operands
         return replace(origin, operands=(place[index], axis, value))
-    if origin.op == "attribute":
+    if origin.op in ("attribute", "free"):
         return origin
     return replace(
         origin, operands=tuple(_moved_origin(o, place) if hasattr(o, "leaves") else o for o in origin.operands)

@@ -24,6 +24,7 @@ from channelcut.core.graph import Origin, Ref, Site, WidthUse
 
 _BINARY = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "lshift", "rshift")
 _UNARY = ("neg", "pos", "abs")
+_RESHAPES = frozenset({"view", "reshape", "unflatten"})
 _SIZES = frozenset({"view", "reshape", "expand", "broadcast_to"})
 _PIECES = frozenset({"split", "split_with_sizes", "tensor_split", "unsafe_split"})
 _DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
@@ -276,7 +277,7 @@ class WidthMode(TorchFunctionMode):
         if name == "size" and type(result) is int:
             axis = int(args[1] if len(args) > 1 else kwargs["dim"])
             return self._extent(args[0], axis % args[0].dim(), result)
-        if any(True for _ in _numbers((args, kwargs))):
+        if name in _RESHAPES or any(True for _ in _numbers((args, kwargs))):
             self._note(name, args, kwargs, result, before)
         return result
 
@@ -292,13 +293,10 @@ class WidthMode(TorchFunctionMode):
             given = kwargs.get("shape", kwargs.get("size", args[1:]))
             sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
             offset = result.dim() - len(sizes)
-            for axis, number in enumerate(sizes, offset):
-                self._use(self.reference(result), "extent", axis, number)
+            self._extents(result, sizes, offset)
         elif name == "unflatten" and isinstance(result, torch.Tensor):
             dim, sizes = (*args[1:], *kwargs.values())[:2]
-            first = dim % args[0].dim()
-            for axis, number in enumerate(sizes, first):
-                self._use(self.reference(result), "extent", axis, number)
+            self._extents(result, sizes, dim % args[0].dim())
         elif name in _PIECES and isinstance(result, (tuple, list)):
             self._pieces(args, kwargs, result)
         elif name in ("layer_norm", "rms_norm"):
@@ -312,6 +310,13 @@ class WidthMode(TorchFunctionMode):
         else:
             for number in _numbers((args, kwargs)):
                 self._number(number)
+
+    def _extents(self, result: torch.Tensor, sizes: Any, first: int) -> None:
+        ref = self.reference(result)
+        for axis, number in enumerate(sizes, first):
+            self._use(ref, "extent", axis, number)
+            if ref is not None and int(number) == -1:
+                self.uses.append(WidthUse(ref.index, "free", axis, Origin("free", ()), self.site()))
 
     def _narrow(self, args: Any, kwargs: Any, before: int) -> None:
         _, start, length = (*args[1:], *kwargs.values())[:3]

@@ -42,7 +42,13 @@ def run(call: Call) -> Any:
 )
 def reshape(coupler: Coupler, call: Call) -> Tensor:
     """A new shape over the same elements; heads and shuffles appear here."""
-    return coupler.rectangle(I.compress(call.ids("self").reshape(call.shape)))
+    ids = I.compress(call.ids("self").reshape(call.shape))
+    varying = I.varying_axes(ids)
+    if len(varying) > 1 and not coupler.follows(varying[-1]) and any(coupler.follows(axis) for axis in varying[:-1]):
+        # view(n, c // 2, 2, h, w): the last axis is a literal, so the one before it loses elements, in whole rows.
+        coupler.bind_along(ids, varying[-1])
+        return ids
+    return coupler.rectangle(ids)
 
 
 @rule(
@@ -120,7 +126,8 @@ def pick(coupler: Coupler, call: Call) -> Any:
     ids = call.ids("self")
     axis = call["dim"] % ids.dim()
     varying = I.varying_axes(ids)
-    if axis in varying and len(varying) > 1 and axis != varying[-1]:
+    sees_numbers = coupler.graph is not None and bool(coupler.graph.uses)
+    if axis in varying and len(varying) > 1 and axis != varying[-1] and sees_numbers:
         coupler.rectangle(ids)
     elif axis in varying and len(varying) > 1:
         coupler.bind_along(ids, axis)
