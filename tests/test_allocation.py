@@ -142,3 +142,14 @@ def test_keep_everything_removes_nothing() -> None:
     kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=1.0), costs)
     assert kept.all()
     assert costs["params"](full_widths(groups.groups)) == sum(p.numel() for p in model.parameters())
+
+
+def test_narrow_lanes_are_aligned_together() -> None:
+    """Sixteen groups of a norm with two channels each may lose one each: 16 channels, a multiple of 8."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1), nn.GroupNorm(16, 32), nn.ReLU(), nn.Conv2d(32, 12, 1), nn.Conv2d(12, 3, 1)
+    )
+    result = cc.prune(model.eval(), example(), keep=0.5, align=8)
+    assert result.model[0].out_channels == 16
+    assert result.model[1].num_channels == 16
+    assert result.model[3].out_channels == 8

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -149,9 +150,13 @@ def _torchvision(name: str, trust: bool) -> nn.Module:
             "pip install --force-reinstall torch torchvision."
         ) from error
     try:
-        return torchvision.models.get_model(name, weights="DEFAULT" if trust else None).eval()  # type: ignore[no-any-return]
+        builder = torchvision.models.get_model_builder(name)
     except ValueError as error:
         raise UserError(f"torchvision has no model {name!r}. `torchvision.models.list_models()` lists them.") from error
+    options: dict[str, object] = {"weights": "DEFAULT" if trust else None}
+    if not trust and "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # or a detector would download them
+    return builder(**options).eval()  # type: ignore[no-any-return]
 
 
 def _timm(name: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of every library's loader

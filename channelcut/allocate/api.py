@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from channelcut.allocate.steps import admissible_widths, nearest_width
+from channelcut.allocate.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.groups import Group, Groups
 from channelcut.cost import BilinearCost
@@ -71,9 +71,10 @@ def allocate(groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str,
         _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
     ]
     ranked = [mean * _consumers(groups, group) for mean, group in zip(means, groups.groups, strict=True)]
-    steps = [admissible_widths(group.width, budget.align, budget.floor) for group in groups.groups]
+    aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
+    floor = 0.0 if budget.keep is not None else budget.floor
+    steps = [admissible_widths(g.width, align, floor) for g, align in zip(groups.groups, aligns, strict=True)]
     if budget.keep is not None:
-        steps = [admissible_widths(group.width, budget.align, 0.0) for group in groups.groups]
         wanted = [max(1, round(group.width * budget.keep)) for group in groups.groups]
         widths = np.array([nearest_width(m, w, s) for m, w, s in zip(means, wanted, steps, strict=True)])
     else:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from channelcut.core.groups import Group, Groups
+
 
 def admissible_widths(width: int, align: int, floor: float) -> NDArray[np.int64]:
     """Ascending widths a lane of `width` channels may keep.
@@ -18,6 +20,20 @@ def admissible_widths(width: int, align: int, floor: float) -> NDArray[np.int64]
     multiples = np.arange(align, width + 1, align)
     multiples = multiples[multiples >= least]
     return np.unique(np.append(multiples, width)).astype(np.int64)
+
+
+def width_alignment(groups: Groups, group: Group, align: int) -> int:
+    """The multiple of a group's width at which every tensor axis that it is on changes by multiples of `align`.
+
+    A lane as wide as the alignment is aligned by itself. Narrower lanes, such as those of the groups of a group norm,
+    are aligned together: 32 lanes of 2 channels may lose one channel each.
+    """
+    if group.width >= align:
+        return align
+    owner = np.zeros(groups.channel_count, dtype=bool)
+    owner[group.channels] = True
+    counts = [int(owner[groups.slots[index].channels].sum()) // group.width for index in group.slots]
+    return math.lcm(*(align // math.gcd(align, count) for count in counts if count))
 
 
 def nearest_width(scores: NDArray[np.float64], wanted: int, widths: NDArray[np.int64]) -> int:

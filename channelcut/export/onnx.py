@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.quiet import quietly
 from channelcut.export.inputs import random_like
 from channelcut.export.names import input_names, output_names
 from channelcut.export.parity import ParityCheck, accept_rewrite, tensor_leaves
@@ -28,7 +25,6 @@ from channelcut.trace.modes import private_copy
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
 _OTHER_BATCH = 3  # the batch that a dynamic export is checked with, besides the example's
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxsim", "ONNXSLIM")
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ def onnx_from_module(
     names_in = input_names(model, example_inputs)
     module = _TensorsOnly(private_copy(model).float()).eval()
     inputs = tuple(_float32(example_inputs))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quietly():
         names_out = output_names(_forward(module.model, inputs), taken=names_in, model=model)
         if not names_out:
             raise UserError("The model's forward returns no tensor, so there is nothing to export.")
@@ -249,23 +245,3 @@ def _cause(problem: BaseException) -> str:
         problem = problem.__cause__
     text = " ".join(str(problem).split())
     return f"{type(problem).__name__}: {text[:400]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' prints, log lines and warnings from the user's terminal; errors still raise."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

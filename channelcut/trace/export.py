@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
+from channelcut.core.quiet import quietly
 from channelcut.trace.source import from_stack_trace
 
 # Blocks of a forward that torch.export wraps into a sub-graph without changing what they compute: they are inlined.
@@ -23,8 +23,7 @@ _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool) -> Graph:
     """Trace `model` (a copy that may be changed) by torch.export in non-strict mode."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quietly(), torch.no_grad():
         program = torch.export.export(model, args, kwargs, strict=False)
     return _Reader(program, aliases(model), training).read()
 
