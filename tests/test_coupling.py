@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.couple.registry import RULES, rule
-from channelcut.trace.widths import get_attribute
+from channelcut.trace.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
 SEES_NUMBERS = {"HardCoded", "SlicedBySelf", "ConfiguredHeads", "OwnNorm", "Closure"}
@@ -97,6 +97,28 @@ def test_widths_that_must_agree_keep_one_share() -> None:
     kept = cc.prune(build("ConfiguredHeads"), example(), keep=0.5).plan.kept
     assert len(kept["stem.0.weight"][0]) == 8
     assert len(kept["qkv.weight"][0]) == 24
+
+
+CACHE: dict[str, int] = {}
+
+
+class Caching(nn.Module):
+    """A forward that keeps a width in a cache outside of the model, as a decorated function would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        width = CACHE.setdefault("width", x.shape[1])
+        return self.c(F.relu(self.b(x.view(x.shape[0], width, -1).view(x.shape))))
+
+
+def test_a_number_of_an_earlier_recording_is_a_plain_one() -> None:
+    CACHE.clear()
+    cc.analyze(Caching(), example())
+    assert [g.name for g in cc.analyze(Caching(), example()).groups] == ["b.weight"]
 
 
 def test_a_branch_that_only_training_runs_is_coupled() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.plan import Plan
 from channelcut.cut.planning import fingerprint, named_tensors
+from channelcut.trace.attributes import set_attribute
 from channelcut.trace.modes import private_copy
-from channelcut.trace.widths import set_attribute
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:

@@ -20,11 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
+from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.modes import slow_attention
+from channelcut.trace.numbers import begin_recording, square_roots
 from channelcut.trace.settled import settled
 from channelcut.trace.source import current_line
-from channelcut.trace.widths import WidthMode, square_roots, tag_attributes
+from channelcut.trace.widths import WidthMode
 
 
 def record(
@@ -43,6 +45,7 @@ def record(
     hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in model.named_modules()]
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for module in model.modules()]
     mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
+    begin_recording()
     attributes = tag_attributes(model) if widths else {}
     try:
         with torch.no_grad(), slow_attention(), square_roots(), recorder, mode if widths else nullcontext():

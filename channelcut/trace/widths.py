@@ -8,241 +8,19 @@ and a size that is taken from another tensor is known to follow it.
 
 from __future__ import annotations
 
-import enum
-import math
-import operator
-import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from channelcut.core.graph import Origin, Ref, Site, WidthUse
+from channelcut.trace.numbers import Fraction, Width, current_recording, tagged_numbers
 
-_BINARY = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "lshift", "rshift")
-_UNARY = ("neg", "pos", "abs")
 _RESHAPES = frozenset({"view", "reshape", "unflatten"})
 _SIZES = frozenset({"view", "reshape", "expand", "broadcast_to"})
 _PIECES = frozenset({"split", "split_with_sizes", "tensor_split", "unsafe_split"})
 _DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
-_DEPTH = 3  # of plain objects and containers below a module's attribute
-
-
-class Width(int):
-    """An integer with an origin."""
-
-    origin: Origin
-
-    def __new__(cls, value: int, origin: Origin) -> Width:
-        """Make the number; it is an `int` in every other way."""
-        number = int.__new__(cls, value)
-        number.origin = origin
-        return number
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy or a pickle is a plain number."""
-        return int, (int(self),)
-
-
-class Fraction(float):
-    """A float with an origin, such as `c ** -0.5`."""
-
-    origin: Origin
-
-    def __new__(cls, value: float, origin: Origin) -> Fraction:
-        """Make the number; it is a `float` in every other way."""
-        number = float.__new__(cls, value)
-        number.origin = origin
-        return number
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy or a pickle is a plain number."""
-        return float, (float(self),)
-
-
-def _tagged(value: Any, origin: Origin) -> Any:
-    if type(value) is int:
-        return Width(value, origin)
-    return Fraction(value, origin) if type(value) is float else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Width):
-        return int(value)
-    return float(value) if isinstance(value, Fraction) else value
-
-
-def _operand(value: Any) -> Any:
-    return value.origin if isinstance(value, (Width, Fraction)) else value
-
-
-def _binary(name: str, *, swapped: bool) -> Callable[[Any, Any], Any]:
-    compute = getattr(operator, name)
-
-    def method(self: Any, other: Any) -> Any:
-        if not isinstance(other, (int, float)):
-            return NotImplemented
-        left, right = (other, self) if swapped else (self, other)
-        return _tagged(compute(_plain(left), _plain(right)), Origin(name, (_operand(left), _operand(right))))
-
-    return method
-
-
-def _unary(name: str) -> Callable[[Any], Any]:
-    compute = getattr(operator, name)
-    return lambda self: _tagged(compute(_plain(self)), Origin(name, (self.origin,)))
-
-
-for _name in _BINARY:
-    for _kind in (Width, Fraction):
-        if not (_kind is Fraction and _name in ("lshift", "rshift")):
-            setattr(_kind, f"__{_name}__", _binary(_name, swapped=False))
-            setattr(_kind, f"__r{_name}__", _binary(_name, swapped=True))
-for _name in _UNARY:
-    for _kind in (Width, Fraction):
-        setattr(_kind, f"__{_name}__", _unary(_name))
-
-
-def tag_attributes(model: nn.Module) -> dict[tuple[str, str], int]:
-    """Replace the integers above 1 that modules of `model` (a copy) keep by numbers that remember their attribute.
-
-    Items of tuples, lists and dicts and fields of plain objects are named with dots (`widths.1`, `config.dim`). The
-    layers of torch itself are left out: what they keep follows from the shapes of their tensors. Returns what was
-    tagged, by module path and attribute.
-    """
-    found: dict[tuple[str, str], int] = {}
-    for path, module in model.named_modules():
-        if type(module).__module__.startswith("torch."):
-            continue
-        for name, value in list(vars(module).items()):
-            if not name.startswith("_") and name != "training":
-                new = _tag(value, path, name, found)
-                if new is not value:
-                    vars(module)[name] = new
-    return found
-
-
-def _tag(value: Any, path: str, name: str, found: dict[tuple[str, str], int]) -> Any:
-    """The value with its integers tagged; lists, dicts and objects are changed in place, because they are copies."""
-    if type(value) is int and value > 1:
-        found[path, name] = value
-        return Width(value, Origin("attribute", (path, name, value)))
-    if name.count(".") == _DEPTH or isinstance(value, (nn.Module, torch.Tensor, type)):
-        return value
-    if type(value) is tuple:
-        items = [_tag(item, path, f"{name}.{i}", found) for i, item in enumerate(value)]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
-    if isinstance(value, types.FunctionType):
-        cells = {k: _tag(v, path, f"{name}.{k}", found) for k, v in _closure(value).items() if type(v) is int}
-        return _with_closure(value, cells) if cells else value
-    for key, item in _entries(value):
-        new = _tag(item, path, f"{name}.{key}", found)
-        if new is not item:
-            _set_entry(value, key, new)
-    return value
-
-
-def _closure(function: types.FunctionType) -> dict[str, Any]:
-    """The variables of the enclosing scope that a function uses, where they are set."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
-
-
-def _with_closure(function: types.FunctionType, values: Mapping[str, Any]) -> types.FunctionType:
-    """A function with other values in its closure; a copy of a model shares its functions, so they are made anew."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    closure = tuple(types.CellType(values[name]) if name in values else cell for name, cell in cells)
-    made = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
-    return made
-
-
-def _entries(value: Any) -> list[tuple[Any, Any]]:
-    """What may be tagged inside a container or a plain object; only of kinds that a copy of the model has copied."""
-    if type(value) is list:
-        return list(enumerate(value))
-    if type(value) is dict:
-        return [(k, v) for k, v in value.items() if isinstance(k, (str, int)) and "." not in str(k)]
-    kind = type(value)
-    plain: Any = object.__reduce_ex__
-    copied = kind.__reduce_ex__ is plain and not hasattr(kind, "__deepcopy__")
-    if not copied or isinstance(value, enum.Enum) or kind.__module__ in ("builtins", "types"):
-        return []
-    return [(k, v) for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")]
-
-
-def set_attribute(module: nn.Module, name: str, value: Any) -> None:
-    """Set an attribute of a module by its dotted name, as `tag_attributes` names them.
-
-    Raises:
-        AttributeError: there is no such attribute.
-    """
-    head, *rest = name.split(".")
-    if not hasattr(module, head):
-        raise AttributeError(name)
-    setattr(module, head, _replaced(getattr(module, head), rest, value))
-
-
-def get_attribute(module: nn.Module, name: str) -> Any:
-    """Read an attribute of a module by its dotted name."""
-    value: Any = module
-    for step in name.split("."):
-        if isinstance(value, (list, tuple)):
-            value = value[int(step)]
-        elif isinstance(value, dict):
-            value = value[step] if step in value else value[int(step)]
-        elif isinstance(value, types.FunctionType):
-            value = _closure(value)[step]
-        else:
-            value = getattr(value, step)
-    return value
-
-
-def _replaced(owner: Any, steps: list[str], value: Any) -> Any:
-    """`owner` with the entry at `steps` replaced; tuples are made anew, all else is changed in place."""
-    if not steps:
-        return value
-    step, rest = steps[0], steps[1:]
-    if isinstance(owner, tuple):
-        return tuple(_replaced(v, rest, value) if i == int(step) else v for i, v in enumerate(owner))
-    if isinstance(owner, types.FunctionType):
-        return _with_closure(owner, {step: _replaced(_closure(owner)[step], rest, value)})
-    key: Any = step
-    if isinstance(owner, list) or (isinstance(owner, dict) and step not in owner):
-        key = int(step)
-    inner = owner[key] if isinstance(owner, (list, dict)) else getattr(owner, key)
-    _set_entry(owner, key, _replaced(inner, rest, value))
-    return owner
-
-
-def _set_entry(owner: Any, key: Any, value: Any) -> None:
-    if isinstance(owner, (list, dict)):
-        owner[key] = value
-    else:
-        object.__setattr__(owner, key, value)  # a frozen dataclass on a copy is refreshed as well
-
-
-@contextmanager
-def square_roots() -> Iterator[None]:
-    """Let `math.sqrt` keep the origin of a number: attention divides by the root of a width."""
-    plain = math.sqrt
-
-    def root(value: Any) -> Any:
-        if isinstance(value, (Width, Fraction)):
-            return Fraction(plain(value), Origin("pow", (value.origin, 0.5)))
-        return plain(value)
-
-    math.sqrt = root
-    try:
-        yield
-    finally:
-        math.sqrt = plain
 
 
 class WidthMode(TorchFunctionMode):
@@ -277,7 +55,7 @@ class WidthMode(TorchFunctionMode):
         if name == "size" and type(result) is int:
             axis = int(args[1] if len(args) > 1 else kwargs["dim"])
             return self._extent(args[0], axis % args[0].dim(), result)
-        if name in _RESHAPES or any(True for _ in _numbers((args, kwargs))):
+        if name in _RESHAPES or any(True for _ in tagged_numbers((args, kwargs))):
             self._note(name, args, kwargs, result, before)
         return result
 
@@ -308,7 +86,7 @@ class WidthMode(TorchFunctionMode):
         elif name == "__getitem__":
             self._slices(args[0], args[1], before)
         else:
-            for number in _numbers((args, kwargs)):
+            for number in tagged_numbers((args, kwargs)):
                 self._number(number)
 
     def _extents(self, result: torch.Tensor, sizes: Any, first: int) -> None:
@@ -330,7 +108,7 @@ class WidthMode(TorchFunctionMode):
         axis = int(kwargs.get("dim", args[2] if len(args) > 2 else 0)) % args[0].dim()
         each = sizes if isinstance(sizes, (tuple, list)) else [sizes] * len(result)
         if len(each) != len(result):  # tensor_split by positions
-            for number in _numbers(sizes):
+            for number in tagged_numbers(sizes):
                 self._number(number)
             return
         for piece, number in zip(result, each, strict=True):
@@ -354,12 +132,12 @@ class WidthMode(TorchFunctionMode):
                     if isinstance(number, Width) and made:
                         self._use(Ref(made[0]), role, axis, number)
             else:
-                for number in _numbers(item):
+                for number in tagged_numbers(item):
                     self._number(number)
             axis += 1
 
     def _use(self, ref: Ref | None, role: Any, axis: int, number: Any) -> None:
-        if ref is not None and isinstance(number, (Width, Fraction)):
+        if ref is not None and isinstance(number, (Width, Fraction)) and number.recording == current_recording():
             self.uses.append(WidthUse(ref.index, role, axis, number.origin, self.site()))
 
     def _number(self, number: Width | Fraction) -> None:
@@ -368,17 +146,3 @@ class WidthMode(TorchFunctionMode):
 
 def _dim(arguments: tuple[Any, ...]) -> int:
     return int(arguments[1]) if len(arguments) > 1 else 0
-
-
-def _numbers(tree: Any) -> Iterator[Width | Fraction]:
-    """Every tagged number in nested arguments."""
-    if isinstance(tree, (Width, Fraction)):
-        yield tree
-    elif isinstance(tree, slice):
-        yield from _numbers((tree.start, tree.stop, tree.step))
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _numbers(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from _numbers(item)
