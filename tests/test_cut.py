@@ -175,6 +175,46 @@ def test_a_grouped_convolution_loses_groups_or_offsets() -> None:
         cc.prune(build("Grouped"), example(), keep=0.5, grouped="some")
 
 
+class Suppressing(nn.Module):
+    """A detector that ends in a threshold: the values decide how many boxes there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 5, 1)
+        self.after = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.head(torch.relu(self.b(torch.relu(self.a(x))))).flatten(2).transpose(1, 2)[0]
+        keep = y[:, 4] > y[:, 4].mean()
+        boxes = torch.zeros(int(keep.sum()), 4) + y[keep, :4]
+        return {"boxes": self.after(boxes), "scores": y[:, 4]}
+
+
+def test_what_values_decide_about_is_left_alone() -> None:
+    result = cc.prune(Suppressing().eval(), example(), keep=0.5)
+    assert result.proof.passed
+    assert result.model.a.out_channels == 6
+    assert result.model.b.out_channels == 4
+    assert result.model.after.weight.shape == (4, 4)
+    assert "read where values decide how many values there are" in {p.reason for p in result.groups.pins}
+    assert result.groups.graph.outputs == ("scores", "unsettled", "unsettled", "unsettled", "unsettled")
+
+
+class FixedBatch(nn.Module):
+    """A forward that knows its batch, as some exported graphs do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))).reshape(2, 5, -1)[0] + torch.zeros(5, 256)
+
+
+def test_a_training_step_at_the_batch_that_a_model_takes() -> None:
+    assert cc.prune(FixedBatch().eval(), example(), keep=0.5).proof.training == "passed"
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     result = cc.prune(build("Shared"), example(), keep=0.5, calibration=torch.randn(16, 3, 16, 16))
     cc.save(result, tmp_path / "out")
