@@ -88,7 +88,7 @@ def _replayed(
     """The first place where a selection with other positions in every lane does not go through."""
     lanes = [lane for group in groups for lane in group.lanes]
     widths = [group.width for group in groups for _ in group.lanes]
-    for seed in SEEDS:
+    for seed in SEEDS if any(len(group.lanes) > 1 for group in groups) else SEEDS[:1]:
         kept = adversary(lanes, widths, len(found.pinned), seed)
         for run in runs:
             try:
