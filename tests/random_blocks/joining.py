@@ -68,7 +68,9 @@ class Add(nn.Module):
             return torch.where(x > y, x, 0.1 * y)
         if self.how == "addcmul":
             return torch.addcmul(x, x, y, value=0.5)
-        operations = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "maximum": torch.maximum}
+        if self.how == "sub":
+            return x - 0.5 * y  # a value less itself would be nothing, and prove nothing
+        operations = {"add": torch.add, "mul": torch.mul, "maximum": torch.maximum}
         return operations[self.how](x, y)
 
 
