@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -43,8 +43,8 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
 
 def apply(model: nn.Module, plan: Plan) -> None:
     """Cut `model` in place: tensors first, then the attributes that repeat their shapes."""
-    for name, tensor in {n: t for n, t in named_tensors(model).items() if n in plan.kept}.items():
-        replace_tensor(model, tensor, select(tensor.detach(), plan.kept[name]))
+    cut_tensors = [(tensor, plan.kept[name]) for name, tensor in named_tensors(model).items() if name in plan.kept]
+    replace_tensors(model, ((tensor, select(tensor.detach(), kept)) for tensor, kept in cut_tensors))
     refresh(model, plan.attributes)
 
 
@@ -66,11 +66,16 @@ def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
     return tensor.contiguous()
 
 
-def replace_tensor(model: nn.Module, old: Tensor, new: Tensor) -> None:
-    """Put `new` wherever `old` is registered, so that shared tensors stay shared."""
-    parameter = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+def replace_tensors(model: nn.Module, replacements: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Put each new tensor wherever the old one is registered, so that shared tensors stay shared."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for module in model.modules():
-        for registry in (module._parameters, module._buffers):
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
             for key, value in registry.items():
-                if value is old:
-                    registry[key] = parameter  # type: ignore[assignment]
+                if value is not None:
+                    places.setdefault(id(value), []).append((registry, key))
+    for old, new in replacements:
+        parameter = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        for registry, key in places[id(old)]:
+            registry[key] = parameter

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Group, Groups
 from channelcut.couple import CoupleOptions, couple
-from channelcut.cut.apply import refresh, replace_tensor, select
+from channelcut.cut.apply import refresh, replace_tensors, select
 from channelcut.cut.hollow import LARGE, Hollow
 from channelcut.cut.planning import attributes, kept_positions, named_tensors
 from channelcut.cut.structure import structure_difference
@@ -62,8 +62,8 @@ class Probe:
         """The graph of a cut copy, by the front end of the original's."""
         clone = private_copy(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
         positions = kept_positions(groups, kept)
-        for name, tensor in named_tensors(self.model).items():
-            replace_tensor(clone, tensor, _hollow_copy(tensor, positions.get(name, {})))
+        tensors = named_tensors(self.model).items()
+        replace_tensors(clone, [(tensor, _hollow_copy(tensor, positions.get(name, {}))) for name, tensor in tensors])
         refresh(clone, attributes(self.model, groups, kept))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)

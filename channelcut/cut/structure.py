@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from channelcut.core.graph import Graph, Node, Site, specs
+from channelcut.core.graph import Graph, Node, Site, refs, specs
 from channelcut.core.groups import Groups
 from channelcut.couple.replay import kept_shape
 from channelcut.cut.align import Misaligned, align
@@ -34,8 +34,9 @@ def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) 
         pairs = align(groups.graph, graph)
     except Misaligned as error:
         return _misaligned(error)
+    used = {ref.index for node in groups.graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
     for old, new in pairs:
-        if old is None or new is None or old.kind != "call":
+        if old is None or new is None or old.kind != "call" or old.index not in used:
             continue
         place = Site(old.site.op, old.site.module, new.site.source or old.site.source)
         if _numbers(old) != _numbers(new):
