@@ -200,11 +200,15 @@ def kept_part(channels: Tensor, kept: Tensor) -> Tensor | None:
 def adversary(lanes: Sequence[NDArray[np.int64]], widths: Sequence[int], count: int, seed: int) -> Kept:
     """A selection that keeps about half of every lane, other positions in each, and equal shares in lanes of one group.
 
-    `widths[i]` is the width of the group of lane i.
+    `widths[i]` is the width of the group of lane i. Seed 0 takes the first and the last half in turns, so that
+    neighbours differ for certain; any other draws.
     """
     generator = np.random.default_rng(seed)
     kept = np.ones(count, dtype=bool)
-    for lane, width in zip(lanes, widths, strict=True):
-        share = max(1, (width + 1) // 2) * (len(lane) // width)
-        kept[generator.choice(lane, len(lane) - share, replace=False)] = False
+    for position, (lane, width) in enumerate(zip(lanes, widths, strict=True)):
+        gone = len(lane) - max(1, (width + 1) // 2) * (len(lane) // width)
+        if seed:
+            kept[generator.choice(lane, gone, replace=False)] = False
+        else:
+            kept[lane[:gone] if position % 2 else lane[len(lane) - gone :]] = False
     return kept
