@@ -275,7 +275,10 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
         "1",
     ]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, preexec_fn=hear
+        [*command, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear,  # noqa: PLW1509  it only sets a signal
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".out.*.part/model.onnx")) and process.poll() is None and time.monotonic() < deadline:
