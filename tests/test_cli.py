@@ -108,6 +108,8 @@ def test_explain(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 must stay: they are no channels of a layer (the network's input" in capsys.readouterr().out
     assert main(["explain", str(result), "head"]) == 0
     assert "4 must stay: network output, at aten.addmm in head" in capsys.readouterr().out
+    assert main(["explain", str(result), "a"]) == 0  # a module with layers inside
+    assert "a.0.weight, axis 0: 24 output channels" in capsys.readouterr().out
     assert main(["explain", str(result), "heat"]) == 2
     assert "Did you mean head" in capsys.readouterr().err
 

@@ -15,7 +15,8 @@ def explain(report: Mapping[str, Any], parameter: str) -> dict[str, Any]:
     Raises:
         UserError: the model has no such name; the nearest ones are named.
     """
-    rows = [s for s in report["slots"] if s["tensor"] == parameter or s["tensor"].rpartition(".")[0] == parameter]
+    inside = parameter + "."
+    rows = [s for s in report["slots"] if s["tensor"] == parameter or s["tensor"].startswith(inside)]
     if not rows:
         names = sorted(
             {s["tensor"] for s in report["slots"]} | {s["tensor"].rpartition(".")[0] for s in report["slots"]}
