@@ -144,11 +144,12 @@ def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:
     found = []
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         if isinstance(leaf, torch.Tensor):
-            found.append((".".join(_piece(entry) for entry in path) or "0", leaf))
+            found.append((".".join(path_piece(entry) for entry in path) or "0", leaf))
     return found
 
 
-def _piece(entry: Any) -> str:
+def path_piece(entry: Any) -> str:
+    """One step of a path in a nested result: a key, a position or a field."""
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))

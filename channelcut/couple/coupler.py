@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -229,5 +229,3 @@ HARD_CODED = "positions along the channels are hard-coded"
 HARD_CODED_REMEDY = "select channels by chunk or split, or by a layer of their own"
 FIXED = torch.zeros(0, dtype=torch.int32)
 """An extent that no removal changes, for `Coupler.account`."""
-
-Values = Mapping[int, object]

@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
+from channelcut.core.graph import path_piece
 
 
 def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
@@ -34,7 +35,7 @@ def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
                     "since everything else becomes a constant of the ONNX model. Give the other arguments in a "
                     "wrapper's forward, or through their defaults."
                 )
-            names.append(".".join([base, *map(_piece, path)]))
+            names.append(".".join([base, *map(path_piece, path)]))
     return _unique([_safe(n) for n in _declared(model, "input_names", len(names)) or names], taken=())
 
 
@@ -49,7 +50,7 @@ def output_names(outputs: Any, taken: Sequence[str] = (), model: nn.Module | Non
     for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
         if not isinstance(leaf, Tensor):
             continue
-        pieces = [_piece(p) for p in path] or ["0"]
+        pieces = [path_piece(p) for p in path] or ["0"]
         head = f"output_{pieces[0]}" if pieces[0].isdigit() else pieces[0]
         names.append(_safe(".".join([head, *pieces[1:]])))
     declared = [] if model is None else _declared(model, "output_names", len(names))
@@ -61,13 +62,6 @@ def _declared(model: nn.Module, key: str, count: int) -> list[str]:
     meta = getattr(model, "meta", None)
     names = list(meta.get(key, ())) if isinstance(meta, dict) else []
     return names if len(names) == count else []
-
-
-def _piece(entry: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
 
 
 def _safe(name: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from channelcut.core.graph import Node, Ref, refs
 from channelcut.core.groups import Groups
+from channelcut.couple.ids import compact
 
 MIXING = {
     "aten.layer_norm": -1,
@@ -67,11 +68,7 @@ def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mas
 
 def kept_mask(ids: Tensor, kept: NDArray[np.bool_]) -> Tensor:
     """Which elements of a value are kept, from the channel of each; stride-0 axes stay stride-0."""
-    small = ids
-    for axis in range(ids.dim()):
-        if ids.stride(axis) == 0 and ids.shape[axis] > 1:
-            small = small.narrow(axis, 0, 1)
-    return torch.from_numpy(kept)[small].expand(ids.shape)
+    return torch.from_numpy(kept)[compact(ids)].expand(ids.shape)
 
 
 def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> Any:
