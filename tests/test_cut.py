@@ -200,6 +200,24 @@ def test_what_values_decide_about_is_left_alone() -> None:
     assert result.groups.graph.outputs == ("scores", "unsettled", "unsettled", "unsettled", "unsettled")
 
 
+class Filling(Suppressing):
+    """A detector that fills a tensor box by box, as keypoint heads do: its extent is known only when the boxes are."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = super().forward(x)
+        corners = torch.zeros(len(found["boxes"]), 2)
+        for position, box in enumerate(found["boxes"]):
+            corners[position] = box[:2]
+        return {"corners": corners.clamp(min=0), "scores": found["scores"]}
+
+
+def test_what_is_filled_with_as_many_values_is_left_alone() -> None:
+    result = cc.prune(Filling().eval(), example(), keep=0.5)
+    assert result.proof.passed
+    assert result.model.a.out_channels == 6
+    assert {name for name in result.groups.graph.outputs if name != "unsettled"} == {"scores"}
+
+
 class FixedBatch(nn.Module):
     """A forward that knows its batch, as some exported graphs do."""
 

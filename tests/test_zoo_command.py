@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.zoo.__main__ import main
+from benchmarks.zoo.__main__ import Results, main, row
 from benchmarks.zoo.catalogue import Example
 from benchmarks.zoo.lively import enliven
 from benchmarks.zoo.peer import ignored_layers
@@ -65,7 +66,7 @@ def test_every_end_is_a_row_and_rows_stay(tmp_path, capsys):
     assert found["large"]["outcome"] == "memory"
 
     before = (results / "fake_zoo.json").read_bytes()
-    main(command(results))
+    main(command(results, "--no-peer"))
     assert (results / "fake_zoo.json").read_bytes() == before, "nothing is measured twice"
 
     summary = (tmp_path / "zoo.md").read_text()
@@ -74,6 +75,26 @@ def test_every_end_is_a_row_and_rows_stay(tmp_path, capsys):
     assert "- `plain`" not in summary
     assert "| plain | proven |" in (results / "fake_zoo.md").read_text()
     assert summary in capsys.readouterr().out
+
+
+def test_a_row_that_lacks_the_peer_gets_it_and_nothing_else(tmp_path):
+    class Asked:
+        tasks: list[str] = []
+
+        def run(self, task, *where):
+            self.tasks.append(task)
+            return {"outcome": task}
+
+    flags = Namespace(peer=True, quick=False, extras=True, fresh=False, names=[])
+    results = Results(tmp_path, "fake_zoo", ["plain"])
+    results.add({"name": "plain", "outcome": "proven", "prune_s": 1.5})
+    assert results.lack("plain", flags) and results.lack("other", flags)
+    found = row(Asked(), "fake_zoo", "plain", flags, results.known("plain", flags))
+    assert Asked.tasks == ["peer"]
+    assert found == {"name": "plain", "outcome": "proven", "prune_s": 1.5, "peer": {"outcome": "peer"}}
+    results.add(found)
+    assert not results.lack("plain", flags)
+    assert results.known("plain", Namespace(**{**vars(flags), "fresh": True})) is None
 
 
 def test_quick_traces_and_couples_only(tmp_path):

@@ -33,12 +33,14 @@ from channelcut.core.files import write_atomically
 RESULTS = Path(__file__).parents[1] / "results" / "zoo"
 
 
-def row(processes: Processes, zoo: str, name: str, flags: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is asked about one model."""
+def row(
+    processes: Processes, zoo: str, name: str, flags: argparse.Namespace, known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that is asked about one model; only Torch-Pruning's part where the rest is `known`."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        found = processes.run("analyze" if flags.quick else "cut", zoo, name, folder)
-        if flags.extras and zoo == "ultralytics" and found["outcome"] == "proven":
+        found = dict(known or processes.run("analyze" if flags.quick else "cut", zoo, name, folder))
+        if flags.extras and zoo == "ultralytics" and found["outcome"] == "proven" and known is None:
             found["extras"] = processes.run("extras", zoo, name, folder)
         if flags.peer and not flags.quick:
             found["peer"] = processes.run("peer", zoo, name, folder)
@@ -54,6 +56,16 @@ class Results:
         self.rows: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             self.rows = {r["name"]: r for r in json.loads(self.path.read_text(encoding="utf-8"))["rows"]}
+
+    def lack(self, name: str, flags: argparse.Namespace) -> bool:
+        """Whether anything that is asked about a model is not known yet."""
+        known = self.rows.get(name)
+        return known is None or (flags.peer and not flags.quick and "peer" not in known)
+
+    def known(self, name: str, flags: argparse.Namespace) -> dict[str, Any] | None:
+        """The row that only lacks Torch-Pruning's part; None where the model is to be run from the start."""
+        resumed = not flags.fresh and not flags.names
+        return self.rows.get(name) if resumed else None
 
     def add(self, found: dict[str, Any]) -> None:
         """Put in or replace one row; one line a row, so that a change shows which model it is about."""
@@ -80,7 +92,7 @@ def run(flags: argparse.Namespace) -> None:
             for zoo in flags.zoo or ZOOS:
                 known = names(zoo, flags.results)
                 results = Results(flags.results, zoo, known)
-                todo = flags.names or [name for name in known if flags.fresh or name not in results.rows]
+                todo = flags.names or [name for name in known if flags.fresh or results.lack(name, flags)]
                 run_zoo(processes, results, todo, flags, bars)
     finally:
         processes.close()
@@ -97,7 +109,9 @@ def run_zoo(
     """Run the models of one zoo, `--jobs` at a time; each row is on disk as soon as it is known."""
     progress(results.zoo, 0, len(todo))
     with ThreadPoolExecutor(flags.jobs) as pool:
-        futures: list[Future[dict[str, Any]]] = [pool.submit(row, processes, results.zoo, n, flags) for n in todo]
+        futures: list[Future[dict[str, Any]]] = [
+            pool.submit(row, processes, results.zoo, n, flags, results.known(n, flags)) for n in todo
+        ]
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 results.add(future.result())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,6 +33,12 @@ class Partition:
     lane_of: Channels
     lanes: tuple[Channels, ...]
     slots_of: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def first(self) -> Channels:
+        """One id of each channel, the first."""
+        found: Channels = np.unique(self.channel_of, return_index=True)[1]
+        return found
 
     def channels(self, ids: Tensor) -> Channels:
         """The channels of ids, in their shape, with stride-0 axes cut down to one element."""

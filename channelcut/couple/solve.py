@@ -66,9 +66,9 @@ def _pin_staying(coupler: Coupler, found: Partition, wanted: Demands) -> bool:
     for lane in range(len(found.lanes)):
         members[wanted.root(lane)].append(lane)
     for roots, reason, site in wanted.stay:
-        for root in roots:
-            for lane in members[wanted.root(root)]:
-                changed |= _pin(coupler, found, found.lanes[lane], reason, site)
+        lanes = sorted({lane for root in roots for lane in members[wanted.root(root)]})
+        if lanes:
+            changed |= _pin(coupler, found, np.concatenate([found.lanes[lane] for lane in lanes]), reason, site)
     return changed
 
 
@@ -77,8 +77,7 @@ def _pin(coupler: Coupler, found: Partition, channels: Channels, reason: str, si
     free = channels[~found.pinned[channels]]
     if not len(free):
         return False
-    first = np.unique(found.channel_of, return_index=True)[1]
-    coupler.pins.append(RawPin(reason, site, first[free], REMEDY))
+    coupler.pins.append(RawPin(reason, site, found.first[free], REMEDY))
     return True
 
 

@@ -8,7 +8,7 @@ another size than predicted, and the values that it handles, say which channels 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,19 @@ class Probe:
     hollow: bool | None = None
 
     def failure(self, groups: Groups, kept: NDArray[np.bool_]) -> Failure | None:
-        """Where the forward fails or changes with only the channels marked in `kept`; None when all is well."""
+        """Where the forward fails or changes with only the channels marked in `kept`; None when all is well.
+
+        A forward that runs as predicted without its arithmetic has shown all there is to show. One that does not is
+        run again with it, unless the uncut forward runs in `Hollow` as it does with its arithmetic.
+        """
+        found = self._failure(groups, kept)
+        if found is not None and self.hollow is None and groups.graph.front_end == "dispatch":
+            everything = np.ones(groups.channel_count, dtype=bool)
+            self.hollow = self._failure(groups, everything) is None
+            return found if self.hollow else self._failure(groups, kept)
+        return found
+
+    def _failure(self, groups: Groups, kept: NDArray[np.bool_]) -> Failure | None:
         try:
             graph = self._traced(groups, kept)
         except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is read, not hidden
@@ -63,30 +75,25 @@ class Probe:
         clone = private_copy(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
         positions = kept_positions(groups, kept)
         tensors = named_tensors(self.model).items()
-        replace_tensors(clone, [(tensor, _hollow_copy(tensor, positions.get(name, {}))) for name, tensor in tensors])
+        copy = _copy if self.hollow is False else _hollow_copy
+        replace_tensors(clone, [(tensor, copy(tensor, positions.get(name, {}))) for name, tensor in tensors])
         refresh(clone, attributes(self.model, groups, kept))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
         inputs = pytree.tree_map_only(Tensor, Tensor.clone, (self.args, dict(self.kwargs)))
-        with self._without_arithmetic(groups):
+        with nullcontext() if self.hollow is False else Hollow():  # type: ignore[no-untyped-call]
             return record(clone, *inputs, training=False, widths=False)
 
-    def _without_arithmetic(self, groups: Groups) -> AbstractContextManager[object]:
-        """`Hollow`, where the uncut forward runs the same steps in it as it does with its arithmetic."""
-        if self.hollow is None:
-            self.hollow = True
-            everything = np.ones(groups.channel_count, dtype=bool)
-            try:
-                self.hollow = structure_difference(groups, everything, self._traced(groups, everything)) is None
-            except Exception:  # noqa: BLE001  a forward that reads values may raise anything without them
-                self.hollow = False
-        return Hollow() if self.hollow else nullcontext()  # type: ignore[no-untyped-call]
+
+def _copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """A tensor with the kept positions."""
+    return select(tensor.detach(), axes).clone()
 
 
 def _hollow_copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """A tensor with the kept positions: large weights without their values, which a probe does not need."""
+    """The same, but large weights without their values, which a probe without arithmetic does not need."""
     if tensor.numel() < LARGE or not tensor.is_floating_point():
-        return select(tensor.detach(), axes).clone()
+        return _copy(tensor, axes)
     shape = [len(axes[axis]) if axis in axes else extent for axis, extent in enumerate(tensor.shape)]
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 

@@ -27,16 +27,7 @@ def settled(graph: Graph) -> Graph:
 
     What they read becomes an output with the name `unsettled`. A graph without such steps is returned as it is.
     """
-    computed: set[int] = set()  # depends on the inputs
-    loose: set[int] = set()
-    for node in graph.nodes:
-        sources = [ref.index for ref in refs((node.args, dict(node.kwargs)))]
-        if node.kind == "input" or any(index in computed for index in sources):
-            computed.add(node.index)
-        if node.kind == "call" and (
-            any(index in loose for index in sources) or (node.index in computed and _decides(graph, node))
-        ):
-            loose.add(node.index)
+    loose = _loose(graph, computed := _computed(graph))
     if not loose:
         return graph
     read = {
@@ -47,6 +38,51 @@ def settled(graph: Graph) -> Graph:
         if ref.index not in loose and (ref.index in computed or graph.nodes[ref.index].kind == "state")
     }
     return _without(graph, loose, sorted(read))
+
+
+def _computed(graph: Graph) -> set[int]:
+    """The nodes that depend on the inputs."""
+    computed: set[int] = set()
+    for node in graph.nodes:
+        if node.kind == "input" or any(index in computed for index in _sources(node)):
+            computed.add(node.index)
+    return computed
+
+
+def _loose(graph: Graph, computed: set[int]) -> set[int]:
+    """The nodes that depend on how many values there are, also by what is written into them."""
+    loose: set[int] = set()
+    while True:
+        before = len(loose)
+        for node in graph.nodes:
+            if node.kind == "call" and node.index not in loose:
+                decided = node.index in computed and _decides(graph, node)
+                if decided or any(index in loose for index in _sources(node)):
+                    loose |= {node.index} | _written(graph, node)
+        if len(loose) == before:
+            return loose
+
+
+def _written(graph: Graph, node: Node) -> set[int]:
+    """What an op writes into in place, and what that is a view of: `found[i] = ...` fills `found`."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return set()
+    named = {argument.name: argument for argument in schema.arguments}
+    given = [*zip(schema.arguments, node.args, strict=False), *((named[k], v) for k, v in node.kwargs.items())]
+    todo = [ref for a, value in given if a.alias_info is not None and a.alias_info.is_write for ref in refs(value)]
+    written: set[int] = set()
+    while todo:
+        target = graph.nodes[todo.pop().index]
+        if target.kind == "call" and target.index not in written:
+            written.add(target.index)
+            if getattr(target.target, "is_view", False):
+                todo += refs(target.args)[:1]
+    return written
+
+
+def _sources(node: Node) -> list[int]:
+    return [ref.index for ref in refs((node.args, dict(node.kwargs)))]
 
 
 def _decides(graph: Graph, node: Node) -> bool:
