@@ -388,6 +388,34 @@ class Dense(nn.Module):
         return self.c(torch.relu(self.b(self.a(x).view(-1, 16, 256).view(-1, 16, 16, 16))))
 
 
+class ChannelsLast(nn.Module):
+    """A layer norm over the last axis leaves memory that pooling to 1×1 gives new strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.head = conv(3, 12), nn.LayerNorm(12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class BiasedAttention(nn.Module):
+    """Attention whose scores are a product with a bias in one op, and values in three axes through a 3D pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Conv2d(3, 8, 1) for _ in range(3))
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x).flatten(2), self.k(x).flatten(2), self.v(x)
+        v = F.max_pool3d(v.unsqueeze(2), (1, 3, 3), 1, (0, 1, 1)).squeeze(2).flatten(2)
+        scores = torch.baddbmm(x.new_zeros(1, 1, k.shape[2]), q.transpose(1, 2), k, alpha=0.3)
+        y = torch.bmm(v, scores.softmax(2).transpose(1, 2))
+        return self.head(y.reshape(y.shape[0], -1, *x.shape[2:]))
+
+
 NETWORKS = {
     cls.__name__: cls
     for cls in (
@@ -418,6 +446,8 @@ NETWORKS = {
         Reductions,
         WidthScale,
         Dense,
+        ChannelsLast,
+        BiasedAttention,
     )
 }
 

@@ -79,7 +79,8 @@ def test_every_end_is_a_row_and_rows_stay(tmp_path, capsys):
 
 def test_a_row_that_lacks_the_peer_gets_it_and_nothing_else(tmp_path):
     class Asked:
-        tasks: list[str] = []
+        def __init__(self):
+            self.tasks = []
 
         def run(self, task, *where):
             self.tasks.append(task)
@@ -89,8 +90,9 @@ def test_a_row_that_lacks_the_peer_gets_it_and_nothing_else(tmp_path):
     results = Results(tmp_path, "fake_zoo", ["plain"])
     results.add({"name": "plain", "outcome": "proven", "prune_s": 1.5})
     assert results.lack("plain", flags) and results.lack("other", flags)
-    found = row(Asked(), "fake_zoo", "plain", flags, results.known("plain", flags))
-    assert Asked.tasks == ["peer"]
+    asked = Asked()
+    found = row(asked, "fake_zoo", "plain", flags, results.known("plain", flags))
+    assert asked.tasks == ["peer"]
     assert found == {"name": "plain", "outcome": "proven", "prune_s": 1.5, "peer": {"outcome": "peer"}}
     results.add(found)
     assert not results.lack("plain", flags)

@@ -24,8 +24,17 @@ def matmul(coupler: Coupler, call: Call) -> Tensor:
     if isinstance(matrix, State) and len(matrix.shape) == 2:
         flipped = State(matrix.name, matrix.shape[::-1], not matrix.flipped)
         return affine(coupler, call, call.ids("self"), flipped, None)
-    left, right = call.ids("self"), call.ids("other" if "other" in call.arguments else "mat2")
-    shape = call.shape
+    return _product(coupler, call.ids("self"), call.ids("other" if "other" in call.arguments else "mat2"), call.shape)
+
+
+@rule("aten.baddbmm")
+def biased_product(coupler: Coupler, call: Call) -> Tensor:
+    """b + l r: the product, to which b is added element by element."""
+    product = _product(coupler, call.ids("batch1"), call.ids("batch2"), call.shape)
+    return I.compress(coupler.bind(product, call.ids("self"), "combined with a fixed tensor").expand(call.shape))
+
+
+def _product(coupler: Coupler, left: Tensor, right: Tensor, shape: tuple[int, ...]) -> Tensor:
     if left.dim() < 2 or right.dim() < 2:
         coupler.pin(left, IRREGULAR)
         coupler.pin(right, IRREGULAR)

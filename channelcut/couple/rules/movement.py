@@ -51,6 +51,23 @@ def reshape(coupler: Coupler, call: Call) -> Tensor:
     return coupler.rectangle(ids)
 
 
+@rule("aten.as_strided_")
+def restride(coupler: Coupler, call: Call) -> Tensor:
+    """New strides over the same elements, which adaptive pooling to 1×1 gives to memory with channels last.
+
+    Without an axis after the channels every layout of (N, C, 1, ...) holds them in one order; any other is pinned.
+    """
+    ids = call.ids("self")
+    if (
+        tuple(ids.shape) == call.shape
+        and all(extent == 1 for extent in ids.shape[2:])
+        and not call.get("storage_offset")
+    ):
+        return ids
+    coupler.pin(ids, "read through strides", "use a view, permute or slice")
+    return call.fixed()  # type: ignore[no-any-return]
+
+
 @rule(
     "aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims", "aten.numpy_T",
     "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.expand_as", "aten.repeat",

@@ -17,7 +17,8 @@ EXTENT = {
     2: """max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool2d_with_indices _adaptive_avg_pool2d
           upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d
           replication_pad2d grid_sampler grid_sampler_2d _upsample_bilinear2d_aa""",
-    3: "max_pool3d avg_pool3d adaptive_avg_pool3d upsample_nearest3d upsample_trilinear3d",
+    3: """max_pool3d avg_pool3d adaptive_avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
+          upsample_nearest3d upsample_trilinear3d""",
 }
 AXES = {f"aten.{name}": count for count, names in EXTENT.items() for name in names.split()}
 VARYING = "channels vary along space"
