@@ -212,10 +212,41 @@ class Filling(Suppressing):
 
 
 def test_what_is_filled_with_as_many_values_is_left_alone() -> None:
+    torch.manual_seed(0)
     result = cc.prune(Filling().eval(), example(), keep=0.5)
     assert result.proof.passed
     assert result.model.a.out_channels == 6
     assert {name for name in result.groups.graph.outputs if name != "unsettled"} == {"scores"}
+
+
+class Thresholded(nn.Module):
+    """A detector that looks at its scores once more only where it found something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 12, 1, bias=False), nn.Conv2d(12, 2, 1, bias=False)
+        for parameter in self.parameters():
+            parameter.data.abs_()
+        self.least = 0.0
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.head(torch.relu(self.a(x)))
+        scores = y[:, 0]
+        keep = scores > self.least
+        found = y[:, 1][keep]
+        if len(found):
+            found = found * scores[keep]
+        return {"found": found, "map": y}
+
+
+def test_what_the_cut_model_does_not_look_at_again_is_compared_all_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = Thresholded().eval(), torch.rand(2, 3, 16, 16)
+    model.least = float(model(x)["map"][:, 0].detach().max()) * 0.99
+    result = cc.prune(model, x, keep=0.5)
+    assert len(model(x)["found"]) and not len(result.model(x)["found"])
+    assert result.groups.graph.outputs.count("unsettled") == 3
+    assert result.proof.passed and result.model.a.out_channels == 6
 
 
 class FixedBatch(nn.Module):

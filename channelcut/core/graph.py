@@ -139,6 +139,12 @@ def specs(tree: Any) -> list[Spec]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Spec)]
 
 
+def named_outputs(graph: Graph) -> list[tuple[str, int]]:
+    """The path of every output in the forward's result and the index of its node."""
+    found = [ref.index for node in graph.nodes if node.kind == "output" for ref in refs(node.args)]
+    return list(zip(graph.outputs or ("",) * len(found), found, strict=True))
+
+
 def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:
     """Every tensor in a nested result with its path, such as `1.feats.0`; a lone tensor has the path `0`."""
     found = []

@@ -28,6 +28,7 @@ from channelcut.cut.structure import structure_difference
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.modes import private_copy
+from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import user_lines
 
 HARD_CODED = "the forward hard-codes this width"
@@ -53,8 +54,11 @@ class Probe:
         """Where the forward fails or changes with only the channels marked in `kept`; None when all is well.
 
         A forward that runs as predicted without its arithmetic has shown all there is to show. One that does not is
-        run again with it, unless the uncut forward runs in `Hollow` as it does with its arithmetic.
+        run again with it, unless the uncut forward runs in `Hollow` as it does with its arithmetic. Where values decide
+        how the forward goes on, it never runs without them.
         """
+        if UNSETTLED in groups.graph.outputs:
+            self.hollow = False
         found = self._failure(groups, kept)
         if found is not None and self.hollow is None and groups.graph.front_end == "dispatch":
             everything = np.ones(groups.channel_count, dtype=bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,15 +29,18 @@ def _writes(node: Node) -> bool:
 
 
 class Execution:
-    """Runs the nodes of one graph in order; `env` holds the values that later nodes still need."""
+    """Runs the nodes of one graph in order; `env` holds the values that later nodes still need, and those in `keep`."""
 
-    def __init__(self, graph: Graph, state: Mapping[str, Tensor], inputs: Sequence[Any]) -> None:
+    def __init__(
+        self, graph: Graph, state: Mapping[str, Tensor], inputs: Sequence[Any], keep: Iterable[int] = ()
+    ) -> None:
         self.graph = graph
         self.state = state
         self.inputs = iter([leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)])
         self.env: dict[int, Any] = {}
         self._writes = any(_writes(node) for node in graph.calls)
         self._last = {ref.index: node.index for node in graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
+        self._last.update(dict.fromkeys(keep, len(graph.nodes)))
 
     def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments, with values for references and float64 for lower types."""

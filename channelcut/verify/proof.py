@@ -8,7 +8,7 @@ compared, on the kept channels, in units of that tensor's own deviation.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
-from channelcut.core.graph import Graph, Node, refs
+from channelcut.core.graph import Graph, Node, named_outputs, refs
 from channelcut.core.groups import Groups
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
@@ -29,6 +29,7 @@ from channelcut.cut.apply import select
 from channelcut.cut.planning import kept_positions, named_tensors
 from channelcut.cut.structure import structure_difference
 from channelcut.trace import trace
+from channelcut.trace.settled import UNSETTLED
 from channelcut.verify.execute import Execution, to_double
 from channelcut.verify.reference import MIXING, UnequalGroups, consumers, kept_mask, masked_state, mix_kept, producers
 from channelcut.verify.training import training_step
@@ -188,9 +189,12 @@ class Lockstep:
         uncut = Execution(self.groups.graph, original, self.inputs).outputs()
         masked = masked_state(self.groups, self.kept, original)
         reference = Execution(self.groups.graph, masked, self.inputs)
-        candidate = Execution(self.graph, actual, self.inputs)
+        pairs = align(self.groups.graph, self.graph)
+        partners = {node.index: twin.index for node, twin in pairs if node is not None and twin is not None}
+        twins = self._twins(partners)
+        candidate = Execution(self.graph, actual, self.inputs, [index for index in twins if index is not None])
         checks: list[Check] = []
-        for node, twin in align(self.groups.graph, self.graph):
+        for node, twin in pairs:
             if node is None or twin is None:  # a copy on one side alone
                 alone, side = (twin, candidate) if node is None else (node, reference)
                 assert alone is not None
@@ -198,7 +202,7 @@ class Lockstep:
                 continue
             if node.kind == "output":
                 outputs = [reference.env[ref.index] for ref in refs(node.args)]
-                checks += self._outputs(node, twin, reference, candidate)
+                checks += self._outputs(twins, reference, candidate)
                 return checks, max((_moved(a, b) for a, b in zip(uncut, outputs, strict=True)), default=0.0)
             if node.kind != "call":
                 reference.finish(node, reference.source(node))
@@ -213,15 +217,27 @@ class Lockstep:
             self._step(node, twin, reference, candidate, checks)
         return checks, 0.0
 
-    def _outputs(self, node: Node, twin: Node, reference: Execution, candidate: Execution) -> list[Check]:
+    def _twins(self, partners: Mapping[int, int]) -> list[int | None]:
+        """The cut model's step for every output; None where there is none.
+
+        What is read where values decide is paired by its step: in the cut model they may decide that nobody reads it.
+        """
+        mine, theirs = named_outputs(self.groups.graph), named_outputs(self.graph)
+        if [name for name, _ in mine if name != UNSETTLED] != [name for name, _ in theirs if name != UNSETTLED]:
+            return [None] * len(mine)
+        settled = iter([index for name, index in theirs if name != UNSETTLED])
+        return [partners.get(index) if name == UNSETTLED else next(settled, None) for name, index in mine]
+
+    def _outputs(self, twins: Sequence[int | None], reference: Execution, candidate: Execution) -> list[Check]:
         """Every output as a whole; of those that may lose channels, the kept ones."""
-        names = self.groups.graph.outputs or ("",) * len(refs(node.args))
         checks = []
-        for name, ref, other in zip(names, refs(node.args), refs(twin.args), strict=True):
-            mine, theirs = reference.env[ref.index], candidate.env[other.index]
+        for (name, index), other in zip(named_outputs(self.groups.graph), twins, strict=True):
             free = any(fnmatch(name, pattern) for pattern in self.groups.free_outputs)
-            error = self._on_kept(ref.index, mine, theirs) if free else _relative(mine, theirs)
-            checks.append(Check(f"output {name} ({self.groups.graph.nodes[ref.index].site})", error))
+            error = float("inf")
+            if other is not None:
+                mine, theirs = reference.env[index], candidate.env[other]
+                error = self._on_kept(index, mine, theirs) if free else _relative(mine, theirs)
+            checks.append(Check(f"output {name} ({self.groups.graph.nodes[index].site})", error))
         return checks
 
     def _step(self, node: Node, twin: Node, reference: Execution, candidate: Execution, checks: list[Check]) -> None:
