@@ -141,6 +141,12 @@ def _compress(commands: Any) -> None:
     command.add_argument(
         "--backend", choices=("tensorrt_rtx", "tensorrt"), default="tensorrt_rtx", help="engine builder"
     )
+    command.add_argument(
+        "--precision",
+        type=_names,
+        default=(),
+        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files",
+    )
     command.add_argument("--no-engine", action="store_true", help="build no engine")
     command.add_argument("--no-bench", action="store_true", help="do not measure latency")
 

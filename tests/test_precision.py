@@ -165,7 +165,7 @@ def test_impossible_budgets_and_bad_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a batch of 1"):
         convert_precision(model, out, "fp16", images()[:, :, :8])
     (tmp_path / "text.onnx").write_text("no model at all")
-    with pytest.raises(UserError, match="text.onnx"):
+    with pytest.raises(UserError, match=r"text\.onnx"):
         convert_precision(tmp_path / "text.onnx", out, "fp16")
     assert not out.exists()
 
@@ -179,7 +179,7 @@ def test_a_model_without_a_node_to_cast(tmp_path: Path) -> None:
     )
     graph.node[0].op_type = "Abs"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "m.onnx"))
-    with pytest.raises(UserError, match="No node of 'm.onnx' can compute in fp16"):
+    with pytest.raises(UserError, match=r"No node of 'm\.onnx' can compute in fp16"):
         convert_precision(tmp_path / "m.onnx", tmp_path / "low.onnx", "fp16")
 
 
@@ -191,3 +191,24 @@ def test_tensorrt_rtx_builds_it(tmp_path: Path, precision: str) -> None:
     convert_precision(network(tmp_path / "m.onnx"), tmp_path / "low.onnx", precision, images())
     tensorrt_rtx.build(tmp_path / "low.onnx", tmp_path / "low.engine", EngineOptions(capability="sm89"))
     assert (tmp_path / "low.engine").stat().st_size > 0
+
+
+def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    data, out = pictures(tmp_path / "data", count=9), tmp_path / "out"
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3))\n"
+    )
+    command = ["compress", f"{tmp_path / 'net.py'}:make", "--input", "1x3x32x32", "--keep", "0.5", "--out", str(out)]
+    flags = ["--precision", "fp16,int8", "--data", str(data), "--no-bench", "--json"]
+    assert main([*command, "--precision", "int8", "--no-bench"]) == 2
+    assert "give --data a folder" in capsys.readouterr().err and not out.exists()
+    assert main([*command, *flags]) == 0
+    written = {p.name for p in out.iterdir()}
+    assert {f"{s}.{p}.onnx" for s in ("model", "original") for p in ("fp16", "int8")} <= written
+    assert {"model.fp16.sm89.engine", "model.int8.sm89.engine"} <= written
+    said = channelcut.metadata(out / "model.int8.onnx")
+    assert said["precision"] == "int8" and len(said["plan"]) == 16
+    assert "plan" not in channelcut.metadata(out / "original.onnx")

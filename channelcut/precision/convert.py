@@ -87,8 +87,7 @@ def convert_precision(
     alone causes, and as few of the worst as the budget demands stay float32.
     Raises `UserError` for bad input and `BudgetError` when nothing could be lowered within the budget.
     """
-    if precision not in BUDGETS:
-        raise UserError(f"There is no precision {precision!r}; known: {', '.join(BUDGETS)}.")
+    check_precisions([precision], has_images=True)
     if precision == "int8" and (images is None or len(images) < _MINIMUM_IMAGES):
         raise UserError(
             f"int8 is calibrated on images: expected at least {_MINIMUM_IMAGES}, got "
@@ -123,6 +122,15 @@ def convert_precision(
         Path(out), precision, reached, unrestricted, budget, len(chosen), tuple(kept),
         described["judged_on"], len(data),
     )  # fmt: skip
+
+
+def check_precisions(precisions: Sequence[str], *, has_images: bool) -> None:
+    """Raise `UserError` for an unknown precision, or int8 without images, before any work is done."""
+    unknown = [p for p in precisions if p not in BUDGETS]
+    if unknown:
+        raise UserError(f"There is no precision {unknown[0]!r}; known: {', '.join(BUDGETS)}.")
+    if "int8" in precisions and not has_images:
+        raise UserError("int8 is calibrated on images: give --data a folder of unlabelled images like deployment's.")
 
 
 def output_error(reference: Sequence[Sequence[Array]], candidate: Sequence[Sequence[Array]]) -> float:
