@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from channelcut.core.pruned import Pruned
     from channelcut.couple.coupler import Coupler
     from channelcut.couple.registry import Call, rule
+    from channelcut.export.metadata import metadata
     from channelcut.pipeline import analyze, load, prune, save
+    from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.recover.images import Preprocessing
 
 __version__ = "0.1.0"
@@ -34,14 +36,16 @@ _HOME = {
     "channelcut.core.pruned": ("Pruned",),
     "channelcut.couple.coupler": ("Coupler",),
     "channelcut.couple.registry": ("Call", "rule"),
+    "channelcut.export.metadata": ("metadata",),
     "channelcut.pipeline": ("analyze", "load", "prune", "save"),
+    "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
     "channelcut.recover.images": ("Preprocessing",),
 }
 
 __all__ = [
-    "BudgetError", "Call", "ChannelcutError", "Coupler", "Group", "Groups", "Pin", "Plan", "Preprocessing", "Proof",
-    "ProofError", "Pruned", "Slot", "TraceError", "UserError", "analyze", "example_inputs_from_onnx", "from_onnx",
-    "load", "prune", "rule", "save",
+    "BudgetError", "Call", "ChannelcutError", "Coupler", "Group", "Groups", "Pin", "Plan", "PrecisionOptions",
+    "Preprocessing", "Proof", "ProofError", "Pruned", "Slot", "TraceError", "UserError", "analyze",
+    "convert_precision", "example_inputs_from_onnx", "from_onnx", "load", "metadata", "prune", "rule", "save",
 ]  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"channelcut {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_analyze, _compress, _export, _build, _bench, _report, _explain):
+    for add in (_analyze, _compress, _export, _convert, _build, _bench, _report, _explain):
         add(commands)
     return top
 
@@ -89,6 +89,17 @@ def _coupling_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _image_flags(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--data", type=Path, help=text)
+    command.add_argument(
+        "--fit", choices=("stretch", "letterbox"), default="stretch", help="how images are made to fit the input"
+    )
+    command.add_argument("--bgr", action="store_true", help="the network takes BGR")
+    command.add_argument("--scale", type=float, default=1 / 255, help="factor on pixel values (default 1/255)")
+    command.add_argument("--mean", type=_numbers, default=(0.0,), help="subtracted after scaling, one number or three")
+    command.add_argument("--std", type=_numbers, default=(1.0,), help="divided by after that, one number or three")
+
+
 def _analyze(commands: Any) -> None:
     from channelcut import commands as run
 
@@ -123,19 +134,18 @@ def _compress(commands: Any) -> None:
     command.add_argument(
         "--importance", default="l2", help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)"
     )
-    command.add_argument("--data", type=Path, help="folder of unlabelled images for batch-norm recalibration")
-    command.add_argument(
-        "--fit", choices=("stretch", "letterbox"), default="stretch", help="how images are made to fit the input"
-    )
-    command.add_argument("--bgr", action="store_true", help="the network takes BGR")
-    command.add_argument("--scale", type=float, default=1 / 255, help="factor on pixel values (default 1/255)")
-    command.add_argument("--mean", type=_numbers, default=(0.0,), help="subtracted after scaling, one number or three")
-    command.add_argument("--std", type=_numbers, default=(1.0,), help="divided by after that, one number or three")
+    _image_flags(command, "folder of unlabelled images for batch-norm recalibration")
     command.add_argument(
         "--capability", type=_names, default=("sm89",), help="compute capabilities to build engines for (default sm89)"
     )
     command.add_argument(
         "--backend", choices=("tensorrt_rtx", "tensorrt"), default="tensorrt_rtx", help="engine builder"
+    )
+    command.add_argument(
+        "--precision",
+        type=_names,
+        default=(),
+        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files",
     )
     command.add_argument("--no-engine", action="store_true", help="build no engine")
     command.add_argument("--no-bench", action="store_true", help="do not measure latency")
@@ -150,6 +160,21 @@ def _export(commands: Any) -> None:
     command.add_argument("--opset", type=int, default=20)
     command.add_argument("--dynamic-batch", action="store_true", help="leave the batch size open")
     command.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def _convert(commands: Any) -> None:
+    from channelcut import command_convert as run
+
+    command = _command(commands, "convert", run.convert, "Write an ONNX file in fp16, bf16 or int8.")
+    command.add_argument("onnx", type=Path)
+    command.add_argument("--precision", choices=("fp16", "bf16", "int8"), required=True)
+    command.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
+    command.add_argument("--budget", type=float, help="largest relative output error (0.01, 0.05, 0.1 by precision)")
+    command.add_argument("--method", choices=("percentile", "entropy", "minmax"), default="percentile")
+    command.add_argument("--images", type=int, default=64, help="most images to calibrate on (default 64)")
+    command.add_argument("--size", type=int, default=640, help="height and width where the file leaves them open")
+    command.add_argument("--force", action="store_true", help="replace an existing file")
+    _image_flags(command, "folder of unlabelled images; int8 needs it")
 
 
 def _build(commands: Any) -> None:

@@ -74,6 +74,7 @@ def compress(flags: Namespace) -> int:
         },
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
+        precisions=flags.precision,
         measure=not flags.no_bench,
         force=flags.force,
     )

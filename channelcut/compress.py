@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -25,8 +26,10 @@ from channelcut.core.pruned import Pruned
 from channelcut.cut import store
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
-from channelcut.export.onnx import ExportReport, onnx_from_module
+from channelcut.export.onnx import ExportOptions, ExportReport, onnx_from_module
 from channelcut.pipeline import Progress, PruneOptions, Stopwatch, prune
+from channelcut.precision.convert import check_precisions, convert_precision
+from channelcut.recover.images import load_images
 from channelcut.report import render_html
 from channelcut.report.collect import collect
 
@@ -41,6 +44,7 @@ class CompressOptions:
     budget: one of keep, macs, params with its value.
     capabilities: CUDA compute capabilities to build engines for, such as `sm89`; empty builds none.
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
+    precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
     measure: time original and pruned with ONNX Runtime.
     force: replace an existing output folder, once the new one is complete.
     """
@@ -50,6 +54,7 @@ class CompressOptions:
     prune: PruneOptions = field(default_factory=PruneOptions)  # type: ignore[arg-type]
     capabilities: tuple[str, ...] = ("sm89",)
     backend: str = "tensorrt_rtx"
+    precisions: tuple[str, ...] = ()
     measure: bool = True
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
@@ -65,6 +70,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
     """
+    check_precisions(options.precisions, has_images=bool(options.prune.get("calibration")))
     watch = Stopwatch(progress)
     with fresh_folder(out, force=options.force) as folder:
         with watch.stage("load"):
@@ -77,7 +83,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         with watch.stage("store"):
             store(result.model, result.plan, folder)
         with watch.stage("export"):
-            onnx = export_both(model, result.model, example, folder)
+            onnx = export_both(model, result, example, folder)
+        precision = convert_both(folder, options, watch)
         engines = build_engines(folder, options, watch)
         measurement = None
         if options.measure:
@@ -90,7 +97,12 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
                 )
                 measurement = named(measurement)
         report = collect(model, result, environment(options.bench.threads))
-        report |= {"onnx": onnx, "engines": engines, "measurement": measurement.to_dict() if measurement else None}
+        report |= {
+            "onnx": onnx,
+            "precision": precision,
+            "engines": engines,
+            "measurement": measurement.to_dict() if measurement else None,
+        }
         report |= {"seconds": watch.seconds, "notes": notes(measurement, options) + export_warnings(onnx, engines)}
         write_atomically(folder / "report.json", json.dumps(report, indent=1, default=str).encode())
         write_atomically(folder / "report.html", render_html(report).encode())
@@ -139,12 +151,32 @@ def _with_options(result: Pruned, source: Source, options: CompressOptions) -> P
     )
 
 
-def export_both(model: nn.Module, pruned: nn.Module, example: torch.Tensor, folder: Path) -> dict[str, Any]:
+def export_both(model: nn.Module, result: Pruned, example: torch.Tensor, folder: Path) -> dict[str, Any]:
     """Write both ONNX files, each checked against its module."""
-    return {
-        name: describe_export(onnx_from_module(module, (example,), folder / file))
-        for name, module, file in (("original", model, ORIGINAL), ("pruned", pruned, PRUNED))
-    }
+    plan = hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()[:16]
+    described = {}
+    for name, module, file in (("original", model, ORIGINAL), ("pruned", result.model, PRUNED)):
+        facts = (("plan", plan),) if name == "pruned" else ()
+        report = onnx_from_module(module, (example,), folder / file, ExportOptions(metadata=facts))
+        described[name] = describe_export(report)
+    return described
+
+
+def convert_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
+    """Write both ONNX files in each further precision; int8 calibrates on the folder of images."""
+    data = options.prune.get("calibration")
+    images = None
+    if options.precisions and isinstance(data, (str, Path)):
+        _, channels, height, width = options.input_shape
+        images = load_images(Path(data), (channels, height, width), options.prune.get("preprocessing"), 64)[0].numpy()
+    found = []
+    for precision in options.precisions:
+        with watch.stage(f"convert {precision}"):
+            for file in (ORIGINAL, PRUNED):
+                out = folder / file.replace(".onnx", f".{precision}.onnx")
+                report = convert_precision(folder / file, out, precision, images, progress=watch.progress)
+                found.append({**vars(report), "path": out.name})
+    return found
 
 
 def describe_export(report: ExportReport) -> dict[str, Any]:
@@ -153,14 +185,14 @@ def describe_export(report: ExportReport) -> dict[str, Any]:
 
 
 def build_engines(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
-    """One engine for each capability."""
+    """One engine for each capability, of each further precision, or of fp32 without one."""
     built = []
     for capability in options.capabilities:
-        with watch.stage(f"build {capability}"):
-            report = build_engine(
-                folder / PRUNED, options.backend, capability, folder / f"model.{capability}.engine", watch.progress
-            )
-            built.append({**vars(report), "path": report.path.name})
+        for stem in [f"model.{p}" for p in options.precisions] or ["model"]:
+            with watch.stage(f"build {capability}"):
+                engine = folder / f"{stem}.{capability}.engine"
+                report = build_engine(folder / f"{stem}.onnx", options.backend, capability, engine, watch.progress)
+                built.append({**vars(report), "path": report.path.name})
     return built
 
 

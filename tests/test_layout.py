@@ -21,6 +21,7 @@ ORDER = [
     "verify",
     "recover",
     "export",
+    "precision",
     "engine",
     "bench",
     "report",

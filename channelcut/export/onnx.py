@@ -17,6 +17,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.quiet import quietly
 from channelcut.export.inputs import random_like
+from channelcut.export.metadata import set_metadata
 from channelcut.export.names import input_names, output_names
 from channelcut.export.parity import ParityCheck, accept_rewrite, tensor_leaves
 from channelcut.export.simplify import rewrites
@@ -32,7 +33,7 @@ class ExportOptions:
     """How to export. `simplifiers` are tried in order; `tolerance` is relative, see `parity.relative_error`.
 
     `dynamic_batch` leaves the first axis of every input open. `random_inputs`: how many inputs beside the example the
-    parity is checked on.
+    parity is checked on. `metadata`: further pairs for the file, see `metadata.metadata`.
     """
 
     opset: int = 20
@@ -41,6 +42,7 @@ class ExportOptions:
     tolerance: float = 1e-4
     random_inputs: int = 1
     seed: int = 0
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
@@ -119,6 +121,7 @@ def onnx_from_module(
                 f"float64, so the ONNX model was accepted at {accepted.parity.max_relative_error:.0e} instead of "
                 f"{options.tolerance:.0e}",
             )
+    set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
     data = accepted.model.SerializeToString()
     write_atomically(Path(path), data)
     return ExportReport(

@@ -1,0 +1,139 @@
+"""Accuracy of fp32, fp16, bf16 and int8, original and pruned, on coco128 val, with real weights.
+
+    python -m benchmarks.precision                 # all detectors, resumes where it stopped
+    python -m benchmarks.precision nanodet_m
+
+Calibrated, recalibrated and judged for its output error on images of coco128 train; mAP is over the 128 images of val.
+Pruning is mild and without training, so that accuracy is left to compare. ONNX Runtime on the CPU has no bf16
+convolution: that row runs the simulation of `channelcut.precision.cast`. Its fp16 kernels are casts around float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from benchmarks.zoo.data import require_assets
+from benchmarks.zoo.registry import ENTRIES, Entry
+from channelcut import prune
+from channelcut.bench.environment import environment
+from channelcut.core.errors import BudgetError
+from channelcut.core.files import write_atomically
+from channelcut.export.onnx import onnx_from_module
+from channelcut.export.runtime import session_from_file
+from channelcut.precision.cast import castable, prepared, simulated
+from channelcut.precision.convert import convert_precision
+
+RESULTS = Path(__file__).parent / "results"
+ROWS = RESULTS / "precision"
+DETECTORS = ("fastestdet", "nanodet_m", "yolov5n")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+MACS, ALIGN, TUNING_IMAGES, CALIBRATION_IMAGES = 0.95, 8, 128, 64
+
+
+def rows(entry: Entry) -> list[dict[str, Any]]:
+    """Every precision of the original and of the pruned detector."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = entry.load(require_assets())
+    images = entry.calibration(TUNING_IMAGES)
+    result = prune(model, torch.rand(entry.input_shape), macs=MACS, align=ALIGN, calibration=images)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for side, module in (("original", model), ("pruned", result.model)):
+            plain = Path(folder) / f"{side}.onnx"
+            onnx_from_module(module, (torch.rand(entry.input_shape),), plain)
+            for precision in PRECISIONS:
+                facts = {"network": entry.name, "side": side, "precision": precision, "macs": MACS}
+                found.append(facts | one(entry, plain, precision, images[:CALIBRATION_IMAGES], module))
+    return found
+
+
+def one(entry: Entry, plain: Path, precision: str, images: Tensor, module: nn.Module) -> dict[str, Any]:
+    """Convert, measure the error, and judge."""
+    out = plain
+    facts: dict[str, Any] = {"size_mib": plain.stat().st_size / 2**20}
+    if precision != "fp32":
+        out = plain.with_suffix(f".{precision}.onnx")
+        try:
+            report = convert_precision(plain, out, precision, images.numpy())
+        except BudgetError as error:
+            return {"stayed_fp32": str(error)}
+        facts = {
+            "size_mib": report.size_bytes / 2**20,
+            "error": report.error,
+            "unrestricted_error": report.unrestricted_error,
+            "lowered": report.lowered,
+            "kept": list(report.kept),
+        }
+        if precision == "bf16":
+            source = prepared(onnx.load(str(plain)), "bf16")
+            chosen = [n for n in castable(source, "bf16") if n not in set(report.kept)]
+            onnx.save(simulated(source, "bf16", chosen), str(out))
+    session = session_from_file(out)
+    name = session.get_inputs()[0].name
+    like = module(torch.rand(entry.input_shape))
+
+    def run(batch: Tensor) -> Any:
+        outputs = [torch.from_numpy(a) for a in session.run(None, {name: batch.numpy()})]
+        return outputs[0] if isinstance(like, Tensor) else outputs
+
+    return {**facts, **entry.evaluate(run, batch_size=1)}
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| network | model | precision | mAP | AP50 | output error | all lowered | nodes lowered / kept fp32 | ONNX |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in found:
+        start = f"| {r['network']} | {r['side']} | {r['precision']} |"
+        if "stayed_fp32" in r:
+            lines.append(f"{start} – | – | stayed fp32 | – | – | – |")
+            continue
+        low = "error" in r
+        middle = f"{r['error']:.2g} | {r['unrestricted_error']:.2g} | {r['lowered']} / {len(r['kept'])}" if low else ""
+        lines.append(f"{start} {r['map']:.3f} | {r['ap50']:.3f} | {middle or '– | – | –'} | {r['size_mib']:.1f} MiB |")
+    return "\n".join(lines) + "\n"
+
+
+def write_results() -> None:
+    """Make precision.json and precision.md of the detectors that are there."""
+    parts = [json.loads((ROWS / f"{n}.json").read_text()) for n in DETECTORS if (ROWS / f"{n}.json").exists()]
+    if not parts:
+        return
+    found = [row for part in parts for row in part["rows"]]
+    document = {"command": "python -m benchmarks.precision", "environment": parts[0]["environment"], "rows": found}
+    write_atomically(RESULTS / "precision.json", json.dumps(document, indent=1).encode())
+    head = (
+        f"Made by `python -m benchmarks.precision` on {document['environment']}.\n\nPruned: macs={MACS}, recalibrated, "
+    )
+    head += "not trained. bf16 is simulated.\n\n"
+    write_atomically(RESULTS / "precision.md", (head + table(found)).encode())
+
+
+def main() -> None:
+    """Measure the detectors that are not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("detectors", nargs="*", help=f"all by default: {', '.join(DETECTORS)}")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there")
+    flags = parser.parse_args()
+    names = [n for n in flags.detectors or DETECTORS if flags.fresh or not (ROWS / f"{n}.json").exists()]
+    for name in track(names, description="detectors"):
+        part = {"rows": rows(ENTRIES[name]), "environment": environment(1)}
+        write_atomically(ROWS / f"{name}.json", json.dumps(part, indent=1).encode())
+        write_results()
+    write_results()
+
+
+if __name__ == "__main__":
+    main()
