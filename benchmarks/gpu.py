@@ -157,10 +157,9 @@ def _built(name: str) -> Any:
     from channelcut.adapters import open_source
 
     if name == "nanodet_m":
-        from benchmarks.zoo import nanodet  # noqa: F401  # registers itself
-        from benchmarks.zoo.registry import ENTRIES
+        from benchmarks.zoo import nanodet
 
-        return next(entry for key, entry in ENTRIES.items() if "nanodet" in key).build().eval()
+        return nanodet.build().eval()
     return open_source(SOURCES[name]).build()
 
 
