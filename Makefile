@@ -27,6 +27,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint --failure-threshold warning docker/*.Dockerfile
 
 # The tables of the README; they need real weights (CHANNELCUT_ASSETS) and about half an hour.
 table: $(READY)

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"channelcut {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_analyze, _compress, _export, _convert, _build, _bench, _report, _explain):
+    for add in (_analyze, _compress, _export, _convert, _build, _bench, _report, _explain, _env):
         add(commands)
     return top
 
@@ -178,14 +178,17 @@ def _convert(commands: Any) -> None:
 
 
 def _build(commands: Any) -> None:
-    from channelcut import commands as run
+    from channelcut import command_build
 
-    command = _command(commands, "build", run.build, "Build an engine from ONNX.")
-    command.add_argument("onnx", type=Path)
-    command.add_argument("--out", type=Path, required=True, help="the engine file to write")
-    command.add_argument("--capability", help="compute capability such as sm89; without it, this machine's GPU")
-    command.add_argument("--backend", choices=("tensorrt_rtx", "tensorrt"), default="tensorrt_rtx")
-    command.add_argument("--force", action="store_true", help="replace an existing file")
+    command_build.add_flags(
+        _command(commands, "build", command_build.build, "Build an engine from ONNX with any of the backends.")
+    )
+
+
+def _env(commands: Any) -> None:
+    from channelcut import command_env
+
+    _command(commands, "env", command_env.env, "What this machine can build and run with: devices, drivers, versions.")
 
 
 def _bench(commands: Any) -> None:

@@ -113,26 +113,6 @@ def export(flags: Namespace) -> int:
     return 0
 
 
-def build(flags: Namespace) -> int:
-    """`channelcut build`."""
-    from channelcut.compress import build_engine
-    from channelcut.console import Bars, console, print_json
-
-    _refuse_existing(flags.out, flags.force)
-    with Bars(quiet=flags.quiet or flags.json) as progress:
-        report = build_engine(flags.onnx, flags.backend, flags.capability, flags.out, progress)
-    if flags.json:
-        print_json({**vars(report), "path": str(report.path)})
-    elif not flags.quiet:
-        console().print(
-            f"{report.path}: {report.backend} {report.version} for {report.capability}, {report.size_mib:.2f} MiB, "
-            f"built in "
-            f"{report.build_s:.1f} s",
-            soft_wrap=True,
-        )
-    return 0
-
-
 def bench(flags: Namespace) -> int:
     """`channelcut bench`."""
     from channelcut.bench.measure import BenchOptions

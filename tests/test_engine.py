@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from channelcut.core.errors import MissingExtraError, UserError
-from channelcut.engine import driver, memory, onnxruntime, tensorrt, tensorrt_common, tensorrt_rtx, tensorrt_runner
+from channelcut.engine import driver, onnxruntime, tensorrt, tensorrt_common, tensorrt_rtx, tensorrt_runner
 from channelcut.engine.protocol import Backend, EngineOptions, Runner, checked_inputs
 from channelcut.engine.registry import backends, require
 
@@ -55,10 +55,10 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_registry_names_and_imports_lazily() -> None:
-    assert set(backends()) == {"onnxruntime", "tensorrt", "tensorrt_rtx"}
+    assert set(backends()) == {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch_cuda"}
     assert require("tensorrt-rtx") is tensorrt_rtx and require("ONNXRuntime") is onnxruntime
-    with pytest.raises(UserError, match="no backend called 'openvino'; known: onnxruntime, tensorrt, tensorrt_rtx"):
-        require("openvino")
+    with pytest.raises(UserError, match="no backend called 'ncnn'; known: onnxruntime, openvino, tensorrt"):
+        require("ncnn")
     every: list[Backend] = [onnxruntime, tensorrt, tensorrt_rtx]
     assert [b.NAME for b in every] == ["onnxruntime", "tensorrt", "tensorrt_rtx"]
 
@@ -203,7 +203,7 @@ def test_a_callback_that_raises_stops_the_build(tmp_path: Path, rtx: Any) -> Non
 
 
 def test_rtx_load_without_gpu(tmp_path: Path, rtx: Any, no_gpu: None) -> None:
-    (tmp_path / "e").write_bytes(b"engine")
+    tensorrt_rtx.build(convnet(tmp_path / "m.onnx"), tmp_path / "e", SM89)
     with pytest.raises(UserError, match="needs an NVIDIA GPU, and no NVIDIA driver is installed"):
         tensorrt_rtx.load(tmp_path / "e")
     with pytest.raises(UserError, match="Cannot read the engine file"):
@@ -387,12 +387,3 @@ def test_runner_errors(rtx: Any) -> None:
         tensorrt_runner.TensorRTRunner(session, StandIn(rtx, open_output=True), HostMemory())(x)
     with pytest.raises(UserError, match="TensorRT failed to run the engine"):
         tensorrt_runner.TensorRTRunner(session, StandIn(rtx, works=False), HostMemory())(x)
-
-
-def test_gpu_memory_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    with pytest.raises(MissingExtraError, match="pycuda"):
-        memory.gpu_memory()

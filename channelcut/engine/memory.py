@@ -1,14 +1,20 @@
-"""The one place that touches GPU memory and streams, behind a seam that PyTorch or pycuda can fill."""
+"""The seam to the GPU: device memory, pinned host memory, one stream, events and graphs, filled by two packages.
+
+Both implementations follow their package's documented API and have not run on a GPU yet; the tests exercise their
+control flow on stand-ins, and cuda-bindings' refusal on a machine without a driver for real.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
+from channelcut.core.errors import UserError
+from channelcut.engine.driver import cuda_problem
+from channelcut.engine.protocol import CUDA_PACKAGES, Array
 
-from channelcut.core.errors import MissingExtraError
-from channelcut.engine.protocol import Array
+Work = Callable[[], None]
 
 
 class Memory(Protocol):
@@ -20,7 +26,7 @@ class Memory(Protocol):
         ...
 
     def allocate(self, shape: Sequence[int], dtype: Any) -> Any:
-        """Return a buffer for an array of that shape and NumPy dtype."""
+        """Return a buffer for an array of that shape and NumPy dtype: on the device, with pinned memory beside it."""
         ...
 
     def address(self, buffer: Any) -> int:
@@ -28,110 +34,53 @@ class Memory(Protocol):
         ...
 
     def upload(self, buffer: Any, array: Array) -> None:
-        """Copy a host array into the buffer."""
+        """Copy a host array into pinned memory and queue its copy to the device; waits for work queued before."""
         ...
 
     def download(self, buffer: Any) -> Array:
-        """Return the buffer's content on the host; waits for the stream."""
+        """Return the buffer's content on the host, as an array of its own; waits for the stream."""
         ...
 
     def synchronize(self) -> None:
         """Wait until everything queued on the stream is done."""
         ...
 
+    def capture(self, work: Work) -> Work:
+        """Record what `work` queues as a CUDA graph, without running it; return what queues the graph."""
+        ...
 
-class TorchMemory:
-    """Buffers are CUDA tensors of bytes with a shape and dtype beside them."""
+    def elapsed_ms(self, work: Work) -> float:
+        """Run `work` between two events and return the milliseconds between them, on the device's clock."""
+        ...
 
-    def __init__(self) -> None:
-        import torch
-
-        self._torch = torch
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    @property
-    def stream(self) -> int:
-        """The CUDA stream's address."""
-        return int(self._stream.cuda_stream)
-
-    def allocate(self, shape: Sequence[int], dtype: Any) -> Any:
-        """Allocate a buffer; never an empty one, whose address would be null."""
-        kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        return self._torch.empty(max(1, size), dtype=self._torch.uint8, device="cuda"), tuple(shape), kind
-
-    def address(self, buffer: Any) -> int:
-        """Return the buffer's address on the device."""
-        return int(buffer[0].data_ptr())
-
-    def upload(self, buffer: Any, array: Array) -> None:
-        """Queue a copy of the host array into the buffer."""
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        with self._torch.cuda.stream(self._stream):
-            buffer[0][: data.size].copy_(self._torch.from_numpy(data))
-
-    def download(self, buffer: Any) -> Array:
-        """Wait for the stream, then copy the buffer to the host."""
-        self.synchronize()
-        tensor, shape, dtype = buffer
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        array: Array = tensor[:size].cpu().numpy().view(dtype).reshape(shape)
-        return array
-
-    def synchronize(self) -> None:
-        """Wait for the stream."""
-        self._stream.synchronize()
+    def used_mib(self) -> float:
+        """Return the device memory that is in use, by every process, in MiB."""
+        ...
 
 
-class PycudaMemory:
-    """Buffers are pycuda allocations in the device's primary context."""
+def gpu_memory(package: str | None = None) -> Memory:
+    """Memory of the named package ("bindings" or "pycuda"), else of the first that imports.
 
-    def __init__(self) -> None:
-        import pycuda.autoprimaryctx  # noqa: F401  # makes the context
-        import pycuda.driver as cuda
-
-        self._cuda = cuda
-        self._stream = cuda.Stream()
-
-    @property
-    def stream(self) -> int:
-        """The CUDA stream's address."""
-        return int(self._stream.handle)
-
-    def allocate(self, shape: Sequence[int], dtype: Any) -> Any:
-        """Allocate a buffer; never an empty one, whose address would be null."""
-        kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        return self._cuda.mem_alloc(max(1, size)), tuple(shape), kind
-
-    def address(self, buffer: Any) -> int:
-        """Return the buffer's address on the device."""
-        return int(buffer[0])
-
-    def upload(self, buffer: Any, array: Array) -> None:
-        """Queue a copy of the host array into the buffer."""
-        self._cuda.memcpy_htod_async(buffer[0], np.ascontiguousarray(array), self._stream)
-
-    def download(self, buffer: Any) -> Array:
-        """Wait for the stream, then copy the buffer to the host."""
-        self.synchronize()
-        array: Array = np.empty(buffer[1], buffer[2])
-        if array.nbytes:
-            self._cuda.memcpy_dtoh(array, buffer[0])
-        return array
-
-    def synchronize(self) -> None:
-        """Wait for the stream."""
-        self._stream.synchronize()
-
-
-def gpu_memory() -> Memory:
-    """PyTorch's where it has CUDA, else pycuda's; raises `MissingExtraError` where neither can be had."""
-    import torch
-
-    if torch.cuda.is_available():
-        return TorchMemory()
-    try:
-        return PycudaMemory()
-    except ImportError as problem:
-        raise MissingExtraError("pycuda", "tensorrt", "running an engine with a PyTorch that lacks CUDA") from problem
+    Raises `UserError` without a driver or GPU, and when the package is absent, with the pip command.
+    """
+    if package is not None and package not in CUDA_PACKAGES:
+        raise UserError(f"There is no CUDA package called {package!r}; known: {', '.join(CUDA_PACKAGES)}.")
+    problem = cuda_problem()
+    if problem is not None:
+        raise UserError(f"Running on a GPU needs one, and {problem}.")
+    reasons = []
+    for name in (package,) if package is not None else CUDA_PACKAGES:
+        module, make = {
+            "bindings": ("channelcut.engine.memory_bindings", "BindingsMemory"),
+            "pycuda": ("channelcut.engine.memory_pycuda", "PycudaMemory"),
+        }[name]
+        try:
+            memory: Memory = getattr(importlib.import_module(module), make)()
+            return memory
+        except ImportError as absent:
+            reasons.append(f"{name}: {absent}")
+    raise UserError(
+        f"Running a TensorRT engine needs a Python package for CUDA, and none loads ({'; '.join(reasons)}). Run: "
+        "pip install cuda-bindings (wheels, any driver of its CUDA version), or pip install pycuda (compiled here, "
+        "needs a CUDA toolkit)."
+    )

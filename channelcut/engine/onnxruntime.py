@@ -1,4 +1,4 @@
-"""The backend for machines without a GPU: ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, or on a GPU through its CUDA or TensorRT provider, which has not run on a GPU yet."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ from channelcut.engine.protocol import (
     BuildProgress,
     EngineOptions,
     EngineReport,
+    Stages,
     checked_inputs,
 )
 from channelcut.export.files import load_onnx, read_bytes
 from channelcut.export.runtime import failures, onnxruntime, session_from_file
 
 NAME = "onnxruntime"
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -40,10 +47,19 @@ _DTYPES = {
 
 
 class OnnxRuntimeRunner:
-    """Runs an ONNX file on the CPU. `inputs`: name to (shape, dtype); `outputs`: the names."""
+    """Runs an ONNX file with one provider. `inputs`: name to (shape, dtype); `outputs`: the names."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, provider: str = "cpu") -> None:
+        name = require_provider(provider)
         self._session = session_from_file(path, threads)
+        if provider != "cpu":
+            self._session.set_providers([name, _PROVIDERS["cpu"]])
+            # ONNX Runtime falls back without a word where the provider's libraries or the driver do not load.
+            if name not in self._session.get_providers():
+                raise UserError(
+                    f"ONNX Runtime {onnxruntime().__version__} has {name} but it does not start here. Expected an "
+                    "NVIDIA driver, and CUDA and cuDNN of the versions that this onnxruntime-gpu names."
+                )
         self.threads = threads
         self.inputs = {i.name: (_shape(i), _dtype(i)) for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
@@ -67,6 +83,39 @@ class OnnxRuntimeRunner:
 
         return run
 
+    def stages(self, inputs: Arrays) -> Stages:
+        """On the CPU nothing moves: upload and download are plain copies on the host, the inference is `prepared`."""
+        feed = checked_inputs(inputs, self.inputs)
+        place = {name: np.empty_like(array) for name, array in feed.items()}
+        outputs = list(self(inputs).values())
+        results = [np.empty_like(array) for array in outputs]
+
+        def upload() -> None:
+            for name, array in feed.items():
+                np.copyto(place[name], array)
+
+        def download() -> None:
+            for target, source in zip(results, outputs, strict=True):
+                np.copyto(target, source)
+
+        upload()
+        return Stages(upload, self.prepared(place), download)
+
+
+def require_provider(name: str) -> str:
+    """Return ONNX Runtime's name for "cpu", "cuda" or "tensorrt"; raises `UserError` where it is not in this build."""
+    if name not in _PROVIDERS:
+        raise UserError(f"There is no provider called {name!r}; known: {', '.join(_PROVIDERS)}.")
+    here = onnxruntime().get_available_providers()
+    if _PROVIDERS[name] not in here:
+        raise UserError(
+            f"The installed ONNX Runtime has no {_PROVIDERS[name]} (it has {', '.join(here)}). Run: pip uninstall -y "
+            "onnxruntime && pip install onnxruntime-gpu"
+            + (", and pip install tensorrt for the libraries" if name == "tensorrt" else "")
+            + "."
+        )
+    return _PROVIDERS[name]
+
 
 def build(
     onnx: Path, engine: Path, options: EngineOptions = DEFAULTS, on_progress: BuildProgress | None = None
@@ -80,6 +129,7 @@ def build(
             f"The onnxruntime backend runs on the CPU and cannot build for {options.capability!r}. Leave the "
             "capability out, or take the backend tensorrt_rtx or tensorrt."
         )
+    require_provider(options.provider)
     start = time.perf_counter()
     load_onnx(onnx)
     if on_progress is not None:
@@ -107,7 +157,7 @@ engine_from_onnx = build
 def load(engine: Path, options: EngineOptions = DEFAULTS) -> OnnxRuntimeRunner:
     """Return a runner for an engine of this backend or for any ONNX file, with `options.threads` threads."""
     load_onnx(engine)
-    return OnnxRuntimeRunner(engine, options.threads)
+    return OnnxRuntimeRunner(engine, options.threads, options.provider)
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:

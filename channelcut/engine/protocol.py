@@ -14,6 +14,10 @@ from channelcut.core.errors import UserError
 
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
+CUDA_PACKAGES = ("bindings", "pycuda")
+COMPATIBILITY = ("ampere_plus", "same_compute_capability")
+Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
 BuildProgress = Callable[[str, int, int], None]
 """Called as on_progress(phase, done, total), perhaps from another thread than the build's caller."""
 
@@ -26,7 +30,12 @@ class EngineOptions:
     None: this machine's GPU. `batch`: least, best and greatest batch of an ONNX model with a dynamic one.
     `workspace_mib`, `optimization_level` (0 to 5): None leaves the library's default. `timing_cache`: a file that makes
     the next build faster. `version_compatible`: later versions of the library may run the engine. `threads`: for CPU
-    backends.
+    backends. `resolution`: least, best and greatest (height, width) of an image input with open extents.
+    `hardware_compatible`: one of `COMPATIBILITY`, for TensorRT engines that other GPUs may run. `layers`: where to
+    write what the engine's layers are, as JSON. `runtime_cache`: a file of TensorRT-RTX's compiled kernels, read and
+    updated when an engine runs. `cuda`: one of `CUDA_PACKAGES`; None: whichever imports. `graph`: run through a CUDA
+    graph. `provider`: ONNX Runtime's, "cpu", "cuda" or "tensorrt". `precision`, `compiled`: for torch-cuda, "fp32" or
+    "fp16", and whether to go through torch.compile.
     """
 
     capability: str | None = None
@@ -36,6 +45,15 @@ class EngineOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     threads: int = 1
+    resolution: Sizes | None = None
+    hardware_compatible: str | None = None
+    layers: Path | None = None
+    runtime_cache: Path | None = None
+    cuda: str | None = None
+    graph: bool = False
+    provider: str = "cpu"
+    precision: str = "fp32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         least, best, greatest = self.batch
@@ -47,6 +65,20 @@ class EngineOptions:
             raise UserError(f"The optimisation level is {self.optimization_level}; expected 0 (fast build) to 5.")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UserError(f"The workspace limit is {self.workspace_mib} MiB; expected at least 1.")
+        if self.resolution is not None and not all(
+            1 <= low <= best <= high for low, best, high in zip(*self.resolution, strict=True)
+        ):
+            raise UserError(
+                f"The engine's resolutions {self.resolution} are not (least, best, greatest) pairs of height and width "
+                "with 1 <= each <= next."
+            )
+        for what, value, known in (
+            ("hardware compatibility", self.hardware_compatible, COMPATIBILITY),
+            ("CUDA package", self.cuda, CUDA_PACKAGES),
+            ("precision of torch-cuda", self.precision, ("fp32", "fp16")),
+        ):
+            if value is not None and value not in known:
+                raise UserError(f"The {what} is {value!r}; expected one of {', '.join(known)}.")
         if self.threads < 1:
             raise UserError(f"The number of threads is {self.threads}; expected at least 1.")
 
@@ -87,6 +119,15 @@ class Runner(Protocol):
         This is what to time: copies between host and device are not in it.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The three parts of one inference, each of which returns when it is done: to the device, on it, and back."""
+
+    upload: Callable[[], None]
+    compute: Callable[[], None]
+    download: Callable[[], None]
 
 
 class Backend(Protocol):

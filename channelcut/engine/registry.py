@@ -10,8 +10,10 @@ from channelcut.engine.protocol import Backend
 
 _MODULES = {
     "onnxruntime": "channelcut.engine.onnxruntime",
+    "openvino": "channelcut.engine.openvino",
     "tensorrt": "channelcut.engine.tensorrt",
     "tensorrt_rtx": "channelcut.engine.tensorrt_rtx",
+    "torch_cuda": "channelcut.engine.torch_cuda",
 }
 
 

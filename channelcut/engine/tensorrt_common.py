@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.engine.profiles import add_profile
 from channelcut.engine.protocol import BuildProgress, EngineOptions, EngineReport
+from channelcut.engine.timing_cache import merge_into, read_cache
 from channelcut.export.files import load_onnx, read_bytes
 
 
@@ -68,7 +71,7 @@ def build_engine(
     config = builder.create_builder_config()
     target: str = configure(config)
     _set_limits(session, config, options)
-    batch = _add_profile(session, builder, network, config, options)
+    batch = add_profile(session, builder, network, config, options)
     cache = _use_timing_cache(session, config, options)
     monitor = _monitor(session, on_progress)
     if monitor is not None and hasattr(config, "progress_monitor"):
@@ -84,7 +87,9 @@ def build_engine(
     data = bytes(serialized)
     write_atomically(engine, data)
     if cache is not None and options.timing_cache is not None:
-        write_atomically(options.timing_cache, bytes(cache.serialize()))
+        merge_into(options.timing_cache, config, cache)
+    if options.layers is not None:
+        _write_layers(session, data, options.layers)
     return EngineReport(
         path=engine,
         backend=session.api.__name__,
@@ -150,32 +155,24 @@ def _set_limits(session: Session, config: Any, options: EngineOptions) -> None:
         config.builder_optimization_level = options.optimization_level
     if options.version_compatible:
         config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible is not None:
+        config.hardware_compatibility_level = getattr(
+            api.HardwareCompatibilityLevel, options.hardware_compatible.upper()
+        )
+    if options.layers is not None:
+        config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
 
 
-def _add_profile(
-    session: Session, builder: Any, network: Any, config: Any, options: EngineOptions
-) -> tuple[int, int, int] | None:
-    """One optimisation profile over the batch, where an input's first extent is open; None where all are fixed."""
-    dynamic = []
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        shape = tuple(tensor.shape)
-        if any(extent < 0 for extent in shape[1:]):
-            axes = [axis for axis, extent in enumerate(shape) if extent < 0]
-            raise UserError(
-                f"Input {tensor.name!r} of the ONNX model is open along axes {axes}; only the batch (axis 0) may be. "
-                "Export with the resolution that you deploy."
-            )
-        if shape and shape[0] < 0:
-            dynamic.append((tensor.name, shape[1:]))
-    if not dynamic:
-        return None
-    profile = builder.create_optimization_profile()
-    for name, rest in dynamic:
-        profile.set_shape(name, *((batch, *rest) for batch in options.batch))
-    if config.add_optimization_profile(profile) < 0:
-        raise UserError(f"{session.product} refuses the batch range {options.batch}: {session.errors}.")
-    return options.batch
+def _write_layers(session: Session, data: bytes, path: Path) -> None:
+    """Ask the engine what its layers are; that means loading it, so where it cannot be loaded it is a warning."""
+    engine = session.api.Runtime(session.logger).deserialize_cuda_engine(data)
+    if engine is None:
+        session.logger.warnings.append(
+            f"no layer information was written: the engine cannot be loaded on this machine ({session.errors})"
+        )
+        return
+    text = engine.create_engine_inspector().get_engine_information(session.api.LayerInformationFormat.JSON)
+    write_atomically(path, json.dumps(json.loads(text), indent=1).encode())
 
 
 def _use_timing_cache(session: Session, config: Any, options: EngineOptions) -> Any:
@@ -184,7 +181,7 @@ def _use_timing_cache(session: Session, config: Any, options: EngineOptions) -> 
     if not session.times_kernels:
         session.logger.warnings.append(f"{session.product} times nothing at build time: the timing cache was not used")
         return None
-    known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+    known = read_cache(options.timing_cache)
     cache = config.create_timing_cache(known)
     # A cache of another device or version is not an error: the build then measures afresh.
     if not config.set_timing_cache(cache, ignore_mismatch=False):

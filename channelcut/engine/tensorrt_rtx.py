@@ -48,9 +48,9 @@ def build(
 engine_from_onnx = build
 
 
-def load(engine: Path, options: EngineOptions = DEFAULTS) -> TensorRTRunner:  # noqa: ARG001  # the protocol's signature
+def load(engine: Path, options: EngineOptions = DEFAULTS) -> TensorRTRunner:
     """Return a runner on this machine's GPU; raises `UserError` without one, or for an engine built for another."""
-    return runner_from_engine(open_session(_api(), PRODUCT), engine)
+    return runner_from_engine(open_session(_api(), PRODUCT), engine, options)
 
 
 def _check_capabilities(api: Any, names: tuple[str, ...]) -> None:

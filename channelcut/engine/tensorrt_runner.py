@@ -9,7 +9,8 @@ from typing import Any
 from channelcut.core.errors import UserError
 from channelcut.engine.driver import cuda_problem
 from channelcut.engine.memory import Memory, gpu_memory
-from channelcut.engine.protocol import Array, Arrays, checked_inputs
+from channelcut.engine.protocol import DEFAULTS, Array, Arrays, EngineOptions, Stages, checked_inputs
+from channelcut.engine.runtime_cache import check_validity, context_from_engine, save_runtime_cache
 from channelcut.engine.tensorrt_common import Session, engine_bytes
 
 
@@ -19,9 +20,11 @@ class TensorRTRunner:
     `inputs`: name to (shape with None for an open extent, dtype).
     """
 
-    def __init__(self, session: Session, engine: Any, memory: Memory) -> None:
-        self._session, self._engine, self._memory = session, engine, memory
-        self._context = engine.create_execution_context()
+    def __init__(self, session: Session, engine: Any, memory: Memory, options: EngineOptions = DEFAULTS) -> None:
+        self._session, self._engine, self._memory, self._graph = session, engine, memory, options.graph
+        self._context, self._cache = context_from_engine(session, engine, options.runtime_cache)
+        self._cache_file = options.runtime_cache
+        self.peak_mib: float | None = None
         if self._context is None:
             raise UserError(f"{session.product} cannot prepare the engine to run: {session.errors}.")
         api = session.api
@@ -41,7 +44,28 @@ class TensorRTRunner:
 
     def prepared(self, inputs: Arrays) -> Callable[[], None]:
         """Return a callable that runs once on these inputs, already on the device; valid until the next inputs."""
-        for name, array in checked_inputs(inputs, self.inputs).items():
+        self._place(inputs)
+        return self._compute()
+
+    def stages(self, inputs: Arrays) -> Stages:
+        """Upload, compute and download apart, each waiting for the stream; valid until the next inputs."""
+        arrays = self._place(inputs)
+
+        def upload() -> None:
+            for name, array in arrays.items():
+                self._memory.upload(self._buffers[name][1], array)
+            self._memory.synchronize()
+
+        def download() -> None:
+            for name in self.outputs:
+                self._memory.download(self._buffers[name][1])
+
+        return Stages(upload, self._compute(), download)
+
+    def _place(self, inputs: Arrays) -> dict[str, Array]:
+        """Check the inputs, make their shapes known, find buffers for everything and upload."""
+        arrays = checked_inputs(inputs, self.inputs)
+        for name, array in arrays.items():
             if not self._context.set_input_shape(name, array.shape):
                 raise UserError(
                     f"Input {name!r} of shape {array.shape} is outside the engine's profile: {self._session.errors}. "
@@ -57,13 +81,30 @@ class TensorRTRunner:
                 )
             self._bind(name, shape)
         self._memory.synchronize()
+        return arrays
+
+    def _compute(self) -> Callable[[], None]:
+        """What runs once and waits. A graph is recorded after one plain run, which does what only a first run does."""
+        queue = self._enqueue
+        if self._graph:
+            queue()
+            self._memory.synchronize()
+            queue = self._memory.capture(self._enqueue)
+            save_runtime_cache(self._cache, self._cache_file)
 
         def run() -> None:
-            if not self._context.execute_async_v3(self._memory.stream):
-                raise UserError(f"{self._session.product} failed to run the engine: {self._session.errors}.")
+            queue()
             self._memory.synchronize()
 
         return run
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._memory.stream):
+            raise UserError(f"{self._session.product} failed to run the engine: {self._session.errors}.")
+
+    def save_cache(self) -> None:
+        """Write the runtime cache, if one was asked for: the next load compiles fewer kernels."""
+        save_runtime_cache(self._cache, self._cache_file)
 
     def _bind(self, name: str, shape: tuple[int, ...]) -> Any:
         """Return the buffer of that tensor, allocated anew when its shape changed, and known to the context."""
@@ -84,15 +125,18 @@ class TensorRTRunner:
             ) from problem
 
 
-def runner_from_engine(session: Session, engine: Path) -> TensorRTRunner:
+def runner_from_engine(session: Session, engine: Path, options: EngineOptions = DEFAULTS) -> TensorRTRunner:
     """Deserialise and prepare; raises `UserError` for a missing GPU or an engine of another GPU or version."""
     data = engine_bytes(engine)
+    check_validity(session, engine, data)
     problem = cuda_problem()
     if problem is not None:
         raise UserError(
             f"Running the engine {str(engine)!r} needs an NVIDIA GPU, and {problem}. The engine file itself can be "
             "copied to the machine that has the GPU and run there."
         )
+    memory = gpu_memory(options.cuda)
+    before = memory.used_mib()
     runtime = session.api.Runtime(session.logger)
     loaded = runtime.deserialize_cuda_engine(data)
     if loaded is None:
@@ -101,4 +145,6 @@ def runner_from_engine(session: Session, engine: Path) -> TensorRTRunner:
             "engine built by this version for this GPU; build it again here."
         )
     session.alive.append(runtime)
-    return TensorRTRunner(session, loaded, gpu_memory())
+    runner = TensorRTRunner(session, loaded, memory, options)
+    runner.peak_mib = max(0.0, memory.used_mib() - before)
+    return runner
