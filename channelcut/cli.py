@@ -164,13 +164,10 @@ def _build(commands: Any) -> None:
 
 
 def _bench(commands: Any) -> None:
-    from channelcut import commands as run
+    from channelcut import command_bench as bench
 
-    command = _command(commands, "bench", run.bench, "Time two ONNX files against each other, interleaved.")
-    command.add_argument("original", type=Path, help="the baseline .onnx, or a result folder to time again")
-    command.add_argument("pruned", type=Path, nargs="?", help="the candidate .onnx")
-    command.add_argument("--threads", type=int, default=1)
-    command.add_argument("--time-limit", type=float, default=30.0, help="seconds (default 30)")
+    command = _command(commands, "bench", bench.run, "Time two models, ONNX files or engines in turns.")
+    bench.add_flags(command)
 
 
 def _report(commands: Any) -> None:

@@ -132,28 +132,6 @@ def build(flags: Namespace) -> int:
     return 0
 
 
-def bench(flags: Namespace) -> int:
-    """`channelcut bench`."""
-    from channelcut.bench.measure import BenchOptions
-    from channelcut.bench.onnx import measure_onnx
-    from channelcut.compress import ORIGINAL, PRUNED
-    from channelcut.console import Bars, print_json, print_measurement
-
-    original, pruned = flags.original, flags.pruned
-    if pruned is None:
-        if not original.is_dir():
-            raise UserError(f"bench needs two .onnx files, or one result folder; {original} is no folder.")
-        original, pruned = original / ORIGINAL, original / PRUNED
-    options = BenchOptions(threads=flags.threads, time_limit_s=flags.time_limit)
-    with Bars(quiet=flags.quiet or flags.json) as progress:
-        measurement = measure_onnx(original, pruned, options, lambda done, total: progress("bench", done, total))
-    if flags.json:
-        print_json(measurement.to_dict())
-    elif not flags.quiet:
-        print_measurement(measurement)
-    return 0
-
-
 def report(flags: Namespace) -> int:
     """`channelcut report`."""
     from channelcut.console import console, print_json
