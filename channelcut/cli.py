@@ -19,7 +19,9 @@ MODEL_HELP = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for an error of the user's, 130 for Ctrl-C."""
+    """Run one command; returns the exit status: 0, 1 for a result that does not hold, 2 for an error
+    of the user's, 130 for Ctrl-C.
+    """
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"channelcut {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_analyze, _compress, _export, _build, _bench, _report, _explain):
+    for add in (_analyze, _compress, _export, _build, _bench, _verify, _report, _explain):
         add(commands)
     return top
 
@@ -168,6 +170,13 @@ def _bench(commands: Any) -> None:
 
     command = _command(commands, "bench", bench.run, "Time two models, ONNX files or engines in turns.")
     bench.add_flags(command)
+
+
+def _verify(commands: Any) -> None:
+    from channelcut import command_verify as verify
+
+    command = _command(commands, "verify", verify.run, "Compare every file of a result with the form before it.")
+    verify.add_flags(command)
 
 
 def _report(commands: Any) -> None:
