@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"channelcut {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_analyze, _compress, _export, _build, _bench, _verify, _report, _explain):
+    for add in (_analyze, _compress, _export, _build, _bench, _verify, _profile, _report, _explain):
         add(commands)
     return top
 
@@ -177,6 +177,13 @@ def _verify(commands: Any) -> None:
 
     command = _command(commands, "verify", verify.run, "Compare every file of a result with the form before it.")
     verify.add_flags(command)
+
+
+def _profile(commands: Any) -> None:
+    from channelcut import command_profile as profile
+
+    command = _command(commands, "profile", profile.run, "Where the time goes: every layer before and after.")
+    profile.add_flags(command)
 
 
 def _report(commands: Any) -> None:

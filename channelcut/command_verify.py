@@ -54,10 +54,7 @@ def verify_folder(
 
     `flags`: data, images, score, trust. Raises `UserError` for a folder that is no result, or --data without images.
     """
-    import torch
-
     from channelcut.adapters import open_source
-    from channelcut.bench.chain import run_chain
     from channelcut.core.files import write_atomically
 
     if not (folder / "plan.json").is_file():
@@ -67,13 +64,27 @@ def verify_folder(
         raise UserError(f"{folder}/plan.json does not say the input's shape, so nothing can be run.")
     module = source.build().eval()
     inputs, said = _inputs(flags, source.input_shape, how)
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as temporary:
-        stages, names = _stages(folder, module, torch.rand(source.input_shape), Path(temporary))
-        found = run_chain(_reference(module, names), stages, inputs, flags.score, on_progress)
+    found = verify_model(folder, module, inputs, flags, on_progress)
     found["inputs"] = said
     write_atomically(folder / PARITY, (json.dumps(found, indent=1) + "\n").encode())
     return found
+
+
+def verify_model(
+    folder: Path,
+    module: Any,
+    batches: list[Any],
+    flags: Namespace,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run the chain for a module whose files are in `folder`, on batches (N, C, H, W); `flags` holds the score."""
+    import torch
+
+    from channelcut.bench.chain import run_chain
+
+    with tempfile.TemporaryDirectory() as temporary:
+        stages, names = _stages(folder, module, torch.from_numpy(batches[0]), Path(temporary))
+        return run_chain(_reference(module, names), stages, batches, flags.score, on_progress)
 
 
 def print_parity(found: Mapping[str, Any]) -> None:

@@ -174,6 +174,13 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged ({error}). Write the result again with `channelcut compress --force`."
         ) from error
+    for extra in ("parity", "profile"):
+        found = Path(folder) / f"{extra}.json"
+        if found.is_file():
+            try:
+                data[extra] = json.loads(found.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{found} is damaged ({error}). Delete it, or write it again.") from error
     return data
 
 
