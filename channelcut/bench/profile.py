@@ -147,7 +147,7 @@ def _layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     for node in graph.node:
         read = [i for i in node.input[1:] if i in weights]
         if node.op_type in _WEIGHTED:
-            layer = (read[0].rpartition(".")[0].removeprefix("model.") if read else "") or node.name
+            layer = (read[0].rpartition(".")[0] or read[0]).removeprefix("model.") if read else node.name
             if read and "Conv" in node.op_type:
                 shapes[layer] = weights[read[0]]
             for name in (node.name, *node.output):
