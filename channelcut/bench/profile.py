@@ -25,6 +25,7 @@ from channelcut.export.runtime import onnxruntime
 
 FORMAT = "channelcut-profile-1"
 _WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+_FUSED = {"Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "Add", "Sum"}
 _SUFFIX = "_kernel_time"
 
 
@@ -150,8 +151,11 @@ def _layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
             layer = (read[0].rpartition(".")[0] or read[0]).removeprefix("model.") if read else node.name
             if read and "Conv" in node.op_type:
                 shapes[layer] = weights[read[0]]
-            for name in (node.name, *node.output):
-                names[name] = layer
+            names |= dict.fromkeys(filter(None, (node.name, *node.output)), layer)
+        elif node.op_type in _FUSED:
+            # The runtime names a fused node after what it ends with; a sum is fused into its later operand.
+            before = [names[i] for i in node.input if i in names]
+            names |= dict.fromkeys(filter(None, node.output), before[-1]) if before else {}
     return names, shapes
 
 
