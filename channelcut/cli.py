@@ -19,7 +19,9 @@ MODEL_HELP = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for an error of the user's, 130 for Ctrl-C."""
+    """Run one command; returns the exit status: 0, 1 for a result that does not hold, 2 for an error
+    of the user's, 130 for Ctrl-C.
+    """
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
@@ -43,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"channelcut {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_analyze, _compress, _export, _convert, _build, _bench, _report, _explain, _env):
+    for add in (
+        _analyze, _compress, _export, _convert, _build, _verify, _bench, _profile, _report, _explain, _env,
+    ):  # fmt: skip
         add(commands)
     return top
 
@@ -192,13 +196,24 @@ def _env(commands: Any) -> None:
 
 
 def _bench(commands: Any) -> None:
-    from channelcut import commands as run
+    from channelcut import command_bench as bench
 
-    command = _command(commands, "bench", run.bench, "Time two ONNX files against each other, interleaved.")
-    command.add_argument("original", type=Path, help="the baseline .onnx, or a result folder to time again")
-    command.add_argument("pruned", type=Path, nargs="?", help="the candidate .onnx")
-    command.add_argument("--threads", type=int, default=1)
-    command.add_argument("--time-limit", type=float, default=30.0, help="seconds (default 30)")
+    command = _command(commands, "bench", bench.run, "Time two models, ONNX files or engines in turns.")
+    bench.add_flags(command)
+
+
+def _verify(commands: Any) -> None:
+    from channelcut import command_verify as verify
+
+    command = _command(commands, "verify", verify.run, "Compare every file of a result with the form before it.")
+    verify.add_flags(command)
+
+
+def _profile(commands: Any) -> None:
+    from channelcut import command_profile as profile
+
+    command = _command(commands, "profile", profile.run, "Where the time goes: every layer before and after.")
+    profile.add_flags(command)
 
 
 def _report(commands: Any) -> None:

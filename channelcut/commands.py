@@ -113,28 +113,6 @@ def export(flags: Namespace) -> int:
     return 0
 
 
-def bench(flags: Namespace) -> int:
-    """`channelcut bench`."""
-    from channelcut.bench.measure import BenchOptions
-    from channelcut.bench.onnx import measure_onnx
-    from channelcut.compress import ORIGINAL, PRUNED
-    from channelcut.console import Bars, print_json, print_measurement
-
-    original, pruned = flags.original, flags.pruned
-    if pruned is None:
-        if not original.is_dir():
-            raise UserError(f"bench needs two .onnx files, or one result folder; {original} is no folder.")
-        original, pruned = original / ORIGINAL, original / PRUNED
-    options = BenchOptions(threads=flags.threads, time_limit_s=flags.time_limit)
-    with Bars(quiet=flags.quiet or flags.json) as progress:
-        measurement = measure_onnx(original, pruned, options, lambda done, total: progress("bench", done, total))
-    if flags.json:
-        print_json(measurement.to_dict())
-    elif not flags.quiet:
-        print_measurement(measurement)
-    return 0
-
-
 def report(flags: Namespace) -> int:
     """`channelcut report`."""
     from channelcut.console import console, print_json
@@ -177,6 +155,13 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged ({error}). Write the result again with `channelcut compress --force`."
         ) from error
+    for extra in ("parity", "profile"):
+        found = Path(folder) / f"{extra}.json"
+        if found.is_file():
+            try:
+                data[extra] = json.loads(found.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{found} is damaged ({error}). Delete it, or write it again.") from error
     return data
 
 

@@ -227,7 +227,7 @@ def notes(measurement: Measurement | None, options: CompressOptions) -> list[str
             "smaller budget, "
             "--align 8 or 16, or a quieter machine."
         )
-    if not options.prune.get("calibration"):
+    if options.prune.get("calibration") is None:
         found.append(
             "Batch-norm statistics were not recalibrated: give --data a folder of images, or the accuracy as cut is "
             "what you get."

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("channelcut", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tensorrt_rtx")
+LIBRARIES = (
+    "channelcut",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda-bindings",
+    "openvino",
+)
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -27,8 +40,10 @@ def environment(threads: int | None = None, device: str = "cpu") -> dict[str, An
         "cores_usable": _usable_cores(),
         "threads": threads,
         "governor": _first_line(_GOVERNOR),
+        "cpu_mhz": _cpu_mhz(),
         "load_1min": _load(),
         "gpu": gpu_model(),
+        **_gpu_facts(),
         "python": platform.python_version(),
         "system": platform.system(),
         "release": platform.release(),
@@ -49,6 +64,28 @@ def cpu_model() -> str:
         if key.strip().lower() in {"model name", "hardware", "cpu model"} and value.strip():
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+def _cpu_mhz() -> list[float] | None:
+    """The clock of every core at this moment, where the system tells it."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return [float(line.partition(":")[2]) for line in lines if line.lower().startswith("cpu mhz")] or None
+
+
+def _gpu_facts() -> dict[str, str]:
+    """Driver, clocks, power and temperature of the NVIDIA GPUs as nvidia-smi tells them; empty where it is not."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    fields = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,persistence_mode"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return {}
+    return {"gpu_state": done.stdout.strip(), "gpu_state_fields": fields}
 
 
 def gpu_model() -> str | None:

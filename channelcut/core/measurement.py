@@ -81,7 +81,8 @@ class Latency:
 class Measurement:
     """Two models timed in turns; `ratio` is candidate / baseline of the medians (below 1: the candidate is faster).
 
-    `ratio_low` and `ratio_high` bound the 95 % bootstrap interval of that ratio.
+    `ratio_low` and `ratio_high` bound the 95 % bootstrap interval of that ratio. `details`: JSON values beside the
+    times, such as file sizes, peak memory and the stages' times.
     """
 
     baseline: Latency
@@ -91,6 +92,7 @@ class Measurement:
     ratio_high: float
     environment: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio_low <= self.ratio_high or not self.ratio > 0:
@@ -132,6 +134,7 @@ class Measurement:
             "ratio_high": self.ratio_high,
             "environment": dict(self.environment),
             "warnings": list(self.warnings),
+            "details": dict(self.details),
         }
 
     @classmethod
@@ -151,6 +154,7 @@ class Measurement:
                 ratio_high=float(data["ratio_high"]),
                 environment=dict(data["environment"]),
                 warnings=tuple(str(w) for w in data["warnings"]),
+                details=dict(data.get("details", {})),
             )
         except (KeyError, TypeError, ValueError) as problem:
             raise UserError(
@@ -161,7 +165,21 @@ class Measurement:
 
 def _latency_to_dict(latency: Latency) -> dict[str, Any]:
     samples = list(latency.samples_ms)
-    return {"name": latency.name, "items_per_call": latency.items_per_call, "samples_ms": samples}
+    return {
+        "name": latency.name,
+        "items_per_call": latency.items_per_call,
+        "statistics": {
+            "median_ms": latency.median_ms,
+            "mean_ms": latency.mean_ms,
+            "p50_ms": latency.p50_ms,
+            "p90_ms": latency.p90_ms,
+            "p95_ms": latency.p95_ms,
+            "p99_ms": latency.p99_ms,
+            "cv": latency.cv,
+            "throughput_per_s": latency.throughput,
+        },
+        "samples_ms": samples,
+    }
 
 
 def _latency_from_dict(data: Mapping[str, Any]) -> Latency:

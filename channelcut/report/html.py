@@ -7,7 +7,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from channelcut.report import evidence, overview
+from channelcut.report import deployment, evidence, overview
 from channelcut.report.facts import measurement_of
 from channelcut.report.markup import Html, Section, escaped, join, tag
 from channelcut.report.reader import read
@@ -24,8 +24,10 @@ def render_html(report: Mapping[str, Any]) -> str:
     found = [
         overview.notes(content),
         evidence.latency(measurement),
+        deployment.profile(content),
         overview.layers(content),
         evidence.proof(content),
+        deployment.parity(content),
         evidence.recovery(content),
         evidence.files(content),
         overview.groups(content),

@@ -1,0 +1,175 @@
+"""The parity chain: every form that a model takes on its way to the engine, compared with the form before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from channelcut.bench.detections import agreement, is_end_to_end
+
+Array = npt.NDArray[Any]
+Outputs = Mapping[str, Array]
+FORMAT = "channelcut-parity-1"
+_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a stage may change.
+
+    max_relative: the largest difference, in units of the largest value of its output. cosine: the least similarity of
+    an output's direction. boxes: the least share of matched boxes.
+    """
+
+    max_relative: float
+    cosine: float
+    boxes: float
+
+
+# Not laws: fp32 is rounding; the others are what a sound conversion of a detector stays within, with room.
+TOLERANCES = {
+    "fp32": Tolerance(1e-3, 0.99999, 0.99),
+    "fp16": Tolerance(0.05, 0.999, 0.95),
+    "bf16": Tolerance(0.2, 0.99, 0.85),
+    "int8": Tolerance(float("inf"), 0.95, 0.70),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One form of the model. `run`: outputs by name for one batch; None: not there or not runnable, for `reason`.
+
+    `precision` names the tolerance. `before`: the stage it is compared with; None is the reference.
+    """
+
+    name: str
+    run: Callable[[Array], Outputs] | None
+    precision: str = "fp32"
+    before: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one set of outputs is from another.
+
+    max_abs, mean_abs: over all values, of an output with boxes in order of score its scores alone (near-equal scores
+    swap rows). max_relative: of the worst output, in units of its largest value. cosine: of the worst output. boxes:
+    share of matched boxes, None for no detector; boxes_asked: how many were compared.
+    """
+
+    max_abs: float
+    mean_abs: float
+    max_relative: float
+    cosine: float
+    boxes: float | None = None
+    boxes_asked: int = 0
+    worst_output: str = ""
+
+
+def difference(reference: Sequence[Outputs], candidate: Sequence[Outputs], score: float = 0.25) -> Difference:
+    """Compare outputs batch by batch, by name; another shape, a missing name or a value not finite counts as infinite.
+
+    Values that are not finite on both sides at the same place are left out.
+    """
+    wrong = Difference(float("inf"), float("inf"), float("inf"), 0.0)
+    top = mean = relative = 0.0
+    cosine, worst = 1.0, ""
+    matched = asked = 0.0
+    names = list(reference[0])
+    for name in names:
+        pairs = []
+        for one, other in zip(reference, candidate, strict=True):
+            if name not in other or one[name].shape != other[name].shape:
+                return Difference(**{**asdict(wrong), "worst_output": name})
+            pairs.append((np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)))
+        found = [agreement(a, b, score) for a, b in pairs]
+        for hit in found:
+            if hit is not None:
+                matched, asked = matched + hit[0] * hit[1], asked + hit[1]
+        scores = is_end_to_end(pairs[0][0].shape)
+        flat = [np.concatenate([(p[i][..., 4] if scores else p[i]).ravel() for p in pairs]) for i in (0, 1)]
+        finite = np.isfinite(flat[0])
+        if not np.array_equal(finite, np.isfinite(flat[1])):
+            return Difference(**{**asdict(wrong), "worst_output": name})
+        a, b = flat[0][finite], flat[1][finite]
+        gap = np.abs(a - b)
+        largest = float(gap.max(initial=0))
+        share = largest / max(float(np.abs(a).max(initial=0)), _FLOOR)
+        if share >= relative:
+            relative, worst = share, name
+        top, mean = max(top, largest), max(mean, float(gap.mean()) if len(gap) else 0.0)
+        cosine = min(cosine, _cosine(a, b))
+    boxes = matched / asked if asked else None
+    return Difference(top, mean, relative, cosine, boxes, int(asked), worst)
+
+
+def run_chain(
+    reference: Callable[[Array], Outputs],
+    stages: Sequence[Stage],
+    batches: Sequence[Array],
+    score: float = 0.25,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run every stage on every batch; return rows, and the first stage that breaks its tolerance, as JSON values.
+
+    A stage breaks when it is too far from its predecessor or, with the loosest tolerance on the way there, from the
+    reference. A stage whose predecessor was not run is compared with the reference.
+    """
+    outputs: dict[str | None, list[Outputs]] = {None: [reference(batch) for batch in batches]}
+    rows: list[dict[str, Any]] = []
+    for place, stage in enumerate(stages):
+        if on_progress is not None:
+            on_progress(place, len(stages))
+        if stage.run is None:
+            rows.append({"stage": stage.name, "status": "not run", "reason": stage.reason})
+            continue
+        outputs[stage.name] = [stage.run(batch) for batch in batches]
+        before = stage.before if stage.before in outputs else None
+        step = difference(outputs[before], outputs[stage.name], score)
+        whole = difference(outputs[None], outputs[stage.name], score)
+        limit = TOLERANCES[stage.precision]
+        reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit)]
+        if before is not None and not reasons:
+            reasons = [f"against torch: {text}" for text in _broken(whole, limit)]
+        rows.append(
+            {
+                "stage": stage.name,
+                "status": "broken" if reasons else "passed",
+                "reason": "; ".join(reasons),
+                "precision": stage.precision,
+                "compared_with": before or "torch",
+                "step": asdict(step),
+                "reference": asdict(whole),
+                "tolerance": {k: v for k, v in asdict(limit).items() if np.isfinite(v)},
+            }
+        )
+    if on_progress is not None:
+        on_progress(len(stages), len(stages))
+    broken = next((row["stage"] for row in rows if row["status"] == "broken"), None)
+    return {"format": FORMAT, "stages": rows, "first_broken": broken}
+
+
+def _broken(found: Difference, limit: Tolerance) -> list[str]:
+    reasons = []
+    if found.max_relative > limit.max_relative:
+        reasons.append(
+            f"output {found.worst_output!r} differs by {found.max_relative:.2e} relative, more than "
+            f"{limit.max_relative:g}"
+        )
+    if found.cosine < limit.cosine:
+        reasons.append(f"cosine {found.cosine:.6f}, less than {limit.cosine:g}")
+    if found.boxes is not None and found.boxes < limit.boxes:
+        reasons.append(f"{found.boxes:.1%} of {found.boxes_asked} boxes matched, fewer than {limit.boxes:.0%}")
+    return reasons
+
+
+def _cosine(a: Array, b: Array) -> float:
+    sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if min(sizes) < _FLOOR:
+        return 1.0 if max(sizes) < _FLOOR else 0.0
+    return float(np.clip(a @ b / (sizes[0] * sizes[1]), -1, 1))

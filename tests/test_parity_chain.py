@@ -1,0 +1,124 @@
+"""The parity chain names the stage that breaks, and only that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from channelcut.bench.chain import Stage, difference, run_chain
+from channelcut.bench.detections import agreement
+from channelcut.cli import main
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify") / "out"
+    model = f"{HERE / 'networks.py'}:residual"
+    argv = ["compress", model, "--input", "1x3x16x16", "--macs", "0.6", "--no-bench", "--quiet", "--out", str(folder)]
+    assert main([*argv, "--capability", "sm89"]) == 0
+    return folder
+
+
+def test_a_sound_folder_passes(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(result), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    status = {row["stage"]: row["status"] for row in found["stages"]}
+    assert status["onnx"] == status["simplified"] == "passed"
+    assert status["fp16"] == status["model.sm89.engine"] == "not run"
+    assert "random" in found["inputs"]
+    assert json.loads((result / "parity.json").read_text()) == found
+
+
+def test_a_corrupt_stage_is_named(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(result, folder)
+    model = onnx.load(folder / "model.onnx")
+    weight = max(model.graph.initializer, key=lambda w: len(w.raw_data))
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] += 1.0
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, folder / "model.onnx")
+    images = tmp_path / "images"
+    images.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(images / f"{i}.png")
+    (images / "broken.png").write_bytes(b"no image")
+    assert main(["verify", str(folder), "--data", str(images)]) == 1
+    shown = capsys.readouterr().out
+    assert "First stage that breaks: simplified" in shown
+    found = json.loads((folder / "parity.json").read_text())
+    assert found["first_broken"] == "simplified"
+    assert found["inputs"] == "3 images, 1 unreadable ones skipped"
+
+
+def test_bad_folders_are_errors(tmp_path: Path, result: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path)]) == 2
+    assert main(["verify", str(result), "--data", str(tmp_path)]) == 2
+    assert "plan.json" in capsys.readouterr().err
+
+
+def boxes(generator: np.random.Generator, count: int = 40) -> np.ndarray[Any, Any]:
+    corner, size = generator.uniform(0, 300, (count, 2)), generator.uniform(20, 100, (count, 2))
+    score = np.sort(generator.uniform(0.3, 1, (count, 1)), axis=0)[::-1]
+    return np.concatenate([corner, corner + size, score, generator.integers(0, 5, (count, 1))], 1)[None]
+
+
+def test_boxes_in_another_order_agree_and_moved_ones_do_not() -> None:
+    found = boxes(np.random.default_rng(0))
+    swapped = found[:, np.random.default_rng(1).permutation(found.shape[1])]
+    assert agreement(found, swapped) == (1.0, 80)
+    moved = found.copy()
+    moved[:, :10, :4] += 1000
+    share = agreement(found, moved)
+    assert share is not None and share[0] == pytest.approx(0.75)
+    other = found.copy()
+    other[:, :10, 5] += 1
+    share = agreement(found, other)
+    assert share is not None and share[0] < 0.8
+
+
+def test_raw_outputs_are_boxes_too() -> None:
+    generator = np.random.default_rng(0)
+    raw = np.concatenate(
+        [generator.uniform(50, 300, (1, 2, 60)), generator.uniform(20, 90, (1, 2, 60)), generator.random((1, 5, 60))], 1
+    )
+    assert agreement(raw, raw) is not None
+    assert agreement(raw, raw)[0] == 1.0  # type: ignore[index]
+    moved = raw.copy()
+    moved[:, :2] += 500
+    assert agreement(raw, moved)[0] == 0.0  # type: ignore[index]
+    assert agreement(np.zeros((1, 10)), np.zeros((1, 10))) is None
+
+
+def test_the_first_broken_stage_is_the_one_that_breaks() -> None:
+    def run(offset: float) -> Any:
+        return lambda batch: {"y": batch + offset}
+
+    stages = [
+        Stage("one", run(0.0)),
+        Stage("two", run(0.5), before="one"),
+        Stage("three", run(0.5), before="two"),
+        Stage("four", None, reason="no GPU"),
+    ]
+    found = run_chain(run(0.0), stages, [np.linspace(0, 1, 10)])
+    rows = {row["stage"]: row for row in found["stages"]}
+    assert found["first_broken"] == "two"
+    assert rows["three"]["reason"].startswith("against torch")
+    assert rows["four"] == {"stage": "four", "status": "not run", "reason": "no GPU"}
+
+
+def test_a_value_that_is_not_finite_breaks() -> None:
+    good, bad = np.ones(4), np.array([1, np.nan, 1, 1])
+    assert difference([{"y": good}], [{"y": bad}]).max_relative == float("inf")
+    assert difference([{"y": good}], [{"z": good}]).max_relative == float("inf")
