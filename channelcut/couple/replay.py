@@ -189,6 +189,8 @@ def kept_part(channels: Tensor, kept: Tensor) -> Tensor | None:
     shape = kept_shape(channels, kept)
     if shape is None:
         return None
+    if not channels.numel():
+        return I.zeros(shape)
     small = I.compact(I.compress(channels))
     compacted = [after if small.shape[a] > 1 else 1 for a, after in enumerate(shape)]
     chosen = small[kept[small.to(torch.int64)]]

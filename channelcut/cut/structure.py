@@ -52,9 +52,9 @@ def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) 
 
 
 def predicted_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
-    """The shape of a node's value after a cut; None where it is no single tensor."""
+    """The shape of a node's value after a cut; None where it is no single tensor, or an empty one without channels."""
     ids = groups.values[node.index]
-    return kept_shape(ids, torch.from_numpy(kept)) if isinstance(ids, Tensor) else None
+    return kept_shape(ids, torch.from_numpy(kept)) if isinstance(ids, Tensor) and ids.numel() else None
 
 
 def _misaligned(error: Misaligned) -> Difference:
