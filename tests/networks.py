@@ -429,6 +429,23 @@ class EmptySlice(nn.Module):
         return self.head(x)
 
 
+class Anchored(nn.Module):
+    """A detector that keeps its anchors until the shape of its features changes, channels included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 12), conv(12, 8), nn.Conv2d(8, 4, 1)
+        self.shape: tuple[int, ...] | None = None
+        self.anchors = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if self.shape != x.shape:
+            ys, xs = torch.meshgrid(torch.arange(x.shape[2]) + 0.5, torch.arange(x.shape[3]) + 0.5, indexing="ij")
+            self.anchors, self.shape = torch.stack((xs, ys, xs, ys)), x.shape
+        return self.head(self.b(x)) + self.anchors
+
+
 NETWORKS = {
     cls.__name__: cls
     for cls in (
@@ -462,6 +479,7 @@ NETWORKS = {
         ChannelsLast,
         BiasedAttention,
         EmptySlice,
+        Anchored,
     )
 }
 

@@ -62,6 +62,18 @@ def test_a_check_of_the_cut_without_our_code(name: str) -> None:
             assert torch.allclose(a, b, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("runs", [0, 1])
+def test_a_model_that_has_run_is_cut_like_one_that_has_not(runs: int) -> None:
+    """What a forward has stored of its shapes makes the cut model's first forward another one than its second."""
+    model = build("Anchored")
+    for _ in range(runs):
+        model(example())
+    result = cc.prune(model, example(), keep=0.5)
+    assert result.proof.passed
+    assert (result.model.a[0].out_channels, result.model.b[0].out_channels) == (6, 4)
+    assert torch.equal(result.model(example()), result.model(example()))
+
+
 MANY = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 """Enough inputs that no rectifier is dead for all of them."""
 

@@ -24,7 +24,7 @@ from channelcut.couple import CoupleOptions, couple
 from channelcut.cut.apply import refresh, replace_tensors, select
 from channelcut.cut.hollow import LARGE, Hollow
 from channelcut.cut.planning import attributes, kept_positions, named_tensors
-from channelcut.cut.structure import structure_difference
+from channelcut.cut.structure import retraced_structure
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.modes import private_copy
@@ -68,14 +68,13 @@ class Probe:
 
     def _failure(self, groups: Groups, kept: NDArray[np.bool_]) -> Failure | None:
         try:
-            graph = self._traced(groups, kept)
+            _, difference = retraced_structure(groups, kept, lambda warm: self._traced(groups, kept, warm=warm))
         except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is read, not hidden
             return Failure(user_lines(error.__traceback__))
-        difference = structure_difference(groups, kept, graph)
         return None if difference is None else Failure([difference.site.source] if difference.site.source else [])
 
-    def _traced(self, groups: Groups, kept: NDArray[np.bool_]) -> Graph:
-        """The graph of a cut copy, by the front end of the original's."""
+    def _traced(self, groups: Groups, kept: NDArray[np.bool_], *, warm: bool) -> Graph:
+        """The graph of a cut copy, by the front end of the original's; `warm`: of its second forward."""
         clone = private_copy(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
         positions = kept_positions(groups, kept)
         tensors = named_tensors(self.model).items()
@@ -84,8 +83,10 @@ class Probe:
         refresh(clone, attributes(self.model, groups, kept))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
-        inputs = pytree.tree_map_only(Tensor, Tensor.clone, (self.args, dict(self.kwargs)))
-        with nullcontext() if self.hollow is False else Hollow():  # type: ignore[no-untyped-call]
+        inputs, others = (pytree.tree_map_only(Tensor, Tensor.clone, (self.args, dict(self.kwargs))) for _ in range(2))
+        with torch.no_grad(), nullcontext() if self.hollow is False else Hollow():  # type: ignore[no-untyped-call]
+            if warm:
+                clone(*others[0], **others[1])
             return record(clone, *inputs, training=False, widths=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,31 @@ from channelcut.trace.layout import ARITHMETIC
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a cut forward first is another one than predicted, and what is different."""
+    """Where a cut forward first is another one than predicted, and what is different; `steps`: it runs other ops."""
 
     text: str
     site: Site
+    steps: bool = False
 
     def __str__(self) -> str:
         return self.text
+
+
+def retraced_structure(
+    groups: Groups, kept: NDArray[np.bool_], traced: Callable[[bool], Graph]
+) -> tuple[Graph, Difference | None]:
+    """The graph of a cut model and where it differs from the prediction; `traced(warm)` makes it.
+
+    A detector may keep what it computes from a shape, such as anchors, until the shape changes. Where the original was
+    traced with that in store, the cut model runs as it does from its second forward on: `warm`.
+    """
+    graph = traced(False)
+    difference = structure_difference(groups, kept, graph)
+    if difference is not None and difference.steps:
+        again = traced(True)
+        if structure_difference(groups, kept, again) is None:
+            return again, None
+    return graph, difference
 
 
 def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) -> Difference | None:
@@ -64,6 +83,7 @@ def _misaligned(error: Misaligned) -> Difference:
         f"the cut model runs {after.name if after else 'nothing more'} where the original runs "
         f"{before.name if before else 'nothing more'}" + (f" ({before.site})" if before is not None else ""),
         site,
+        steps=True,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph, refs
@@ -23,6 +24,7 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     training: bool = False,
+    warm: bool = False,
     front_end: str = "auto",
 ) -> Graph:
     """Turn one forward of `model` into a `Graph`.
@@ -32,6 +34,7 @@ def trace(
         args: positional inputs of the forward, as the user would pass them.
         kwargs: keyword inputs.
         training: trace the forward of training mode (auxiliary heads) instead of evaluation.
+        warm: trace the second forward, which finds what the first one has stored (anchors of a shape).
         front_end: `dispatch` (record the ATen ops of one eager run), `export` (torch.export) or `auto` (record; where
             that refuses, export).
 
@@ -47,7 +50,10 @@ def trace(
     refusals: list[str] = []
     for name, follow in FRONT_ENDS[front_end]:
         try:
-            return follow(_copy(model, training), args, keywords, training=training)
+            copy = _copy(model, training)
+            if warm:
+                _run(copy, args, keywords)
+            return follow(copy, args, keywords, training=training)
         except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is reported below
             if not refusals:
                 _check_forward(_copy(model, training), args, keywords)
@@ -99,6 +105,13 @@ def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
 
 def _copy(model: nn.Module, training: bool) -> nn.Module:
     return private_copy(model).train(training)
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """One forward on copies of the inputs, which it may write into."""
+    inputs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
+    with torch.no_grad():
+        model(*inputs[0], **inputs[1])
 
 
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

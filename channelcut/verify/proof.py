@@ -27,7 +27,7 @@ from channelcut.couple.ids import varying_axes
 from channelcut.cut.align import align
 from channelcut.cut.apply import select
 from channelcut.cut.planning import kept_positions, named_tensors
-from channelcut.cut.structure import structure_difference
+from channelcut.cut.structure import retraced_structure
 from channelcut.trace import trace
 from channelcut.trace.settled import UNSETTLED
 from channelcut.verify.execute import Execution, to_double
@@ -62,8 +62,11 @@ def verify(
     failures = plan_failures(groups, kept, plan) or tensor_failures(model, cut_model, plan)
     graph: Graph | None = None
     try:
-        graph = trace(cut_model, args, kwargs, front_end=groups.graph.front_end)
-        if (difference := structure_difference(groups, kept, graph)) is not None:
+        front_end = groups.graph.front_end
+        graph, difference = retraced_structure(
+            groups, kept, lambda warm: trace(cut_model, args, kwargs, front_end=front_end, warm=warm)
+        )
+        if difference is not None:
             failures.append(str(difference))
     except UserError as error:
         failures.append(
