@@ -111,7 +111,7 @@ STRIDES = "ChannelsLast"
 
 def test_channels_that_a_file_lists_by_position_are_pinned_with_the_reason(tmp_path: Path) -> None:
     module = module_from_onnx(exported(networks.build(STRIDES), (networks.example(),), tmp_path))
-    with pytest.raises(cc.UserError, match="indexed by a tensor: aten.index"):
+    with pytest.raises(cc.UserError, match="indexed by a tensor"):
         cc.prune(module, networks.example(), keep=0.5)
 
 
