@@ -12,6 +12,7 @@ Array = npt.NDArray[Any]
 MIN_IOU = 0.9
 _AT_LEAST = 20  # where fewer boxes reach the score, the best ones are compared: untrained weights score low everywhere
 _AT_MOST = 300
+_TIE = 1e-3  # of an end-to-end detector, boxes whose score ties with the last that was kept: rounding picked them
 _SLACK = 0.5  # a partner may score this much of the threshold: a box at the edge of the score is no disagreement
 
 
@@ -29,15 +30,17 @@ def agreement(reference: Array, candidate: Array, score: float = 0.25) -> tuple[
     """Share of boxes that have a partner on the other side (IoU of at least 0.9, same class), and how many were asked.
 
     Both ways round, over all images. The boxes asked are those of at least `score`, or the twenty best of an image
-    where fewer reach it. None for outputs of neither form.
+    where fewer reach it; of an end-to-end detector only those that rounding cannot have picked, whose score is above
+    that of the last box by more than a tie. None for outputs of neither form.
     """
     if reference.shape != candidate.shape or not (is_end_to_end(reference.shape) or is_raw(reference.shape)):
         return None
     matched = asked = 0
     for one, other in zip(reference, candidate, strict=True):
         sides = _boxes(one), _boxes(other)
+        edge = max(side[-1, 4] for side in sides) if is_end_to_end(reference.shape) else 0.0
         for mine, theirs in (sides, sides[::-1]):
-            hit, count = _matched(mine, theirs, score)
+            hit, count = _matched(mine[mine[:, 4] > edge * (1 + _TIE)], theirs, score)
             matched, asked = matched + hit, asked + count
     return matched / asked if asked else 1.0, asked
 
