@@ -99,7 +99,7 @@ def print_parity(found: Mapping[str, Any]) -> None:
         table.add_column(column)
     for row in found["stages"]:
         if row["status"] == "not run":
-            table.add_row(row["stage"], *[""] * 6, f"not run here: {row['reason']}")
+            table.add_row(row["stage"], *[""] * 6, "not run here")
             continue
         for label, key in ((row["compared_with"], "step"), ("torch", "reference")):
             if key == "reference" and row["compared_with"] == "torch":
@@ -109,6 +109,9 @@ def print_parity(found: Mapping[str, Any]) -> None:
             cells = (f"{d['max_abs']:.1e}", f"{d['mean_abs']:.1e}", f"{d['max_relative']:.1e}", f"{d['cosine']:.6f}")
             table.add_row(row["stage"], label, *cells, boxes, row["status"])
     out.print(table)
+    for row in found["stages"]:
+        if row["status"] == "not run":
+            out.print(f"{row['stage']} was not run here: {row['reason']}", markup=False, soft_wrap=True)
     broken = next((row for row in found["stages"] if row["stage"] == found["first_broken"]), None)
     if broken:
         out.print(f"First stage that breaks: {broken['stage']} ({broken['reason']}).", soft_wrap=True)

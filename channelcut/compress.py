@@ -70,7 +70,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
     """
-    check_precisions(options.precisions, has_images=bool(options.prune.get("calibration")))
+    check_precisions(options.precisions, has_images=options.prune.get("calibration") is not None)
     watch = Stopwatch(progress)
     with fresh_folder(out, force=options.force) as folder:
         with watch.stage("load"):

@@ -37,6 +37,8 @@ def test_a_sound_folder_passes(result: Path, capsys: pytest.CaptureFixture[str])
     assert status["fp16"] == status["model.sm89.engine"] == "not run"
     assert "random" in found["inputs"]
     assert json.loads((result / "parity.json").read_text()) == found
+    assert main(["verify", str(result)]) == 0
+    assert "model.sm89.engine was not run here: tensorrt_rtx: " in capsys.readouterr().out
 
 
 def test_a_corrupt_stage_is_named(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

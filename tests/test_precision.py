@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch import nn
 
 import channelcut
+from channelcut.adapters import Source
 from channelcut.cli import main
+from channelcut.compress import CompressOptions, compress
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.export.runtime import session_from_file
@@ -212,3 +216,14 @@ def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: py
     said = channelcut.metadata(out / "model.int8.onnx")
     assert said["precision"] == "int8" and len(said["plan"]) == 16
     assert "plan" not in channelcut.metadata(out / "original.onnx")
+
+
+def test_compress_takes_calibration_images_as_a_tensor(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    options = CompressOptions(
+        (1, 3, 16, 16), {"keep": 0.5}, {"calibration": torch.rand(8, 3, 16, 16)},
+        capabilities=(), measure=False, precisions=("int8",),
+    )  # fmt: skip
+    report = compress(Source("net", lambda: net), tmp_path / "out", options)
+    assert (tmp_path / "out" / "model.int8.onnx").is_file()
+    assert not any("not recalibrated" in note for note in report["notes"])
