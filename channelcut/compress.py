@@ -34,6 +34,7 @@ from channelcut.report import render_html
 from channelcut.report.collect import collect
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
+_INT8_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,14 @@ def export_both(model: nn.Module, result: Pruned, example: torch.Tensor, folder:
 
 
 def convert_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
-    """Write both ONNX files in each further precision; int8 calibrates on the folder of images."""
+    """Write both ONNX files in each further precision; int8 calibrates on the images of the recalibration."""
     data = options.prune.get("calibration")
-    images = None
+    images = data[:_INT8_IMAGES].numpy() if isinstance(data, torch.Tensor) else None
     if options.precisions and isinstance(data, (str, Path)):
         _, channels, height, width = options.input_shape
-        images = load_images(Path(data), (channels, height, width), options.prune.get("preprocessing"), 64)[0].numpy()
+        images = load_images(Path(data), (channels, height, width), options.prune.get("preprocessing"), _INT8_IMAGES)[
+            0
+        ].numpy()
     found = []
     for precision in options.precisions:
         with watch.stage(f"convert {precision}"):
