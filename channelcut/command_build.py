@@ -34,10 +34,10 @@ def add_flags(command: ArgumentParser) -> None:
 
 def build(flags: Namespace) -> int:
     """Run the backend; raises `UserError` for flags that do not parse and for every refusal of the backend."""
-    from channelcut.commands import _refuse_existing
+    from channelcut.commands import refuse_existing
     from channelcut.console import Bars, console, print_json
 
-    _refuse_existing(flags.out, flags.force)
+    refuse_existing(flags.out, flags.force)
     options = EngineOptions(
         capability=flags.capability,
         workspace_mib=flags.workspace,

@@ -7,13 +7,13 @@ from argparse import Namespace
 
 def convert(flags: Namespace) -> int:
     """`channelcut convert`."""
-    from channelcut.commands import _refuse_existing
+    from channelcut.commands import refuse_existing
     from channelcut.console import Bars, console, print_json
     from channelcut.export.files import load_onnx
     from channelcut.precision.convert import PrecisionOptions, convert_precision, image_shape
     from channelcut.recover.images import Preprocessing, load_images
 
-    _refuse_existing(flags.out, flags.force)
+    refuse_existing(flags.out, flags.force)
     options = PrecisionOptions(budget=flags.budget, method=flags.method, size=(flags.size, flags.size))
     images = None
     broken: list[str] = []

@@ -23,7 +23,7 @@ def analyze(flags: Namespace) -> int:
     from channelcut.report.reader import Part
 
     if flags.svg is not None:
-        _refuse_existing(flags.svg, flags.force, "--svg")
+        refuse_existing(flags.svg, flags.force, "--svg")
     source, shape = _source(flags)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         progress("load", 0, 1)
@@ -95,7 +95,7 @@ def export(flags: Namespace) -> int:
     from channelcut.export.onnx import ExportOptions, onnx_from_module
 
     source, shape = _source(flags)
-    _refuse_existing(flags.out, flags.force)
+    refuse_existing(flags.out, flags.force)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         progress("export", 0, 1)
         options = ExportOptions(opset=flags.opset, dynamic_batch=flags.dynamic_batch)
@@ -203,6 +203,7 @@ def _example(shape: tuple[int, ...]) -> Any:
     return torch.rand(shape)
 
 
-def _refuse_existing(path: Path, force: bool, flag: str = "--out") -> None:
+def refuse_existing(path: Path, force: bool, flag: str = "--out") -> None:
+    """Raise `UserError` when `path` exists and `force` is not set."""
     if path.exists() and not force:
         raise UserError(f"{path} exists. Nothing was changed: give another {flag}, or --force to replace it.")
