@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -207,6 +206,7 @@ def _verify(commands: Any) -> None:
 
     command = _command(commands, "verify", verify.run, "Compare every file of a result with the form before it.")
     verify.add_flags(command)
+    _image_flags(command, "folder of images; without it, random image-like inputs")
 
 
 def _profile(commands: Any) -> None:
@@ -242,11 +242,6 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def dump(data: Any) -> None:
-    """Print JSON."""
-    print(json.dumps(data, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -15,19 +15,12 @@ if TYPE_CHECKING:
     from channelcut.bench.chain import Stage
 
 PARITY = "parity.json"
-PRECISIONS = ("fp16", "bf16", "int8")
 
 
 def add_flags(command: ArgumentParser) -> None:
-    """The flags of the command."""
+    """The flags of the command, but for those of images."""
     command.add_argument("folder", type=Path, help="a result folder of compress")
-    command.add_argument("--data", type=Path, help="folder of images; without it, random image-like inputs")
     command.add_argument("--images", type=int, default=8, help="how many (default 8)")
-    command.add_argument("--fit", choices=("stretch", "letterbox"), default="stretch")
-    command.add_argument("--bgr", action="store_true", help="the network takes BGR")
-    command.add_argument("--scale", type=float, default=1 / 255, help="factor on pixel values (default 1/255)")
-    command.add_argument("--mean", type=_numbers, default=(0.0,), help="subtracted after scaling, one number or three")
-    command.add_argument("--std", type=_numbers, default=(1.0,), help="divided by after that, one number or three")
     command.add_argument("--score", type=float, default=0.25, help="boxes of at least this score are matched")
     command.add_argument("--trust", action="store_true", help="allow a model that is a pickle")
 
@@ -143,12 +136,13 @@ def _stages(folder: Path, module: Any, example: Any, temporary: Path) -> tuple[l
     from channelcut.bench.chain import Stage
     from channelcut.engine.onnxruntime import load
     from channelcut.export.onnx import ExportOptions, onnx_from_module
+    from channelcut.precision.convert import BUDGETS
 
     plain = temporary / "onnx.onnx"
     report = onnx_from_module(module, (example,), plain, ExportOptions(simplifiers=()))
     stages = [Stage("onnx", _runner(load(plain)))]
     previous = "onnx"
-    files = [("simplified", "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in PRECISIONS)]
+    files = [("simplified", "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in BUDGETS)]
     for name, file, precision in files:
         path = folder / file
         if path.is_file():
@@ -159,8 +153,8 @@ def _stages(folder: Path, module: Any, example: Any, temporary: Path) -> tuple[l
     backends = _engine_backends(folder)
     for engine in sorted(folder.glob("model*.engine")):
         part = engine.name.split(".")[1]
-        precision = part if part in PRECISIONS else "fp32"
-        before = part if part in PRECISIONS else "simplified"
+        precision = part if part in BUDGETS else "fp32"
+        before = part if part in BUDGETS else "simplified"
         runner, reason = _engine(engine, backends)
         stages.append(Stage(engine.name, runner, "fp16" if precision == "fp32" else precision, before, reason))
     return stages, report.output_names
@@ -211,7 +205,3 @@ def _reference(module: Any, names: tuple[str, ...]) -> Callable[[Any], Mapping[s
         return {name: leaf.float().numpy() for name, leaf in zip(names, leaves, strict=True)}
 
     return call
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
