@@ -270,6 +270,28 @@ class WeightNorm(nn.Module):
         return self.head(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))))
 
 
+class Standardised(nn.Conv2d):
+    """Weights with the statistics of each row taken out, times a gain, as in normaliser-free networks."""
+
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__(i, o, 3, padding=1)
+        self.gain = nn.Parameter(torch.rand(o, 1, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, (self.gain * 0.3).view(-1), training=True)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
+
+
+class StandardisedWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = Standardised(3, 8), conv(8, 12), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.c(self.b(F.relu(self.a(x)))))
+
+
 class Table(nn.Module):
     """An embedding and a learned position, added to a stream of features."""
 
@@ -468,6 +490,7 @@ NETWORKS = {
         ConfiguredHeads,
         OwnNorm,
         WeightNorm,
+        StandardisedWeights,
         Table,
         InPlace,
         Closure,

@@ -179,6 +179,15 @@ class Softmax(nn.Module):
         return self.c(self.b(self.a(x)).softmax(1))
 
 
+def test_a_gain_of_computed_weights_is_pinned_with_them() -> None:
+    """Its elements look removable, but scale a norm whose channels stay: no probe is needed to learn that."""
+    groups = cc.analyze(build("StandardisedWeights"), example())
+    (gain,) = [slot for slot in groups.slots if slot.tensor == "a.gain"]
+    assert not set(gain.channels.tolist()) & {c for group in groups.groups for c in group.channels.tolist()}
+    held = {pin.reason for pin in groups.pins if pin.module == "a"}
+    assert "scales a norm of a fixed tensor" in held and "the forward hard-codes this width" not in held
+
+
 def test_softmax_over_channels_pins_them() -> None:
     groups = cc.analyze(Softmax(), example())
     assert [g.name for g in groups.groups] == ["a.weight"]

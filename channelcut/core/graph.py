@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch.utils import _pytree as pytree
 
+from channelcut.core.trees import leaves, mapped_only
+
 Kind = Literal["input", "state", "constant", "call", "output"]
 
 
@@ -131,12 +133,12 @@ class Graph:
 
 def refs(tree: Any) -> list[Ref]:
     """Every `Ref` in a pytree of arguments, in order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Ref)]
 
 
 def specs(tree: Any) -> list[Spec]:
     """Every `Spec` in a node's value, in order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Spec)]
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Spec)]
 
 
 def named_outputs(graph: Graph) -> list[tuple[str, int]]:
@@ -164,7 +166,4 @@ def path_piece(entry: Any) -> str:
 
 def as_spec(tree: Any) -> Any:
     """Replace the tensors in a pytree by their `Spec`."""
-    return pytree.tree_map(
-        lambda leaf: Spec(tuple(int(s) for s in leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf,
-        tree,
-    )
+    return mapped_only(torch.Tensor, lambda t: Spec(tuple(int(s) for s in t.shape), t.dtype), tree)

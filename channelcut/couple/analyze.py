@@ -8,10 +8,10 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 import torch
-from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import Graph, Node, Ref, Site, refs
 from channelcut.core.groups import Groups
+from channelcut.core.trees import leaves, mapped_only
 from channelcut.couple import ids as I
 from channelcut.couple import rules as _rules  # noqa: F401  importing fills the table
 from channelcut.couple.coupler import Coupler, State
@@ -115,7 +115,7 @@ def _call(coupler: Coupler, node: Node, env: Mapping[int, Any], adapt: Adapt | N
     args, kwargs = _resolve(node.args, env), _resolve(dict(node.kwargs), env)
     function = RULES.get(node.name)
     if function is None:
-        for leaf in pytree.tree_leaves((args, kwargs), is_leaf=_is_value):
+        for leaf in leaves((args, kwargs)):
             if isinstance(leaf, State):
                 coupler.fix(leaf)
             elif isinstance(leaf, torch.Tensor):
@@ -130,15 +130,11 @@ def _call(coupler: Coupler, node: Node, env: Mapping[int, Any], adapt: Adapt | N
 def _pin_everything(coupler: Coupler, node: Node, env: Mapping[int, Any], reason: str) -> None:
     """Pin what goes into and comes out of a node."""
     remedy = "compute the width from a tensor's shape in the forward instead of a stored number"
-    for leaf in pytree.tree_leaves((_resolve(node.args, env), env[node.index]), is_leaf=_is_value):
+    for leaf in leaves((_resolve(node.args, env), env[node.index])):
         if isinstance(leaf, torch.Tensor):
             coupler.pin(leaf, reason, remedy)
 
 
-def _is_value(leaf: Any) -> bool:
-    return isinstance(leaf, (State, torch.Tensor))
-
-
 def _resolve(tree: Any, env: Mapping[int, Any]) -> Any:
     """Replace every `Ref` by its value."""
-    return pytree.tree_map(lambda leaf: env[leaf.index] if isinstance(leaf, Ref) else leaf, tree)
+    return mapped_only(Ref, lambda ref: env[ref.index], tree)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from channelcut.core.trees import leaves, mapped_only
 
 LARGE = 1024
 
@@ -22,7 +23,7 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run a small op or a view as it is; ask torch's meta kernel for the shapes of any other."""
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if (
             func.is_view
             or torch.Tag.inplace_view in func.tags
@@ -31,16 +32,44 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if func._schema.is_mutable:
             return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
+        found = _shortcut(func, args, kwargs, tensors)
+        if found is not None:
+            return found
         try:
-            meta = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
+            meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
             result = func(*meta[0], **meta[1])
         except (RuntimeError, NotImplementedError, TypeError):
             return func(*args, **kwargs)
         device = tensors[0].device
-        leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if sum(leaf.numel() for leaf in leaves) < LARGE:
+        made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
+        if sum(leaf.numel() for leaf in made) < LARGE:
             return func(*args, **kwargs)
-        return pytree.tree_map_only(Tensor, lambda t: _untouched(t, device), result)
+        return mapped_only(Tensor, lambda t: _untouched(t, device), result)
+
+
+def _shortcut(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tensor]) -> Any:
+    """The result of an op whose first value is laid out like its input, from a run on one element per axis; or None.
+
+    torch's meta kernels of these are decompositions in Python, a hundred times slower.
+    """
+    first = args[0] if args else None
+    if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
+        return None
+    if func.overloadpacket.__name__.endswith("batch_norm"):
+        channels = first.as_strided([1, first.shape[1], *[1] * (first.dim() - 2)], first.stride())
+        return (torch.empty_like(first), *func(channels, *args[1:], **kwargs)[1:])
+    layout = (first.shape, first.stride())
+    if (
+        torch.Tag.pointwise not in func.tags
+        or kwargs.get("memory_format")
+        or any((t.shape, t.stride()) != layout for t in tensors if t.dim())
+    ):
+        return None
+    small = mapped_only(Tensor, lambda t: t.as_strided([1] * t.dim(), t.stride()), (tuple(args), kwargs))
+    result = func(*small[0], **small[1])
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        return None
+    return torch.empty_like(first, dtype=result.dtype)
 
 
 def _untouched(like: Tensor, device: torch.device) -> Tensor:

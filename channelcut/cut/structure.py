@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import Graph, Node, Site, refs, specs
 from channelcut.core.groups import Groups
+from channelcut.core.trees import leaves
 from channelcut.couple.replay import kept_shape
 from channelcut.cut.align import Misaligned, align
 from channelcut.trace.layout import ARITHMETIC
@@ -90,5 +90,5 @@ def _misaligned(error: Misaligned) -> Difference:
 def _numbers(node: Node) -> tuple[float, ...]:
     """The numbers that a node computes with; sizes may follow a width, these may not."""
     kinds = (float, int) if node.name.rstrip("_") in ARITHMETIC else (float,)
-    leaves = pytree.tree_leaves((node.args, dict(node.kwargs)))
-    return tuple(float(leaf) for leaf in leaves if isinstance(leaf, kinds) and not isinstance(leaf, bool))
+    found = leaves((node.args, dict(node.kwargs)))
+    return tuple(float(leaf) for leaf in found if isinstance(leaf, kinds) and not isinstance(leaf, bool))

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
+from channelcut.core.trees import mapped_only
 from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.modes import slow_attention
@@ -125,7 +126,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._remember(result, self.reference(args[0]))
             return result
         site = Site(name, self.path[-1] if self.path else "", current_line())
-        links = pytree.tree_map_only(torch.Tensor, self.reference, (tuple(args), kwargs))
+        links = mapped_only(torch.Tensor, self.reference, (tuple(args), kwargs))
         result = func(*args, **kwargs)
         ref = self.append(
             kind="call", name=name, value=as_spec(result), site=site, target=func, args=links[0], kwargs=links[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ def private_copy(model: nn.Module, shared: Iterable[torch.Tensor] = ()) -> nn.Mo
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
+            elif type(value) is OrderedDict and not value:  # a dozen empty tables of hooks a module, slow to copy
+                memo[id(value)] = OrderedDict()
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import Graph, Node, Ref, Site, Spec, refs
+from channelcut.core.trees import mapped_only
 
 UNSETTLED = "unsettled"
 _DECIDES = frozenset(
@@ -106,7 +106,7 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
     kept: list[Node] = []
 
     def moved(tree: Any) -> Any:
-        return pytree.tree_map_only(Ref, lambda ref: Ref(place[ref.index]), tree)
+        return mapped_only(Ref, lambda ref: Ref(place[ref.index]), tree)
 
     for node in graph.nodes:
         if node.index in needed or node.kind in ("input", "state"):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import Graph, Node, Ref, refs
+from channelcut.core.trees import mapped
 from channelcut.trace.layout import RESHAPES
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
@@ -45,7 +46,7 @@ class Execution:
     def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments, with values for references and float64 for lower types."""
         resolve = lambda leaf: self.env[leaf.index] if isinstance(leaf, Ref) else to_double(leaf)  # noqa: E731
-        args, kwargs = pytree.tree_map(resolve, (tuple(node.args), dict(node.kwargs)))
+        args, kwargs = mapped(resolve, (tuple(node.args), dict(node.kwargs)))
         return args, kwargs
 
     def source(self, node: Node) -> Tensor:

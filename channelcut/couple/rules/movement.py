@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from channelcut.core.trees import mapped_only
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import HARD_CODED, HARD_CODED_REMEDY, Coupler, State
 from channelcut.couple.registry import Call, activation, rule
@@ -21,7 +21,7 @@ from channelcut.couple.registry import Call, activation, rule
 
 def run(call: Call) -> Any:
     """Run the op on ids."""
-    args = pytree.tree_map_only(State, lambda s: activation(call.coupler, s), dict(call.arguments))
+    args = mapped_only(State, lambda s: activation(call.coupler, s), dict(call.arguments))
     if "size" in args:
         args["size"] = call.shape
     values = list(args.values())
@@ -150,7 +150,7 @@ def pick(coupler: Coupler, call: Call) -> Any:
         coupler.bind_along(ids, axis)
     elif axis in varying:
         coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
-    return pytree.tree_map_only(Tensor, I.compress, run(call))
+    return mapped_only(Tensor, I.compress, run(call))
 
 
 @rule("aten.slice", "aten.narrow")

@@ -11,20 +11,26 @@ from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.registry import Call, rule
 
 IRREGULAR = "channels vary along another axis than the norm's"
+COMPUTED = "scales a norm of a fixed tensor"
 
 
 def _attach(coupler: Coupler, ids: Tensor, axis: int, states: list[Any]) -> bool:
+    """Give the norm's parameters the ids of the channels; a computed one is bound to them, element by element."""
     found = I.line(ids, axis)
     if found is None:
         coupler.pin(ids, IRREGULAR)
-        for state in states:
-            if isinstance(state, State):
-                coupler.fix(state)
-        return False
     for state in states:
         if isinstance(state, State):
-            coupler.slot(state, 0, found, "norm")
-    return True
+            if found is None:
+                coupler.fix(state)
+            else:
+                coupler.slot(state, 0, found, "norm")
+        elif isinstance(state, Tensor):
+            if found is None:
+                coupler.pin(state, IRREGULAR)
+            else:
+                coupler.bind(found, state, COMPUTED)
+    return found is not None
 
 
 def _outputs(call: Call, ids: Tensor) -> Any:
@@ -57,6 +63,8 @@ def layer_norm(coupler: Coupler, call: Call) -> Any:
         for state in (call.get("weight"), call.get("bias")):
             if isinstance(state, State):
                 coupler.fix(state)
+            elif isinstance(state, Tensor):
+                coupler.pin(state, "a layer norm over several axes")
         return _outputs(call, ids)
     _attach(coupler, ids, -1, [call.get("weight"), call.get("bias")])
     return _outputs(call, ids)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import specs
+from channelcut.core.trees import leaves
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.registry import Call, activation, rule
@@ -98,7 +98,7 @@ scalar_tensor linspace eye meshgrid rand randn triu tril
 @rule(*[f"aten.{name}" for name in FACTORIES])
 def factory(coupler: Coupler, call: Call) -> Any:
     """A tensor made in the forward; if its shape follows a width, the probe finds out."""
-    for leaf in pytree.tree_leaves(dict(call.arguments)):
+    for leaf in leaves(dict(call.arguments)):
         if isinstance(leaf, Tensor) and call.node.name.removeprefix("aten.") in ("triu", "tril"):
             coupler.pin(leaf, "a triangle of channels")
     return call.fixed()

@@ -1,0 +1,45 @@
+"""Nested arguments and results of ops: lists, tuples and dictionaries.
+
+`torch.utils._pytree` also knows what users register, and costs ten times as much. It is right for what a model's
+forward takes and returns; between ops there is nothing but these three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Everything in `tree` that is no container, in order."""
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Any]) -> None:
+    if isinstance(tree, (list, tuple)):
+        for item in tree:
+            _collect(item, found)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            _collect(item, found)
+    else:
+        found.append(tree)
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with `function` applied to every leaf; containers become plain ones, named tuples keep their class."""
+    if isinstance(tree, (list, tuple)):
+        items = [mapped(function, item) for item in tree]
+        if isinstance(tree, list):
+            return items
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, dict):
+        return {key: mapped(function, item) for key, item in tree.items()}
+    return function(tree)
+
+
+def mapped_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same for the leaves of one class."""
+    return mapped(lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, tree)
