@@ -292,6 +292,22 @@ class StandardisedWeights(nn.Module):
         return self.head(self.c(self.b(F.relu(self.a(x)))))
 
 
+class Windows(nn.Module):
+    """Overlapping windows, weighted one by one and added up again, as in outlook attention; and strided windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 12), nn.Conv2d(3, 9, 3, 2, 1), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        n, c, h, w = y.shape
+        parts = F.unfold(y, 3, padding=1, stride=2).view(n, c, 9, -1)
+        parts = parts * torch.sigmoid(self.b(x)).flatten(2).unsqueeze(1)
+        y = self.c(F.fold(parts.flatten(1, 2), (h, w), 3, padding=1, stride=2))
+        return self.head(y.unfold(2, 4, 4).unfold(3, 4, 4).amax((4, 5)))
+
+
 class Table(nn.Module):
     """An embedding and a learned position, added to a stream of features."""
 
@@ -491,6 +507,7 @@ NETWORKS = {
         OwnNorm,
         WeightNorm,
         StandardisedWeights,
+        Windows,
         Table,
         InPlace,
         Closure,

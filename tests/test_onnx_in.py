@@ -105,17 +105,18 @@ def exported(model: nn.Module, inputs: tuple[Any, ...], folder: Path) -> Path:
     return path
 
 
-# New strides are written as a flat list of positions.
-STRIDES = "ChannelsLast"
+# New strides and windows are written as lists of positions.
+LISTED = {"ChannelsLast", "Windows"}
 
 
-def test_channels_that_a_file_lists_by_position_are_pinned_with_the_reason(tmp_path: Path) -> None:
-    module = module_from_onnx(exported(networks.build(STRIDES), (networks.example(),), tmp_path))
+@pytest.mark.parametrize("name", sorted(LISTED))
+def test_channels_that_a_file_lists_by_position_are_pinned_with_the_reason(name: str, tmp_path: Path) -> None:
+    module = module_from_onnx(exported(networks.build(name), (networks.example(),), tmp_path))
     with pytest.raises(cc.UserError, match="indexed by a tensor"):
         cc.prune(module, networks.example(), keep=0.5)
 
 
-@pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - {STRIDES}))
+@pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - LISTED))
 def test_networks_come_back_from_their_export(name: str, tmp_path: Path) -> None:
     model, x = networks.build(name), networks.example()
     path = exported(model, (x,), tmp_path)
@@ -131,7 +132,7 @@ def test_networks_come_back_from_their_export(name: str, tmp_path: Path) -> None
 POSITIONS = {"SlicedBySelf", "InPlace"}
 
 
-@pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - POSITIONS - {STRIDES}))
+@pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - POSITIONS - LISTED))
 def test_nothing_is_pinned_that_is_free_in_the_original(name: str, tmp_path: Path) -> None:
     model, x = networks.build(name), networks.example()
     direct = cc.prune(model, x, keep=0.5)

@@ -7,6 +7,7 @@ because a later pick of fixed positions along an axis says that this axis is not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -227,6 +228,29 @@ def im2col(coupler: Coupler, call: Call) -> Tensor:
         return I.zeros(call.shape)
     kernel: Sequence[int] = call["kernel_size"]
     return I.along(ids.repeat_interleave(kernel[0] * kernel[1]), len(call.shape) - 2, call.shape)
+
+
+@rule("aten.col2im")
+def col2im(coupler: Coupler, call: Call) -> Tensor:
+    """(N, C·kH·kW, L) to (N, C, H, W): the kH·kW rows of a channel are added up, so they go together."""
+    ids = call.ids("self")
+    rows = I.line(ids, -2)
+    if rows is None:
+        coupler.pin(ids, "channels vary along space")
+        return I.zeros(call.shape)
+    window = rows.view(-1, math.prod(call["kernel_size"]))
+    coupler.bind_along(window, 1)
+    return I.along(window[:, 0], len(call.shape) - 3, call.shape)
+
+
+@rule("aten.unfold")
+def windows(coupler: Coupler, call: Call) -> Tensor:
+    """Windows along an axis of positions; along the channels their size and distance are hard-coded."""
+    ids = call.ids("self")
+    if call["dimension"] % ids.dim() in I.varying_axes(ids):
+        coupler.pin(ids, HARD_CODED, HARD_CODED_REMEDY)
+        return I.zeros(call.shape)
+    return I.compress(ids.unfold(call["dimension"], call["size"], call["step"]))
 
 
 @rule("aten.embedding")

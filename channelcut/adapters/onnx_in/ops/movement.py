@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from channelcut.adapters.onnx_in.builder import Value
+from channelcut.adapters.onnx_in.ops.windows import padding, setting, symmetric
 from channelcut.adapters.onnx_in.registry import Call, operator
 
 # Below this a common divisor of the lengths of a split is a coincidence, and above that many parts it is no pattern.
@@ -135,6 +136,17 @@ def space_to_depth(call: Call) -> Value:
     source, size = call[0], int(call.attribute("blocksize"))
     apart = call.emit(torch.unflatten, call.emit(torch.unflatten, source, 3, (-1, size)), 2, (-1, size))
     return call.emit(torch.flatten, call.emit(torch.permute, apart, (0, 3, 5, 1, 2, 4)), 1, 3)
+
+
+@operator("Col2Im")
+def columns_to_image(call: Call) -> Value:
+    """(N, C·kH·kW, L) to (N, C, H, W): overlapping windows are added up, which torch calls fold."""
+    size, kernel = call.numbers("image_shape", 1) or [], call.numbers("block_shape", 2) or []
+    pads = padding(call, call[0], kernel)
+    if len(kernel) != 2 or not symmetric(pads):
+        call.refuse("adds up other windows than two-dimensional ones with equal pads on both sides")
+    strides, dilations = setting(call, "strides", 2), setting(call, "dilations", 2)
+    return call.emit(F.fold, call[0], tuple(size), tuple(kernel), dilations, [before for before, _ in pads], strides)
 
 
 @operator("Identity", "Dropout")
