@@ -308,6 +308,22 @@ class Windows(nn.Module):
         return self.head(y.unfold(2, 4, 4).unfold(3, 4, 4).amax((4, 5)))
 
 
+class Recurrent(nn.Module):
+    """A column of features read upwards and downwards, its last states, and a row read by other kinds of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = conv(3, 12)
+        self.lstm = nn.LSTM(12, 10, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru, self.rnn = nn.GRU(20, 9, bias=False), nn.RNN(9, 8, nonlinearity="relu")
+        self.head, self.state = nn.Linear(8, 3), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, (last, _) = self.lstm(self.a(x).mean(3).transpose(1, 2))
+        z, _ = self.rnn(self.gru(y)[0])
+        return self.head(z), self.state(last[-1])
+
+
 class Table(nn.Module):
     """An embedding and a learned position, added to a stream of features."""
 
@@ -508,6 +524,7 @@ NETWORKS = {
         WeightNorm,
         StandardisedWeights,
         Windows,
+        Recurrent,
         Table,
         InPlace,
         Closure,

@@ -13,7 +13,7 @@ from channelcut.couple.registry import RULES, rule
 from channelcut.trace.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
-SEES_NUMBERS = {"HardCoded", "SlicedBySelf", "ConfiguredHeads", "OwnNorm", "Closure"}
+SEES_NUMBERS = {"HardCoded", "SlicedBySelf", "ConfiguredHeads", "OwnNorm", "Closure", "Recurrent"}
 
 
 def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -32,6 +32,15 @@ def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
         ("Flattened", {"a.0.weight": (1, 6), "f1.weight": (1, 20)}),
         ("Transposed", {"a.0.weight": (1, 12), "up.weight": (1, 4), "b.0.weight": (1, 8)}),
         ("Attention", {"stem.0.weight": (1, 12), "q.weight": (2, 8), "v.weight": (2, 4), "proj.weight": (1, 10)}),
+        (
+            "Recurrent",
+            {
+                "a.0.weight": (1, 12),
+                "lstm.weight_ih_l0": (4, 10),  # two layers in two directions keep as many units each
+                "gru.weight_ih_l0": (1, 9),
+                "rnn.weight_ih_l0": (1, 8),
+            },
+        ),
     ],
 )
 def test_groups(name: str, expected: dict[str, tuple[int, int]]) -> None:

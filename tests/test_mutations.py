@@ -291,6 +291,8 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (running_variance_shifted, "Chain"),
     (bias_shifted, "Attention"),
     (inputs_shifted, "Chain"),
+    (bias_shifted, "Recurrent"),
+    (inputs_shifted, "Recurrent"),
     (slope_shifted, "Norms"),
     (gamma_shifted, "Shared"),
     (position_shifted, "embedded"),

@@ -79,3 +79,6 @@ def replace_tensors(model: nn.Module, replacements: Iterable[tuple[Tensor, Tenso
         parameter = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
         for registry, key in places[id(old)]:
             registry[key] = parameter
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()  # its own list of them

@@ -151,6 +151,10 @@ def _normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, An
     return {"normalized_shape": tuple(shapes["weight"])}
 
 
+def _recurrent(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_hh_l0"][1]}
+
+
 def _first_axis(attribute: str) -> Refresh:
     def refresh(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
         return {attribute: next(shape[0] for shape in shapes.values() if shape)}
@@ -166,5 +170,6 @@ LAYERS: dict[type[nn.Module], Refresh] = {
     nn.LayerNorm: _normalized,
     nn.RMSNorm: _normalized,
     nn.GroupNorm: _first_axis("num_channels"),
+    nn.RNNBase: _recurrent,
     nn.PReLU: _first_axis("num_parameters"),
 }

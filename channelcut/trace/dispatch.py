@@ -25,6 +25,7 @@ from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.modes import slow_attention
 from channelcut.trace.numbers import begin_recording, square_roots
+from channelcut.trace.recurrent import RecurrentMode
 from channelcut.trace.settled import settled
 from channelcut.trace.source import current_line
 from channelcut.trace.widths import WidthMode
@@ -45,11 +46,12 @@ def record(
             recorder.declare("input", f"input_{position}", leaf)
     hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in model.named_modules()]
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for module in model.modules()]
+    recurrent = RecurrentMode(recorder.made_by)
     mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
     begin_recording()
     attributes = tag_attributes(model) if widths else {}
     try:
-        with torch.no_grad(), slow_attention(), square_roots(), recorder, mode if widths else nullcontext():
+        with torch.no_grad(), slow_attention(), square_roots(), recorder, recurrent, mode if widths else nullcontext():
             outputs = model(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -98,6 +100,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The node that made a tensor, if it was recorded."""
         ref: Ref | None = self._known.get(tensor)  # type: ignore[no-untyped-call]
         return ref
+
+    def made_by(self, tensor: torch.Tensor) -> str:
+        """The name of the step that gave a tensor; empty where none was recorded."""
+        ref = self.known(tensor)
+        return "" if ref is None else self.nodes[ref.index].name
 
     def site(self) -> Site:
         """The place in the model that runs now."""

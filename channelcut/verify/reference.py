@@ -128,7 +128,7 @@ def consumers(groups: Groups) -> dict[int, list[Ref]]:
     for node in groups.graph.calls:
         plain: Sequence[Ref] = [a for a in node.args if isinstance(a, Ref)]
         values = [r for r in plain if nodes[r.index].kind == "call" and isinstance(groups.values[r.index], Tensor)]
-        weights = [ref for ref in plain if nodes[ref.index].kind == "state" and nodes[ref.index].name in roles]
+        weights = [r for r in refs(node.args) if nodes[r.index].kind == "state" and nodes[r.index].name in roles]
         if weights and values:
             found[node.index] = values[:1]
         elif "matmul" in node.name or "mm" in node.name or "attention" in node.name:

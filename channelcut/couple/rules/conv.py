@@ -38,6 +38,7 @@ def _convolve(coupler: Coupler, call: Call, groups: int, *, transposed: bool) ->
     weight, bias, shape = call["weight"], call["bias"], call.shape
     axis = ids.dim() - (len(weight.shape) - 2) - 1
     columns = I.line(ids, axis)
+    macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
     if columns is None or not isinstance(weight, State):
         coupler.pin(ids, IRREGULAR if columns is None else DYNAMIC_WEIGHT)
         if isinstance(weight, State):
@@ -46,8 +47,8 @@ def _convolve(coupler: Coupler, call: Call, groups: int, *, transposed: bool) ->
             coupler.pin(weight, DYNAMIC_WEIGHT)
         if isinstance(bias, State):
             coupler.fix(bias)
+        coupler.account(macs, FIXED, FIXED)
         return I.zeros(shape)
-    macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
     rows = _rows(coupler, weight, columns, groups, transposed)
     dense = groups == 1 or (coupler.policy == "offsets" and groups < len(columns))
     coupler.account(macs, rows, columns if dense else FIXED)
@@ -127,6 +128,7 @@ def affine(coupler: Coupler, call: Call, ids: Tensor, weight: object, bias: obje
                 coupler.fix(state)
             elif isinstance(state, Tensor):
                 coupler.pin(state, DYNAMIC_WEIGHT)
+        coupler.account(math.prod(call.shape) * ids.shape[-1], FIXED, FIXED)
         return I.zeros(call.shape)
     coupler.slot(weight, 1, columns, "in")
     rows = coupler.slot(weight, 0, None, "out")

@@ -1,0 +1,80 @@
+"""A recurrent layer as one step.
+
+torch runs an LSTM, GRU or RNN as a dozen ops for every layer and moment. Here a layer that starts from zeros is one op,
+`channelcut::recurrence`, so that a trace does not grow with the length of the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "recurrence(Tensor input, Tensor[] weights, str kind, bool has_biases, int num_layers, bool bidirectional, "
+    "bool batch_first) -> Tensor[]"
+)
+_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+@torch.library.impl(_LIBRARY, "recurrence", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
+def recurrence(
+    source: Tensor,
+    weights: list[Tensor],
+    kind: str,
+    has_biases: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+) -> list[Tensor]:
+    """Run torch's layer `kind` over `source` (T, N, I), or (N, T, I) with `batch_first`, from states of zeros.
+
+    Returns its output (T, N, directions · H) and its last states (layers · directions, N, H), one or two. Dropout
+    between the layers is left out: a random mask couples nothing.
+    """
+    directions = 1 + bidirectional
+    state = source.new_zeros(num_layers * directions, source.shape[0 if batch_first else 1], weights[1].shape[1])
+    states: Any = (state, state) if kind == "lstm" else state
+    function = getattr(torch, kind)
+    return [*function(source, states, weights, has_biases, num_layers, 0.0, False, bidirectional, batch_first)]
+
+
+RECURRENCE = torch.ops.channelcut.recurrence.default
+
+
+def whole(kind: str, args: Sequence[Any], made_by: Callable[[Any], str]) -> tuple[Any, ...] | None:
+    """The arguments of `channelcut::recurrence` for those of torch's layer `kind`; None where it is no such step.
+
+    Its states must be zeros, which `made_by` tells from the op that gave a value, and not be projected; the moments of
+    a packed sequence come in another form.
+    """
+    if kind not in _KINDS or len(args) != 9 or not isinstance(args[2], (list, tuple)):
+        return None
+    source, given, weights, has_biases, num_layers, _, _, bidirectional, batch_first = args
+    states = given if isinstance(given, (tuple, list)) else [given]
+    if len(weights) != num_layers * (1 + bidirectional) * (4 if has_biases else 2):
+        return None
+    if not all(made_by(state).endswith("zeros") for state in states):
+        return None
+    return source, list(weights), kind, has_biases, num_layers, bidirectional, batch_first
+
+
+class RecurrentMode(TorchFunctionMode):
+    """Runs recurrent layers as `channelcut::recurrence`; `made_by(tensor)` names the op that gave a tensor."""
+
+    def __init__(self, made_by: Callable[[Tensor], str]) -> None:
+        super().__init__()
+        self.made_by = made_by
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace a recurrent layer; run anything else."""
+        name = getattr(func, "__name__", "")
+        layer = name in _KINDS and func is getattr(torch, name) and not kwargs
+        arguments = whole(name, args, self.made_by) if layer else None
+        if arguments is None:
+            return func(*args, **(kwargs or {}))
+        return tuple(RECURRENCE(*arguments))
