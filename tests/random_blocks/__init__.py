@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from random_blocks import attention, convolutions, heads, joining, mixing, movement
+from random_blocks import attention, convolutions, heads, joining, mixing, movement, sequences
 from random_blocks.base import BLOCKS, HEADS, Kind, Options, Shape
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "joining",
     "mixing",
     "movement",
+    "sequences",
 ]
