@@ -316,11 +316,12 @@ class Recurrent(nn.Module):
         self.a = conv(3, 12)
         self.lstm = nn.LSTM(12, 10, num_layers=2, bidirectional=True, batch_first=True)
         self.gru, self.rnn = nn.GRU(20, 9, bias=False), nn.RNN(9, 8, nonlinearity="relu")
-        self.head, self.state = nn.Linear(8, 3), nn.Linear(10, 4)
+        self.head, self.state, self.start = nn.Linear(8, 3), nn.Linear(10, 4), nn.Linear(12, 8)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, (last, _) = self.lstm(self.a(x).mean(3).transpose(1, 2))
-        z, _ = self.rnn(self.gru(y)[0])
+        x = self.a(x).mean(3).transpose(1, 2)
+        y, (last, _) = self.lstm(x)
+        z, _ = self.rnn(self.gru(y)[0], self.start(x[:1]))
         return self.head(z), self.state(last[-1])
 
 

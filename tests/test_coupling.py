@@ -38,7 +38,7 @@ def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
                 "a.0.weight": (1, 12),
                 "lstm.weight_ih_l0": (4, 10),  # two layers in two directions keep as many units each
                 "gru.weight_ih_l0": (1, 9),
-                "rnn.weight_ih_l0": (1, 8),
+                "start.weight": (1, 8),  # and the units of the layer that it starts
             },
         ),
     ],

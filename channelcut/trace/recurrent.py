@@ -1,7 +1,7 @@
 """A recurrent layer as one step.
 
-torch runs an LSTM, GRU or RNN as a dozen ops for every layer and moment. Here a layer that starts from zeros is one op,
-`channelcut::recurrence`, so that a trace does not grow with the length of the sequence.
+torch runs an LSTM, GRU or RNN as a dozen ops for every layer and moment. Here a layer is one op,
+`channelcut::recurrence`, so that a trace does not grow with the length of the sequence, and states of zeros are known.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 _LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
-    "recurrence(Tensor input, Tensor[] weights, str kind, bool has_biases, int num_layers, bool bidirectional, "
-    "bool batch_first) -> Tensor[]"
+    "recurrence(Tensor input, Tensor?[] states, Tensor[] weights, str kind, bool has_biases, int num_layers, "
+    "bool bidirectional, bool batch_first) -> Tensor[]"
 )
 _KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -24,6 +24,7 @@ _KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 @torch.library.impl(_LIBRARY, "recurrence", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
 def recurrence(
     source: Tensor,
+    given: list[Tensor | None],
     weights: list[Tensor],
     kind: str,
     has_biases: bool,
@@ -31,16 +32,18 @@ def recurrence(
     bidirectional: bool,
     batch_first: bool,
 ) -> list[Tensor]:
-    """Run torch's layer `kind` over `source` (T, N, I), or (N, T, I) with `batch_first`, from states of zeros.
+    """Run torch's layer `kind` over `source` (T, N, I), or (N, T, I) with `batch_first`.
 
-    Returns its output (T, N, directions · H) and its last states (layers · directions, N, H), one or two. Dropout
-    between the layers is left out: a random mask couples nothing.
+    Returns its output (T, N, directions · H) and its last states (layers · directions, N, H), two of an LSTM and else
+    one, as many as are `given` to start from; None stands for zeros. Dropout between the layers is left out: a random
+    mask couples nothing.
     """
-    directions = 1 + bidirectional
-    state = source.new_zeros(num_layers * directions, source.shape[0 if batch_first else 1], weights[1].shape[1])
-    states: Any = (state, state) if kind == "lstm" else state
+    directions, batch = 1 + bidirectional, source.shape[0 if batch_first else 1]
+    zeros = source.new_zeros(num_layers * directions, batch, weights[1].shape[1])
+    states = [zeros if state is None else state for state in given]
     function = getattr(torch, kind)
-    return [*function(source, states, weights, has_biases, num_layers, 0.0, False, bidirectional, batch_first)]
+    start = states if kind == "lstm" else states[0]
+    return [*function(source, start, weights, has_biases, num_layers, 0.0, False, bidirectional, batch_first)]
 
 
 RECURRENCE = torch.ops.channelcut.recurrence.default
@@ -49,18 +52,17 @@ RECURRENCE = torch.ops.channelcut.recurrence.default
 def whole(kind: str, args: Sequence[Any], made_by: Callable[[Any], str]) -> tuple[Any, ...] | None:
     """The arguments of `channelcut::recurrence` for those of torch's layer `kind`; None where it is no such step.
 
-    Its states must be zeros, which `made_by` tells from the op that gave a value, and not be projected; the moments of
-    a packed sequence come in another form.
+    `made_by` tells zeros from the op that gave a value. The moments of a packed sequence come in another form, and a
+    projected state has other weights.
     """
     if kind not in _KINDS or len(args) != 9 or not isinstance(args[2], (list, tuple)):
         return None
-    source, given, weights, has_biases, num_layers, _, _, bidirectional, batch_first = args
-    states = given if isinstance(given, (tuple, list)) else [given]
+    source, start, weights, has_biases, num_layers, _, _, bidirectional, batch_first = args
+    states = start if isinstance(start, (tuple, list)) else [start]
     if len(weights) != num_layers * (1 + bidirectional) * (4 if has_biases else 2):
         return None
-    if not all(made_by(state).endswith("zeros") for state in states):
-        return None
-    return source, list(weights), kind, has_biases, num_layers, bidirectional, batch_first
+    given = [None if made_by(state).endswith("zeros") else state for state in states]
+    return source, given, list(weights), kind, has_biases, num_layers, bidirectional, batch_first
 
 
 class RecurrentMode(TorchFunctionMode):

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import Coupler, State
-from channelcut.couple.registry import Call, rule
+from channelcut.couple.registry import Call, activation, rule
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 @rule("channelcut.recurrence")
 def recurrence(coupler: Coupler, call: Call) -> Any:
-    """An LSTM, GRU or RNN from zeros: a unit goes from all gates at once, from every layer and direction the same
+    """An LSTM, GRU or RNN: a unit goes from all gates at once, from every layer and direction the same
     number.
 
-    A unit whose weights and biases are zero stays at zero: tanh(0) is what enters its state.
+    A unit whose weights and biases are zero stays at zero: tanh(0) is what enters its state. A state that it is given
+    to start from loses it too.
     """
     columns = I.line(call.ids("input"), -1)
     weights: list[Any] = list(call["weights"])
@@ -35,6 +36,9 @@ def recurrence(coupler: Coupler, call: Call) -> Any:
             start = (layer * directions + direction) * per
             hidden.append(_one(coupler, weights[start : start + per], columns, GATES[call["kind"]], moments))
         columns = torch.cat(hidden[-directions:])
+    for state in call["states"]:
+        if state is not None:
+            _start(coupler, activation(coupler, state), hidden)
     if len(hidden) > 1:  # the layer keeps one number for them all
         coupler.bind_equal(hidden, 0)
     output, *states = call.node.value
@@ -56,9 +60,20 @@ def _one(coupler: Coupler, weights: list[State], columns: Tensor, gates: int, mo
     return units
 
 
+def _start(coupler: Coupler, state: Tensor, hidden: list[Tensor]) -> None:
+    """Bind the units of every layer and direction to those of its part of a given state (layers · directions, N, H)."""
+    for part, units in zip(torch.split(state, 1), hidden, strict=True):
+        line = I.line(part, 2)
+        if line is None:
+            coupler.pin(part, "a state whose channels vary along another axis than the layer's")
+            coupler.pin(units, "starts from a state whose channels vary along another axis")
+        else:
+            coupler.bind(units, line, "starts from a fixed state")
+
+
 def _pin(coupler: Coupler, call: Call, weights: list[Any]) -> None:
     coupler.pin(call.ids("input"), "a recurrent layer of computed weights, or over channels along another axis")
-    for weight in weights:
+    for weight in (*weights, *call["states"]):
         if isinstance(weight, State):
             coupler.fix(weight)
         elif isinstance(weight, Tensor):
