@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.couple.registry import RULES, rule
+from channelcut.couple.replay import adversary
 from channelcut.trace.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
@@ -195,6 +197,39 @@ def test_a_gain_of_computed_weights_is_pinned_with_them() -> None:
     assert not set(gain.channels.tolist()) & {c for group in groups.groups for c in group.channels.tolist()}
     held = {pin.reason for pin in groups.pins if pin.module == "a"}
     assert "scales a norm of a fixed tensor" in held and "the forward hard-codes this width" not in held
+
+
+class ShuffledGroups(nn.Module):
+    """Four groups of channels, normalised apart, and a shuffle of their halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 16, 1), nn.Conv2d(40, 3, 1)
+        self.norm, self.shuffle = nn.GroupNorm(4, 16), nn.ChannelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.c(torch.cat([x, F.relu(self.shuffle(self.norm(self.b(x))))], 1))
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+def test_lanes_that_a_shuffle_brings_together_keep_the_same_positions(front_end: str) -> None:
+    torch.manual_seed(0)
+    model = ShuffledGroups().eval()
+    _, group = cc.analyze(model, example(), front_end=front_end).groups
+    assert (len(group.lanes), group.width) == (1, 4)
+    assert cc.prune(model, example(), keep=0.5, importance="random", front_end=front_end).proof.passed
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 8])
+@pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
+def test_no_selection_of_the_replay_repeats_from_lane_to_lane(width: int, distance: int) -> None:
+    """Else an op that pairs lanes at that distance would go through by chance."""
+    lanes = list(np.arange(1, 32 * width + 1).reshape(32, width))
+    for seed in (0, 1):
+        kept = adversary(lanes, [width] * 32, 32 * width + 1, seed)[1:].reshape(32, width)
+        assert (kept.sum(1) == (width + 1) // 2).all()
+        assert (kept[:-distance] != kept[distance:]).any()
 
 
 def test_softmax_over_channels_pins_them() -> None:

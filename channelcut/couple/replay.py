@@ -202,15 +202,26 @@ def kept_part(channels: Tensor, kept: Tensor) -> Tensor | None:
 def adversary(lanes: Sequence[NDArray[np.int64]], widths: Sequence[int], count: int, seed: int) -> Kept:
     """A selection that keeps about half of every lane, other positions in each, and equal shares in lanes of one group.
 
-    `widths[i]` is the width of the group of lane i. Seed 0 takes the first and the last half in turns, so that
-    neighbours differ for certain; any other draws.
+    `widths[i]` is the width of the group of lane i. Seed 0 keeps a window of each lane that moves on from lane to lane,
+    seed 1 one that moves back: an op that needs two lanes to keep the same positions, or to keep them in an order,
+    fails in one of them. Any other seed draws.
     """
     generator = np.random.default_rng(seed)
     kept = np.ones(count, dtype=bool)
     for position, (lane, width) in enumerate(zip(lanes, widths, strict=True)):
-        gone = len(lane) - max(1, (width + 1) // 2) * (len(lane) // width)
-        if seed:
-            kept[generator.choice(lane, gone, replace=False)] = False
+        each = len(lane) // width
+        left = max(1, (width + 1) // 2) * each
+        if seed > 1:
+            kept[generator.choice(lane, len(lane) - left, replace=False)] = False
         else:
-            kept[lane[:gone] if position % 2 else lane[len(lane) - gone :]] = False
+            start = _digit_sum(position, width) * each
+            kept[np.roll(lane, start if seed else -start)[left:]] = False
     return kept
+
+
+def _digit_sum(number: int, base: int) -> int:
+    """The sum of the digits; unlike the number itself modulo `base`, it repeats with no period (Thue and Morse)."""
+    total = 0
+    while base > 1 and number:
+        total, number = total + number % base, number // base
+    return total
