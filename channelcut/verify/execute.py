@@ -45,15 +45,15 @@ class Execution:
 
     def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments, with values for references and float64 for lower types."""
-        resolve = lambda leaf: self.env[leaf.index] if isinstance(leaf, Ref) else to_double(leaf)  # noqa: E731
+        resolve = lambda leaf: to_double(self.env[leaf.index] if isinstance(leaf, Ref) else leaf)  # noqa: E731
         args, kwargs = mapped(resolve, (tuple(node.args), dict(node.kwargs)))
         return args, kwargs
 
     def source(self, node: Node) -> Tensor:
         """The value of an input, parameter, buffer or constant; what writes in place must not reach the user's."""
         if node.kind == "state":
-            value = self.state[node.name]
-            return value.clone() if self._writes else value
+            value = self.state[node.name].detach()
+            return to_double(value).clone() if self._writes else value  # float64 where it is used, layer by layer
         if node.kind == "constant":
             return to_double(self.graph.constants[node.name]).clone()  # type: ignore[no-any-return]
         return to_double(next(self.inputs)).clone()  # type: ignore[no-any-return]

@@ -30,7 +30,7 @@ from channelcut.cut.planning import kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
 from channelcut.trace import trace
 from channelcut.trace.settled import UNSETTLED
-from channelcut.verify.execute import Execution, to_double
+from channelcut.verify.execute import Execution
 from channelcut.verify.reference import MIXING, UnequalGroups, consumers, kept_mask, masked_state, mix_kept, producers
 from channelcut.verify.training import training_step
 
@@ -117,9 +117,8 @@ def compare(lockstep: Lockstep, model: nn.Module, cut_model: nn.Module, plan: Pl
     Own weights cannot where the model is untrained: a bias or variance is the same for all channels, or the outputs
     hardly move.
     """
-    original = {name: to_double(tensor) for name, tensor in named_tensors(model).items()}
-    actual = {name: to_double(tensor) for name, tensor in named_tensors(cut_model).items()}
-    checks, signal = lockstep.run(original, actual)
+    original = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    checks, signal = lockstep.run(original, {n: tensor.detach() for n, tensor in named_tensors(cut_model).items()})
     if signal >= VISIBLE and not uninformative(model, plan):
         return Comparison(tuple(checks), signal)
     drawn = rescaled(original)
@@ -162,11 +161,11 @@ def rescaled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             drawn[name] = tensor
         elif tensor.dim() >= 2:
             fan_in = max(1, tensor[0].numel())
-            drawn[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * (2 / fan_in) ** 0.5
+            drawn[name] = torch.randn(tensor.shape, generator=generator).mul_((2 / fan_in) ** 0.5)
         elif name.endswith(("running_mean", "bias")):
-            drawn[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * 0.1
+            drawn[name] = torch.randn(tensor.shape, generator=generator) * 0.1
         else:
-            drawn[name] = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.5 + 0.75
+            drawn[name] = torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75
         drawn[name] = drawn[name].to(tensor.device)
     return drawn
 
