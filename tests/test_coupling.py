@@ -199,6 +199,30 @@ def test_a_gain_of_computed_weights_is_pinned_with_them() -> None:
     assert "scales a norm of a fixed tensor" in held and "the forward hard-codes this width" not in held
 
 
+class Divided(nn.Module):
+    """The first and the last of three pieces."""
+
+    def __init__(self, width: int, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.c = how, nn.Conv2d(3, width, 1), nn.Conv2d(4, 2, 1)
+        first, _, last = getattr(torch, how)(torch.zeros(1, width), 3, dim=1)
+        self.b = nn.Conv2d(first.shape[1] + last.shape[1], 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, _, last = getattr(torch, self.how)(self.a(x), 3, dim=1)
+        return self.c(F.relu(self.b(torch.cat([first, last], 1))))
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+@pytest.mark.parametrize("how", ["chunk", "tensor_split"])
+def test_unequal_pieces_of_a_division_stay(how: str, front_end: str) -> None:
+    """16 channels in three pieces are 6, 5 and 5; of 13 they would be 5, 4 and 4, whichever went."""
+    equal = cc.analyze(Divided(15, how).eval(), example(), front_end=front_end, probe=False).groups
+    assert [(len(group.lanes), group.width) for group in equal] == [(3, 5), (1, 4)]
+    unequal = cc.analyze(Divided(16, how).eval(), example(), front_end=front_end, probe=False).groups
+    assert [(len(group.lanes), group.width) for group in unequal] == [(1, 4)]
+
+
 class ShuffledGroups(nn.Module):
     """Four groups of channels, normalised apart, and a shuffle of their halves."""
 

@@ -19,7 +19,9 @@ from channelcut.trace.numbers import Fraction, Width, current_recording, tagged_
 
 _RESHAPES = frozenset({"view", "reshape", "unflatten"})
 _SIZES = frozenset({"view", "reshape", "expand", "broadcast_to"})
-_PIECES = frozenset({"split", "split_with_sizes", "tensor_split", "unsafe_split"})
+_PIECES = frozenset({"split", "split_with_sizes", "unsafe_split"})
+_SECTIONS = frozenset({"chunk", "tensor_split", "unsafe_chunk"})
+_COUNTS = ("count", "chunks", "sections", "indices_or_sections")
 _DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
 
 
@@ -55,7 +57,7 @@ class WidthMode(TorchFunctionMode):
         if name == "size" and type(result) is int:
             axis = int(args[1] if len(args) > 1 else kwargs["dim"])
             return self._extent(args[0], axis % args[0].dim(), result)
-        if name in _RESHAPES or any(True for _ in tagged_numbers((args, kwargs))):
+        if name in _RESHAPES or name in _SECTIONS or any(True for _ in tagged_numbers((args, kwargs))):
             self._note(name, args, kwargs, result, before)
         return result
 
@@ -75,6 +77,8 @@ class WidthMode(TorchFunctionMode):
         elif name == "unflatten" and isinstance(result, torch.Tensor):
             dim, sizes = (*args[1:], *kwargs.values())[:2]
             self._extents(result, sizes, dim % args[0].dim())
+        elif name in _SECTIONS and isinstance(result, (tuple, list)) and result:
+            self._sections(args, kwargs, before)
         elif name in _PIECES and isinstance(result, (tuple, list)):
             self._pieces(args, kwargs, result)
         elif name in ("layer_norm", "rms_norm"):
@@ -107,13 +111,28 @@ class WidthMode(TorchFunctionMode):
         sizes = (*args[1:], *(v for k, v in kwargs.items() if k != "dim"))[0]
         axis = int(kwargs.get("dim", args[2] if len(args) > 2 else 0)) % args[0].dim()
         each = sizes if isinstance(sizes, (tuple, list)) else [sizes] * len(result)
-        if len(each) != len(result):  # tensor_split by positions
-            for number in tagged_numbers(sizes):
-                self._number(number)
-            return
         for piece, number in zip(result, each, strict=True):
             if int(number) == piece.shape[axis]:  # the last piece of split(size) may be smaller
                 self._use(self.reference(piece), "extent", axis, number)
+
+    def _sections(self, args: Any, kwargs: Any, before: int) -> None:
+        """A number of pieces: equal ones follow the extent; of unequal ones each would become another piece of it."""
+        given = dict(zip(("input", "count", "dim"), args, strict=False)) | kwargs
+        tensor = given["input"]
+        count = next((given[key] for key in _COUNTS if key in given), None)
+        axis = int(given.get("dim", 0)) % tensor.dim()
+        extent = self._extent(tensor, axis, tensor.shape[axis])
+        for number in tagged_numbers((count, kwargs)):
+            self._number(number)
+        if not isinstance(count, int) or not isinstance(extent, Width):
+            return
+        if int(extent) % count:
+            self._number(extent)
+            return
+        made = [index for index, name, _ in self.steps(before) if name.endswith("slice")]
+        for position, index in enumerate(made):  # of tensor_split; chunk is one op, which keeps its pieces equal
+            self._use(Ref(index), "start", axis, extent // count * position)
+            self._use(Ref(index), "stop", axis, extent // count * (position + 1))
 
     def _slices(self, tensor: torch.Tensor, index: Any, before: int) -> None:
         """Bounds of slices; a number that selects one position, or indexes otherwise, must not change."""

@@ -133,6 +133,8 @@ def split(coupler: Coupler, call: Call) -> tuple[Tensor, ...]:
     coupler.pieces.extend(line for line in lines if line is not None)
     if call.node.name != "aten.split_with_sizes" and len(set(sizes)) == 1 and len(sizes) > 1:
         coupler.bind_equal(pieces, axis)
+    elif call.node.name in ("aten.chunk", "aten.tensor_split", "aten.unsafe_chunk") and len(set(sizes)) > 1:
+        coupler.pin(ids, "divided into unequal pieces", "split by sizes, or divide a width that the pieces divide")
     for piece in pieces:
         coupler.rectangle(piece)
     return pieces
