@@ -46,6 +46,24 @@ def recurrence(
     return [*function(source, start, weights, has_biases, num_layers, 0.0, False, bidirectional, batch_first)]
 
 
+@torch.library.impl(_LIBRARY, "recurrence", "Meta")  # type: ignore[untyped-decorator]
+def _shapes(
+    source: Tensor,
+    given: list[Tensor | None],
+    weights: list[Tensor],
+    kind: str,  # noqa: ARG001  a kernel has all arguments of its op
+    has_biases: bool,  # noqa: ARG001
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+) -> list[Tensor]:
+    """The same without arithmetic, in one step."""
+    directions, units = 1 + bidirectional, weights[1].shape[1]
+    output = source.new_empty(*source.shape[:2], directions * units)
+    batch = source.shape[0 if batch_first else 1]
+    return [output, *(source.new_empty(num_layers * directions, batch, units) for _ in given)]
+
+
 RECURRENCE = torch.ops.channelcut.recurrence.default
 
 
