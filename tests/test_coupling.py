@@ -199,6 +199,31 @@ def test_a_gain_of_computed_weights_is_pinned_with_them() -> None:
     assert "scales a norm of a fixed tensor" in held and "the forward hard-codes this width" not in held
 
 
+class Started(nn.Module):
+    """A recurrent layer from a state that the forward makes of zeros, and one that it then writes into."""
+
+    def __init__(self, *, written: bool) -> None:
+        super().__init__()
+        self.written, self.a, self.gru, self.out = written, nn.Conv2d(3, 6, 1), nn.GRU(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lines = self.a(x).mean(3).permute(2, 0, 1)
+        state = torch.zeros(1, lines.shape[1], self.gru.hidden_size)
+        if self.written:
+            state[:, 1:] = 1.0
+        return self.out(self.gru(lines, state)[0])
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+def test_a_state_of_zeros_is_one_that_nothing_was_written_into(front_end: str) -> None:
+    model = Started(written=False).eval()
+    groups = cc.analyze(model, example(), front_end=front_end).groups
+    assert {g.name: g.width for g in groups} == {"a.weight": 6, "gru.weight_ih_l0": 8}
+    assert cc.prune(model, example(), keep=0.5, front_end=front_end).proof.passed
+    groups = cc.analyze(Started(written=True).eval(), example(), front_end=front_end).groups
+    assert "gru.weight_ih_l0" not in {group.name for group in groups}
+
+
 class Divided(nn.Module):
     """The first and the last of three pieces."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
@@ -25,7 +25,7 @@ from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.modes import slow_attention
 from channelcut.trace.numbers import begin_recording, square_roots
-from channelcut.trace.recurrent import RecurrentMode
+from channelcut.trace.recurrent import RecurrentMode, makes_zeros
 from channelcut.trace.settled import settled
 from channelcut.trace.source import current_line
 from channelcut.trace.widths import WidthMode
@@ -46,7 +46,7 @@ def record(
             recorder.declare("input", f"input_{position}", leaf)
     hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in model.named_modules()]
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for module in model.modules()]
-    recurrent = RecurrentMode(recorder.made_by)
+    recurrent = RecurrentMode(recorder.zero)
     mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
     begin_recording()
     attributes = tag_attributes(model) if widths else {}
@@ -101,10 +101,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ref: Ref | None = self._known.get(tensor)  # type: ignore[no-untyped-call]
         return ref
 
-    def made_by(self, tensor: torch.Tensor) -> str:
-        """The name of the step that gave a tensor; empty where none was recorded."""
+    def zero(self, tensor: torch.Tensor) -> bool:
+        """Whether the forward made a tensor of zeros and wrote nothing else into it since."""
         ref = self.known(tensor)
-        return "" if ref is None else self.nodes[ref.index].name
+        if ref is None or not makes_zeros(self.nodes[ref.index]):
+            return False
+        with _disable_current_modes():  # type: ignore[no-untyped-call]
+            return not bool(tensor.any())
 
     def site(self) -> Site:
         """The place in the model that runs now."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from channelcut.core.graph import Node
+
 _LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "recurrence(Tensor input, Tensor?[] states, Tensor[] weights, str kind, bool has_biases, int num_layers, "
@@ -64,13 +66,18 @@ def _shapes(
     return [output, *(source.new_empty(num_layers * directions, batch, units) for _ in given)]
 
 
+def makes_zeros(node: Node) -> bool:
+    """Whether a step gives a tensor of zeros."""
+    return node.kind == "call" and node.name in ("aten.zeros", "aten.new_zeros", "aten.zeros_like")
+
+
 RECURRENCE = torch.ops.channelcut.recurrence.default
 
 
-def whole(kind: str, args: Sequence[Any], made_by: Callable[[Any], str]) -> tuple[Any, ...] | None:
+def whole(kind: str, args: Sequence[Any], zero: Callable[[Any], bool]) -> tuple[Any, ...] | None:
     """The arguments of `channelcut::recurrence` for those of torch's layer `kind`; None where it is no such step.
 
-    `made_by` tells zeros from the op that gave a value. The moments of a packed sequence come in another form, and a
+    `zero` tells which states the forward made of zeros. The moments of a packed sequence come in another form, and a
     projected state has other weights.
     """
     if kind not in _KINDS or len(args) != 9 or not isinstance(args[2], (list, tuple)):
@@ -79,22 +86,22 @@ def whole(kind: str, args: Sequence[Any], made_by: Callable[[Any], str]) -> tupl
     states = start if isinstance(start, (tuple, list)) else [start]
     if len(weights) != num_layers * (1 + bidirectional) * (4 if has_biases else 2):
         return None
-    given = [None if made_by(state).endswith("zeros") else state for state in states]
+    given = [None if zero(state) else state for state in states]
     return source, given, list(weights), kind, has_biases, num_layers, bidirectional, batch_first
 
 
 class RecurrentMode(TorchFunctionMode):
-    """Runs recurrent layers as `channelcut::recurrence`; `made_by(tensor)` names the op that gave a tensor."""
+    """Runs recurrent layers as `channelcut::recurrence`; `zero(tensor)` tells what the forward made of zeros."""
 
-    def __init__(self, made_by: Callable[[Tensor], str]) -> None:
+    def __init__(self, zero: Callable[[Tensor], bool]) -> None:
         super().__init__()
-        self.made_by = made_by
+        self.zero = zero
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a recurrent layer; run anything else."""
         name = getattr(func, "__name__", "")
         layer = name in _KINDS and func is getattr(torch, name) and not kwargs
-        arguments = whole(name, args, self.made_by) if layer else None
+        arguments = whole(name, args, self.zero) if layer else None
         if arguments is None:
             return func(*args, **(kwargs or {}))
         return tuple(RECURRENCE(*arguments))
