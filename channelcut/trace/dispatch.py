@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
@@ -25,7 +25,7 @@ from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.modes import slow_attention
 from channelcut.trace.numbers import begin_recording, square_roots
-from channelcut.trace.recurrent import RecurrentMode, makes_zeros
+from channelcut.trace.recurrent import RecurrentMode, zeros
 from channelcut.trace.settled import settled
 from channelcut.trace.source import current_line
 from channelcut.trace.widths import WidthMode
@@ -104,10 +104,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def zero(self, tensor: torch.Tensor) -> bool:
         """Whether the forward made a tensor of zeros and wrote nothing else into it since."""
         ref = self.known(tensor)
-        if ref is None or not makes_zeros(self.nodes[ref.index]):
-            return False
-        with _disable_current_modes():  # type: ignore[no-untyped-call]
-            return not bool(tensor.any())
+        return ref is not None and zeros(self.nodes, ref.index)
 
     def site(self) -> Site:
         """The place in the model that runs now."""

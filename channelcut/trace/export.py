@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.quiet import quietly
-from channelcut.trace.recurrent import RECURRENCE, makes_zeros, whole
+from channelcut.trace.recurrent import RECURRENCE, whole, zeros
 from channelcut.trace.source import from_stack_trace
 
 # Blocks of a forward that torch.export wraps into a sub-graph without changing what they compute: they are inlined.
@@ -111,7 +111,7 @@ class _Reader:
                 f"The forward has control flow on tensors ({name} at {from_stack_trace(fx.meta.get('stack_trace'))})."
             )
         target = fx.target
-        recurrent = whole(name.removeprefix("aten."), args, lambda ref: makes_zeros(self.nodes[ref.index]))
+        recurrent = whole(name.removeprefix("aten."), args, lambda ref: zeros(self.nodes, ref.index))
         if recurrent is not None:
             name, target, args = str(RECURRENCE.overloadpacket), RECURRENCE, recurrent
         site = Site(name, _module_path(fx), from_stack_trace(fx.meta.get("stack_trace")))

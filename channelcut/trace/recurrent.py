@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from channelcut.core.graph import Node
+from channelcut.trace.settled import written
 
 _LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
@@ -41,8 +42,8 @@ def recurrence(
     mask couples nothing.
     """
     directions, batch = 1 + bidirectional, source.shape[0 if batch_first else 1]
-    zeros = source.new_zeros(num_layers * directions, batch, weights[1].shape[1])
-    states = [zeros if state is None else state for state in given]
+    zero = source.new_zeros(num_layers * directions, batch, weights[1].shape[1])
+    states = [zero if state is None else state for state in given]
     function = getattr(torch, kind)
     start = states if kind == "lstm" else states[0]
     return [*function(source, start, weights, has_biases, num_layers, 0.0, False, bidirectional, batch_first)]
@@ -66,9 +67,12 @@ def _shapes(
     return [output, *(source.new_empty(num_layers * directions, batch, units) for _ in given)]
 
 
-def makes_zeros(node: Node) -> bool:
-    """Whether a step gives a tensor of zeros."""
-    return node.kind == "call" and node.name in ("aten.zeros", "aten.new_zeros", "aten.zeros_like")
+def zeros(nodes: Sequence[Node], index: int) -> bool:
+    """Whether a step gives a tensor of zeros that no later one writes into."""
+    node = nodes[index]
+    if node.kind != "call" or node.name not in ("aten.zeros", "aten.new_zeros", "aten.zeros_like"):
+        return False
+    return not any(index in written(nodes, later) for later in nodes[index + 1 :])
 
 
 RECURRENCE = torch.ops.channelcut.recurrence.default

@@ -7,6 +7,7 @@ cannot be compared step by step, so it is left out of the graph, and everything 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,12 +59,12 @@ def _loose(graph: Graph, computed: set[int]) -> set[int]:
             if node.kind == "call" and node.index not in loose:
                 decided = node.index in computed and _decides(graph, node)
                 if decided or any(index in loose for index in _sources(node)):
-                    loose |= {node.index} | _written(graph, node)
+                    loose |= {node.index} | written(graph.nodes, node)
         if len(loose) == before:
             return loose
 
 
-def _written(graph: Graph, node: Node) -> set[int]:
+def written(nodes: Sequence[Node], node: Node) -> set[int]:
     """What an op writes into in place, and what that is a view of: `found[i] = ...` fills `found`."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable:
@@ -71,14 +72,14 @@ def _written(graph: Graph, node: Node) -> set[int]:
     named = {argument.name: argument for argument in schema.arguments}
     given = [*zip(schema.arguments, node.args, strict=False), *((named[k], v) for k, v in node.kwargs.items())]
     todo = [ref for a, value in given if a.alias_info is not None and a.alias_info.is_write for ref in refs(value)]
-    written: set[int] = set()
+    found: set[int] = set()
     while todo:
-        target = graph.nodes[todo.pop().index]
-        if target.kind == "call" and target.index not in written:
-            written.add(target.index)
+        target = nodes[todo.pop().index]
+        if target.kind == "call" and target.index not in found:
+            found.add(target.index)
             if getattr(target.target, "is_view", False):
                 todo += refs(target.args)[:1]
-    return written
+    return found
 
 
 def _sources(node: Node) -> list[int]:
