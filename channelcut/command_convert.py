@@ -10,16 +10,17 @@ def convert(flags: Namespace) -> int:
     from channelcut.commands import refuse_existing
     from channelcut.console import Bars, console, print_json
     from channelcut.export.files import load_onnx
-    from channelcut.precision.convert import PrecisionOptions, convert_precision, image_shape
+    from channelcut.precision.convert import PrecisionOptions, convert_precision
+    from channelcut.precision.feeds import image_shape
     from channelcut.recover.images import Preprocessing, load_images
 
     refuse_existing(flags.out, flags.force)
-    options = PrecisionOptions(budget=flags.budget, method=flags.method, size=(flags.size, flags.size))
+    options = PrecisionOptions(budget=flags.budget, method=flags.method, rest=flags.rest, size=(flags.size, flags.size))
     images = None
     broken: list[str] = []
     if flags.data is not None:
         how = Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std)
-        shape = image_shape(load_onnx(flags.onnx), options)
+        shape = image_shape(load_onnx(flags.onnx), options.size)
         loaded, broken = load_images(flags.data, shape, how, limit=flags.images)
         images = loaded.numpy()
     with Bars(quiet=flags.quiet or flags.json) as progress:

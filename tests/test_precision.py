@@ -22,7 +22,8 @@ from channelcut.core.errors import BudgetError, UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.export.runtime import session_from_file
 from channelcut.precision.cast import prepared, simulated
-from channelcut.precision.convert import PrecisionOptions, convert_precision, output_error
+from channelcut.precision.convert import PrecisionOptions, convert_precision
+from channelcut.precision.judge import output_error
 
 SIZE = 32
 
@@ -208,7 +209,7 @@ def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: py
     command = ["compress", f"{tmp_path / 'net.py'}:make", "--input", "1x3x32x32", "--keep", "0.5", "--out", str(out)]
     flags = ["--precision", "fp16,int8", "--data", str(data), "--no-bench", "--json"]
     assert main([*command, "--precision", "int8", "--no-bench"]) == 2
-    assert "give --data a folder" in capsys.readouterr().err and not out.exists()
+    assert "Give --data a folder" in capsys.readouterr().err and not out.exists()
     assert main([*command, *flags]) == 0
     written = {p.name for p in out.iterdir()}
     assert {f"{s}.{p}.onnx" for s in ("model", "original") for p in ("fp16", "int8")} <= written
