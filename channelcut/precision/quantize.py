@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from channelcut.core.errors import UserError
+from channelcut.export.runtime import onnxruntime
 from channelcut.precision.cast import without_unread
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -39,6 +40,7 @@ def check_method(method: str) -> None:
 
 def ranges(model: onnx.ModelProto, feeds: Sequence[Feed], method: str, notify: Callable[[str, int, int], None]) -> Any:
     """Range over the feeds of every activation that int8 layers read: "percentile" (99.999), "entropy" or "minmax"."""
+    onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
     names = {
@@ -64,7 +66,13 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Feed], method: str, notify: C
         )
         for start in range(0, len(feeds), _AT_ONCE):
             notify("calibrate", start, len(feeds))
-            calibrator.collect_data(Reader(feeds[start : start + _AT_ONCE]))
+            try:
+                calibrator.collect_data(Reader(feeds[start : start + _AT_ONCE]))
+            except ValueError as problem:  # numpy's histogram, on a value that hardly varies
+                raise UserError(
+                    f"The {method} calibration fails on the images: {problem} Expected images like those of "
+                    "deployment, on which every layer's input varies. Use --method minmax, or other images."
+                ) from problem
         notify("calibrate", len(feeds), len(feeds))
         return calibrator.compute_data()
 
