@@ -116,19 +116,39 @@ def nodes(row: dict[str, Any]) -> str:
     return text + (f"; {len(row['rest_kept'])} others fp32" if row["rest_kept"] else "")
 
 
-def write_results() -> None:
-    """Make precision.json and precision.md of the detectors that are there."""
+def summary(found: list[dict[str, Any]]) -> str:
+    """mAP by precision, one line a network and side, as Markdown."""
+    lines = [f"| network | model | {' | '.join(PRECISIONS)} |", f"|---|---|{'---|' * len(PRECISIONS)}"]
+    for network, side in dict.fromkeys((r["network"], r["side"]) for r in found):
+        row = {r["precision"]: r for r in found if (r["network"], r["side"]) == (network, side)}
+        cells = [f"{row[p]['map']:.3f}" if "map" in row[p] else "stayed fp32" for p in PRECISIONS]
+        lines.append(f"| {network} | {side} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def document() -> tuple[dict[str, Any], str] | None:
+    """precision.json and precision.md of the detectors that are there."""
     parts = [json.loads((ROWS / f"{n}.json").read_text()) for n in DETECTORS if (ROWS / f"{n}.json").exists()]
     if not parts:
-        return
+        return None
     found = [row for part in parts for row in part["rows"]]
-    document = {"command": "python -m benchmarks.precision", "environment": parts[0]["environment"], "rows": found}
-    write_atomically(RESULTS / "precision.json", json.dumps(document, indent=1).encode())
+    about = parts[0]["environment"]
+    versions = ", ".join(f"{name} {about['libraries'][name]}" for name in ("torch", "onnx", "onnxruntime"))
     head = (
-        f"Made by `python -m benchmarks.precision` on {document['environment']}.\n\nPruned: macs={MACS}, "
-        f"align={ALIGN}, recalibrated, not trained. bf16 is simulated. Beside int8 the rest is fp16.\n\n"
+        f"Made by `python -m benchmarks.precision`: {about['cpu']}, {about['threads']} thread, {versions}; "
+        f"coco128 val, 128 images.\n\nPruned: macs={MACS}, align={ALIGN}, recalibrated, not trained. bf16 is simulated. Beside int8 "
+        "the rest is fp16.\n\nmAP:\n\n"
     )
-    write_atomically(RESULTS / "precision.md", (head + table(found)).encode())
+    data = {"command": "python -m benchmarks.precision", "environment": about, "rows": found}
+    return data, f"{head}{summary(found)}\nAll of it:\n\n{table(found)}"
+
+
+def write_results() -> None:
+    """Write precision.json and precision.md, where there is a detector."""
+    made = document()
+    if made is not None:
+        write_atomically(RESULTS / "precision.json", json.dumps(made[0], indent=1).encode())
+        write_atomically(RESULTS / "precision.md", made[1].encode())
 
 
 def main() -> None:
