@@ -136,8 +136,8 @@ def document() -> tuple[dict[str, Any], str] | None:
     versions = ", ".join(f"{name} {about['libraries'][name]}" for name in ("torch", "onnx", "onnxruntime"))
     head = (
         f"Made by `python -m benchmarks.precision`: {about['cpu']}, {about['threads']} thread, {versions}; "
-        f"coco128 val, 128 images.\n\nPruned: macs={MACS}, align={ALIGN}, recalibrated, not trained. bf16 is simulated. Beside int8 "
-        "the rest is fp16.\n\nmAP:\n\n"
+        f"coco128 val, 128 images.\n\nPruned: macs={MACS}, align={ALIGN}, recalibrated, not trained. bf16 is "
+        "simulated. Beside int8 the rest is fp16.\n\nmAP:\n\n"
     )
     data = {"command": "python -m benchmarks.precision", "environment": about, "rows": found}
     return data, f"{head}{summary(found)}\nAll of it:\n\n{table(found)}"
