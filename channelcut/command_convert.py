@@ -29,9 +29,11 @@ def convert(flags: Namespace) -> int:
         print_json({**vars(report), "path": report.path.name, "broken_images": broken})
     elif not flags.quiet:
         skipped = f"; {len(broken)} broken images skipped" if broken else ""
+        others = f", {len(report.rest_kept)} others in fp32" if report.rest_kept else ""
         console().print(
-            f"{report.path}: {report.precision}, {report.lowered} nodes lowered, {len(report.kept)} kept in float32, "
-            f"output error {report.error:.2g} on {report.inputs} (all lowered: {report.unrestricted_error:.2g}), "
+            f"{report.path}: {report.precision}, {report.lowered} nodes lowered, {len(report.kept)} kept in "
+            f"{report.rest}{others}, error of {report.compared} {report.error:.2g} on {report.inputs} (all lowered: "
+            f"{report.unrestricted_error:.2g}), "
             f"{report.size_bytes / 2**20:.2f} MiB{skipped}",
             soft_wrap=True,
         )

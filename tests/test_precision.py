@@ -420,3 +420,58 @@ def test_a_tensor_that_hardly_varies_is_no_traceback(tmp_path: Path) -> None:
     convert_precision(
         network(tmp_path / "m.onnx"), tmp_path / "low.onnx", "int8", flat, PrecisionOptions(method="minmax", budget=1)
     )
+
+
+@pytest.mark.parametrize("rest", ["fp16", "fp32"])
+def test_int8_of_other_layers_keeps_their_axes(tmp_path: Path, rest: str) -> None:
+    """Scales lie along another axis of a transposed convolution's, a Gemm's and a MatMul's weights."""
+    generator = np.random.default_rng(0)
+    shapes = {"wt": (3, 6, 2, 2), "wg": (10, 6 * 16), "wm": (10, 7)}
+    # Every output channel has its own size: scales along a wrong axis, or none, would lose the small ones.
+    sizes = {"wt": 4.0 ** -np.arange(6).reshape(1, 6, 1, 1), "wg": 2.0 ** -np.arange(10).reshape(10, 1), "wm": 1.0}
+    values = {n: (generator.standard_normal(s) * sizes[n]).astype(np.float32) for n, s in shapes.items()}
+    weights = [numpy_helper.from_array(v, n) for n, v in values.items()]
+    weights.append(numpy_helper.from_array(np.asarray([1, 96], np.int64), "flat"))
+    nodes = [
+        helper.make_node("ConvTranspose", ["image", "wt"], ["a"], name="up", strides=[2, 2]),
+        helper.make_node("AveragePool", ["a"], ["p"], name="pool", kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Reshape", ["p", "flat"], ["r"], name="flatten"),
+        helper.make_node("Gemm", ["r", "wg"], ["g"], name="gemm", transB=1),
+        helper.make_node("MatMul", ["g", "wm"], ["y"], name="matmul"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "others",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("y", [1, 7]), ("a", None), ("g", None))],
+        weights,
+    )
+    original, out = tmp_path / "m.onnx", tmp_path / "low.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(original))
+    report = convert_precision(original, out, "int8", images(), PrecisionOptions(rest=rest))
+    assert report.lowered == 3 and report.kept == ()
+    for i in images()[::2]:
+        wanted, got = run(original, i)[1], run(out, i)[1]
+        each = [np.linalg.norm(g - w) / np.linalg.norm(w) for w, g in zip(wanted[0], got[0], strict=True)]
+        assert max(each) < 0.03, each
+
+
+def test_an_opset_that_cannot_be_raised_is_named(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Nope", ["image", "scales"], ["a"], name="up"),
+            helper.make_node("Conv", ["a", "w"], ["y"], name="conv"),
+        ],
+        "old",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.asarray([1, 1, 2, 2], np.float32), "scales"),
+            numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w"),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(tmp_path / "m.onnx")
+    )
+    with pytest.raises(UserError, match="needs ONNX opset 19; the model has 13 and cannot be raised"):
+        convert_precision(tmp_path / "m.onnx", tmp_path / "low.onnx", "int8", images())
