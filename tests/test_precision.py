@@ -475,3 +475,19 @@ def test_an_opset_that_cannot_be_raised_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="needs ONNX opset 19; the model has 13 and cannot be raised"):
         convert_precision(tmp_path / "m.onnx", tmp_path / "low.onnx", "int8", images())
+
+
+def test_an_arg_max_is_judged_by_its_logits(tmp_path: Path) -> None:
+    """A class map has no error of its own: without the logits anything would pass."""
+    model = onnx.load(str(network(tmp_path / "m.onnx", overflow=True)))
+    model.graph.node.append(helper.make_node("ArgMax", ["y"], ["classes"], name="classes", axis=1))
+    model.graph.ClearField("output")
+    model.graph.output.append(helper.make_tensor_value_info("classes", TensorProto.INT64, None))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    report = convert_precision(tmp_path / "m.onnx", tmp_path / "low.onnx", "fp16", images())
+    assert "square" in report.kept and report.unrestricted_error == np.inf
+    assert [o.name for o in onnx.load(str(tmp_path / "low.onnx")).graph.output] == ["classes"]
+    model.graph.node[-1].CopyFrom(helper.make_node("Cast", ["y"], ["classes"], name="classes", to=TensorProto.INT64))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    with pytest.raises(UserError, match="this model has no float32 output"):
+        convert_precision(tmp_path / "m.onnx", tmp_path / "low.onnx", "fp16", images())

@@ -121,8 +121,10 @@ def convert_precision(
     check_precisions([precision], 0 if images is None else len(images))
     half = precision == "int8" and options.rest == "fp16"
     source = prepared(load_onnx(Path(model)), "int8 beside fp16" if half else precision)
+    _require_nodes(source, precision, Path(model).name)
     seen = judged(source)
     base = judging(source, seen)
+    _require_nodes(base, precision, Path(model).name)
     feeds = (
         random_feeds(source, options.judged, options.size, options.seed)
         if images is None
@@ -133,8 +135,6 @@ def convert_precision(
     task = _Task(
         source, seen, base, feeds, sample, run(base, sample), budget, progress or (lambda _stage, _done, _total: None)
     )
-    if not (quantizable(base) if precision == "int8" else castable(base, precision)):
-        raise UserError(f"No node of {Path(model).name!r} can compute in {precision}: nothing to convert.")
     rest = _rest(task) if half else None
     found, result = _int8(task, rest, options) if precision == "int8" else _float(task, precision)
     inputs = f"{len(sample)} {'random inputs' if images is None else 'images'}"
@@ -169,6 +169,11 @@ def check_precisions(precisions: Sequence[str], images: int | None = None) -> No
             f"int8 is calibrated on images: expected at least {MINIMUM_IMAGES}, got {images}. Give --data a folder of "
             "unlabelled images like those of deployment."
         )
+
+
+def _require_nodes(model: onnx.ModelProto, precision: str, name: str) -> None:
+    if not (quantizable(model) if precision == "int8" else castable(model, precision)):
+        raise UserError(f"No node of {name!r} can compute in {precision}: nothing to convert.")
 
 
 def _float(task: _Task, precision: str) -> tuple[Found, onnx.ModelProto]:

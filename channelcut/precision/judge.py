@@ -18,7 +18,7 @@ from channelcut.precision.cast import element_types, without_unread
 from channelcut.precision.quantize import Feed
 
 Array = npt.NDArray[Any]
-SELECTIONS = ("TopK", "NonMaxSuppression", "NonZero")
+SELECTIONS = ("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero")
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ def judged(model: onnx.ModelProto) -> Judged:
 
     Rows behind a top-k cannot be compared in place: two scores that differ by a rounding swap, and every later row
     moves. Matching rows by their boxes would need to know the detector's format. So the comparison is at the door:
-    every float value that depends on the input, comes from before the top-k (or suppression, or `NonZero`), and is
-    read by it or by what follows it. In YOLO26 these are the boxes and scores of all anchors. What follows is
+    every float value that depends on the input, comes from before the top-k (or another of `SELECTIONS`), and is read
+    by it or by what follows it. In YOLO26 these are the boxes and scores of all anchors. What follows is
     selection and is left in float32, because an error there would not be seen; in a two-stage detector that is its
     second stage. Outputs that do not hang on a selection are compared as they are.
+
+    Raises `UserError` when there is no float value to compare.
     """
     behind: set[str] = set()
     unseen: set[str] = set()
@@ -65,6 +67,12 @@ def judged(model: onnx.ModelProto) -> Judged:
             if name in live - behind - names and types.get(name) == TensorProto.FLOAT:
                 names.add(name)
                 outputs.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    if not any(types.get(o.name) == TensorProto.FLOAT for o in outputs):
+        raise UserError(
+            "A precision is chosen by the error of float32 values, and this model has no float32 output, nor a float32 "
+            "value from before a top-k, an arg-max or a suppression. Export it with the values that its outputs are "
+            "made of."
+        )
     return Judged(tuple(outputs), frozenset(unseen))
 
 
