@@ -148,6 +148,10 @@ def test_the_command_counts_broken_images(tmp_path: Path, capsys: pytest.Capture
     assert main(["convert", str(model), "--precision", "int8", "--data", str(data), "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["broken_images"] == ["broken0.png", "broken1.png"] and said["precision"] == "int8"
+    assert said["rest"] == "fp16" and said["compared"] == "the outputs"
+    flags = ["--rest", "fp32", "--force", "--data", str(data), "--out", str(out)]
+    assert main(["convert", str(model), "--precision", "int8", *flags]) == 0
+    assert "3 nodes lowered, 0 kept in fp32" in " ".join(capsys.readouterr().out.split())
     assert main(["convert", str(model), "--precision", "fp16", "--out", str(out)]) == 2
     assert "exists" in capsys.readouterr().err
 

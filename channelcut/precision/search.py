@@ -41,8 +41,9 @@ def search(units: Sequence[Sequence[str]], errors: Errors, budget: float, notify
 
     `units`: nodes that are tried together first, such as a convolution with its activation. Units are ranked by the
     error that each causes alone, and a bisection finds how many of the worst must be kept. The nodes of those are
-    then ranked singly, everything else being lowered, and a second bisection lowers as many of them as it can: three
-    to four times fewer trials than ranking every node, for the same budget met.
+    then ranked singly, everything else being lowered, and a second bisection lowers as many of them as it can. Last,
+    the least harmful are tried once more one by one. In bf16 FastestDet takes 90 trials, most of them on one input,
+    where ranking every node on four took 205.
 
     Raises `BudgetError` when nothing can be lowered.
     """
