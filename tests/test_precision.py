@@ -24,8 +24,10 @@ from channelcut.engine.protocol import EngineOptions
 from channelcut.export.runtime import session_from_file
 from channelcut.precision.cast import castable, prepared, simulated
 from channelcut.precision.convert import PrecisionOptions, convert_precision
+from channelcut.precision.feeds import feeds_from_images
 from channelcut.precision.judge import judged, output_error
 from channelcut.precision.judge import run as run_model
+from channelcut.precision.quantize import METHODS, ranges
 
 SIZE = 32
 
@@ -495,3 +497,14 @@ def test_an_arg_max_is_judged_by_its_logits(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "m.onnx"))
     with pytest.raises(UserError, match="this model has no float32 output"):
         convert_precision(tmp_path / "m.onnx", tmp_path / "low.onnx", "fp16", images())
+
+
+def test_calibration_methods_are_three(tmp_path: Path) -> None:
+    """One far value: minmax keeps all of the range, the others cut it, each its own way."""
+    far = np.random.default_rng(0).standard_normal((64, 3, SIZE, SIZE)).astype(np.float32)
+    far[0, 0, 0, 0] = 40.0
+    source = prepared(onnx.load(str(network(tmp_path / "m.onnx"))), "int8")
+    feeds = feeds_from_images(source, far)
+    found = {m: ranges(source, feeds, m, lambda *_: None).data["image"].range_value[1] for m in METHODS}
+    assert found["minmax"] == 40.0 and 3 < found["percentile"] < 30 and 3 < found["entropy"] < 30
+    assert found["percentile"] != found["entropy"]

@@ -23,6 +23,8 @@ QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 _SMALLEST = np.float16(2**-24)
 _AT_ONCE = 16  # images whose activations the calibrator holds in memory together
+# ONNX Runtime's own 128 bins for 128 levels leave entropy one threshold to choose from, the largest value.
+_BINS = {"entropy": {"num_bins": 1024, "num_quantized_bins": 128}}
 METHODS = ("percentile", "entropy", "minmax")
 
 
@@ -62,7 +64,11 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Feed], method: str, notify: C
         plain, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
         onnx.save(model, str(plain))
         calibrator = create_calibrator(
-            str(plain), list(QUANTIZED), str(augmented), names[method], extra_options={"symmetric": True}
+            str(plain),
+            list(QUANTIZED),
+            str(augmented),
+            names[method],
+            extra_options={"symmetric": True} | _BINS.get(method, {}),
         )
         for start in range(0, len(feeds), _AT_ONCE):
             notify("calibrate", start, len(feeds))
