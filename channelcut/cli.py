@@ -174,6 +174,7 @@ def _convert(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
     command.add_argument("--budget", type=float, help="largest relative output error (0.01, 0.05, 0.1 by precision)")
     command.add_argument("--method", choices=("percentile", "entropy", "minmax"), default="percentile")
+    command.add_argument("--rest", choices=("fp16", "fp32"), default="fp16", help="what is not int8 computes in (fp16)")
     command.add_argument("--images", type=int, default=64, help="most images to calibrate on (default 64)")
     command.add_argument("--size", type=int, default=640, help="height and width where the file leaves them open")
     command.add_argument("--force", action="store_true", help="replace an existing file")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from channelcut.adapters import Source
 from channelcut.bench.environment import environment
@@ -71,9 +71,14 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
     """
-    check_precisions(options.precisions, has_images=options.prune.get("calibration") is not None)
+    images: Tensor | None = None
+    check_precisions(options.precisions)
     watch = Stopwatch(progress)
     with fresh_folder(out, force=options.force) as folder:
+        if options.precisions:
+            with watch.stage("images"):
+                options, images = with_images(options)
+            check_precisions(options.precisions, 0 if images is None else len(images))
         with watch.stage("load"):
             model = source.build()
             torch.manual_seed(0)
@@ -85,7 +90,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             store(result.model, result.plan, folder)
         with watch.stage("export"):
             onnx = export_both(model, result, example, folder)
-        precision = convert_both(folder, options, watch)
+        precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = None
         if options.measure:
@@ -163,21 +168,33 @@ def export_both(model: nn.Module, result: Pruned, example: torch.Tensor, folder:
     return described
 
 
-def convert_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
-    """Write both ONNX files in each further precision; int8 calibrates on the images of the recalibration."""
+def with_images(options: CompressOptions) -> tuple[CompressOptions, Tensor | None]:
+    """The images of the recalibration, which the precisions use as well, read once; and the options that hold them."""
     data = options.prune.get("calibration")
-    images = data[:_INT8_IMAGES].numpy() if isinstance(data, torch.Tensor) else None
-    if options.precisions and isinstance(data, (str, Path)):
+    if isinstance(data, (str, Path)):
+        if len(options.input_shape) != 4:
+            return options, None
         _, channels, height, width = options.input_shape
-        images = load_images(Path(data), (channels, height, width), options.prune.get("preprocessing"), _INT8_IMAGES)[
-            0
-        ].numpy()
+        data = load_images(Path(data), (channels, height, width), options.prune.get("preprocessing"))[0]
+    elif data is not None and not isinstance(data, Tensor):
+        data = list(data)
+    options = replace(options, prune={**options.prune, "calibration": data})
+    if isinstance(data, list):
+        return options, torch.cat(data) if data else None
+    return options, data
+
+
+def convert_both(
+    folder: Path, options: CompressOptions, images: Tensor | None, watch: Stopwatch
+) -> list[dict[str, Any]]:
+    """Write both ONNX files in each further precision; int8 calibrates on the first images of the recalibration."""
+    chosen = None if images is None else images[:_INT8_IMAGES].float().cpu().numpy()
     found = []
     for precision in options.precisions:
         with watch.stage(f"convert {precision}"):
             for file in (ORIGINAL, PRUNED):
                 out = folder / file.replace(".onnx", f".{precision}.onnx")
-                report = convert_precision(folder / file, out, precision, images, progress=watch.progress)
+                report = convert_precision(folder / file, out, precision, chosen, progress=watch.progress)
                 found.append({**vars(report), "path": out.name})
     return found
 

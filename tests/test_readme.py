@@ -53,3 +53,14 @@ def test_the_table_is_made_of_the_committed_rows() -> None:
     made = (Path(__file__).parent.parent / "benchmarks" / "results" / "table.md").read_text()
     for path in ROWS.glob("*.json"):
         assert table([json.loads(path.read_text())]).splitlines()[2] in made
+
+
+def test_accuracy_by_precision_is_made_of_the_committed_rows() -> None:
+    from benchmarks.precision import RESULTS, document, summary
+
+    made = document()
+    assert made is not None and made[0]["rows"]
+    assert json.loads((RESULTS / "precision.json").read_text()) == made[0]
+    assert (RESULTS / "precision.md").read_text() == made[1]
+    docs = (Path(__file__).parent.parent / "docs" / "precision.md").read_text()
+    assert summary(made[0]["rows"]) in docs and summary(made[0]["rows"]) in README

@@ -17,16 +17,29 @@ from channelcut.core.errors import UserError
 
 LOW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _TYPES = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
-_BF16_OPSET = 22  # the first in which a convolution may be bfloat16
+# The first in which a convolution may be bfloat16, and the first whose Q/DQ may have fp16 scales and outputs.
+_OPSETS = {"bf16": 22, "int8 beside fp16": 19}
+_QDQ = {"QuantizeLinear", "DequantizeLinear"}
+Places = dict[str, tuple[set[int], set[int]]]
 
 
 def prepared(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """Return a copy whose nodes have unique names, at an opset that has the precision, with inferred types."""
+    """Return a copy whose nodes have unique names, at an opset that has the precision, with inferred types.
+
+    Raises `UserError` when the model cannot be brought to that opset.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     opset = next((o.version for o in copy.opset_import if o.domain in {"", "ai.onnx"}), 0)
-    if precision == "bf16" and opset < _BF16_OPSET:
-        copy = onnx.version_converter.convert_version(copy, _BF16_OPSET)
+    needed = _OPSETS.get(precision, 0)
+    if opset < needed:
+        try:
+            copy = onnx.version_converter.convert_version(copy, needed)
+        except (RuntimeError, onnx.checker.ValidationError) as problem:
+            raise UserError(
+                f"{precision} needs ONNX opset {needed}; the model has {opset} and cannot be raised: "
+                f"{' '.join(str(problem).split())[:300]} Export it again at opset {needed} or later."
+            ) from problem
     used: set[str] = set()
     for number, node in enumerate(copy.graph.node):
         if not node.name or node.name in used:
@@ -35,12 +48,12 @@ def prepared(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(copy)
 
 
-def castable(model: onnx.ModelProto, precision: str) -> dict[str, tuple[set[int], set[int]]]:
+def castable(model: onnx.ModelProto, precision: str) -> Places:
     """Return the nodes that the operator's schema lets compute in the precision: their float32 inputs and outputs.
 
     `model`: `prepared`. Left out: nodes with subgraphs, casts, and inputs of a fixed type, such as a resize's scales.
     """
-    types = _element_types(model)
+    types = element_types(model)
     opsets = {o.domain: o.version for o in model.opset_import}
     found = {}
     for node in model.graph.node:
@@ -55,19 +68,21 @@ def castable(model: onnx.ModelProto, precision: str) -> dict[str, tuple[set[int]
         }
         outputs = {i for i, name in enumerate(node.output) if name and types.get(name) == TensorProto.FLOAT}
         variables = {_formal(schema.inputs, i) for i in inputs}
-        if (
-            inputs
-            and outputs
-            and all(_TYPES[precision] in allowed[v] for v in variables)
-            and all(_formal(schema.outputs, i) in variables for i in outputs)
-        ):
+        # Q writes no float, and DQ writes the type of its scale, which from opset 23 on is another type variable.
+        typed = node.op_type in _QDQ or (outputs and all(_formal(schema.outputs, i) in variables for i in outputs))
+        if inputs and typed and all(_TYPES[precision] in allowed[v] for v in variables):
             found[node.name] = (inputs, outputs)
     return found
 
 
-def simulated(model: onnx.ModelProto, precision: str, nodes: Collection[str]) -> onnx.ModelProto:
-    """Return the float32 model in which the named nodes read and write values rounded to the precision."""
-    return _rebuilt(model, precision, nodes, simulate=True)
+def simulated(
+    model: onnx.ModelProto, precision: str, nodes: Collection[str], places: Places | None = None
+) -> onnx.ModelProto:
+    """Return the float32 model in which the named nodes read and write values rounded to the precision.
+
+    `places`: `castable`, for a caller who has it.
+    """
+    return _rebuilt(model, precision, nodes, places, simulate=True)
 
 
 def cast(model: onnx.ModelProto, precision: str, nodes: Collection[str]) -> onnx.ModelProto:
@@ -75,7 +90,7 @@ def cast(model: onnx.ModelProto, precision: str, nodes: Collection[str]) -> onnx
 
     Raises `UserError` when the result is not a valid model.
     """
-    result = _rebuilt(model, precision, nodes, simulate=False)
+    result = _rebuilt(model, precision, nodes, None, simulate=False)
     try:
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
@@ -86,8 +101,10 @@ def cast(model: onnx.ModelProto, precision: str, nodes: Collection[str]) -> onnx
     return result
 
 
-def _rebuilt(model: onnx.ModelProto, precision: str, nodes: Collection[str], *, simulate: bool) -> onnx.ModelProto:
-    low, places = LOW[precision], castable(model, precision)
+def _rebuilt(
+    model: onnx.ModelProto, precision: str, nodes: Collection[str], places: Places | None, *, simulate: bool
+) -> onnx.ModelProto:
+    low, places = LOW[precision], castable(model, precision) if places is None else places
     weights = {t.name: t for t in model.graph.initializer}
     built: list[onnx.NodeProto] = []
     added: list[onnx.TensorProto] = []
@@ -135,25 +152,40 @@ def _rebuilt(model: onnx.ModelProto, precision: str, nodes: Collection[str], *, 
     return _with_nodes(model, built, added)
 
 
+def without_unread(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without the nodes and weights that no output hangs on."""
+    result = _with_nodes(model, list(model.graph.node), ())
+    result.graph.value_info.extend(model.graph.value_info)
+    return result
+
+
 def _with_nodes(
     model: onnx.ModelProto, built: list[onnx.NodeProto], added: Iterable[onnx.TensorProto]
 ) -> onnx.ModelProto:
-    """The model with other nodes; casts and weights that nothing reads are left out."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
+    """The model with other nodes, without value types; nodes and weights that nothing reads are left out."""
+    graph = onnx.GraphProto(name=model.graph.name, doc_string=model.graph.doc_string)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
     needed = {o.name for o in graph.output}
     kept = []
     for node in reversed(built):
-        if node.op_type != "Cast" or needed.intersection(node.output):
+        if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
-            needed.update(n for a in node.attribute for g in (a.g, *a.graphs) for s in g.node for n in s.input)
-    weights = [t for t in (*graph.initializer, *added) if t.name in needed]
-    for field, values in (("node", kept[::-1]), ("initializer", weights), ("value_info", [])):
-        graph.ClearField(field)
-        getattr(graph, field).extend(values)
+            needed.update(_read(node))
+    graph.node.extend(kept[::-1])
+    graph.initializer.extend(t for t in (*model.graph.initializer, *added) if t.name in needed)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    result = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name, graph=graph)
+    for field in ("opset_import", "metadata_props", "functions"):
+        getattr(result, field).extend(getattr(model, field))
     return result
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """Names that a node reads, those that its subgraphs read included."""
+    graphs = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+    inner = [name for g in graphs for n in g.node for name in _read(n)]
+    return {*node.input, *inner, *(o.name for g in graphs for o in g.output)}
 
 
 def _low_tensor(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name: str, low: int) -> onnx.TensorProto:
@@ -161,7 +193,8 @@ def _low_tensor(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], name:
     return numpy_helper.from_array(values.astype(dtype), name)
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the ONNX element type of every value with a known type."""
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
     return types | {t.name: t.data_type for t in graph.initializer}
