@@ -248,6 +248,25 @@ def test_unequal_pieces_of_a_division_stay(how: str, front_end: str) -> None:
     assert [(len(group.lanes), group.width) for group in unequal] == [(1, 4)]
 
 
+class Quarters(nn.Module):
+    """Pieces whose sizes are one number, taken from the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.b(torch.cat(x.split([x.shape[1] // 4] * 4, 1)[::-1], 1))
+
+
+@pytest.mark.parametrize("front_end", ["export", "dispatch"])
+def test_pieces_of_one_size_keep_equal_shares(front_end: str) -> None:
+    """A probe that takes one of two from each of them cannot tell."""
+    (group,) = cc.analyze(Quarters().eval(), example(), front_end=front_end).groups
+    assert (len(group.lanes), group.width) == (4, 2)
+
+
 class ShuffledGroups(nn.Module):
     """Four groups of channels, normalised apart, and a shuffle of their halves."""
 

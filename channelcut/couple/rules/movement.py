@@ -131,7 +131,9 @@ def split(coupler: Coupler, call: Call) -> tuple[Tensor, ...]:
     coupler.pieces_of.setdefault(graph, []).append((index, axis))
     lines = [I.line(piece, axis) for piece in pieces]
     coupler.pieces.extend(line for line in lines if line is not None)
-    if call.node.name != "aten.split_with_sizes" and len(set(sizes)) == 1 and len(sizes) > 1:
+    # Where the forward's numbers are not seen, equal sizes may be one number: x.split([x.shape[1] // 4] * 4, 1).
+    by_count = call.node.name != "aten.split_with_sizes" or not _sees_numbers(coupler)
+    if by_count and len(set(sizes)) == 1 and len(sizes) > 1:
         coupler.bind_equal(pieces, axis)
     elif call.node.name in ("aten.chunk", "aten.tensor_split", "aten.unsafe_chunk") and len(set(sizes)) > 1:
         coupler.pin(ids, "divided into unequal pieces", "split by sizes, or divide a width that the pieces divide")
@@ -140,14 +142,18 @@ def split(coupler: Coupler, call: Call) -> tuple[Tensor, ...]:
     return pieces
 
 
+def _sees_numbers(coupler: Coupler) -> bool:
+    """Whether the front end notes where the forward's sizes come from."""
+    return coupler.graph is not None and bool(coupler.graph.uses)
+
+
 @rule("aten.unbind", "aten.select")
 def pick(coupler: Coupler, call: Call) -> Any:
     """One position along an axis: a row of a rectangle, or else that axis loses nothing."""
     ids = call.ids("self")
     axis = call["dim"] % ids.dim()
     varying = I.varying_axes(ids)
-    sees_numbers = coupler.graph is not None and bool(coupler.graph.uses)
-    if axis in varying and len(varying) > 1 and axis != varying[-1] and sees_numbers:
+    if axis in varying and len(varying) > 1 and axis != varying[-1] and _sees_numbers(coupler):
         coupler.rectangle(ids)
     elif axis in varying and len(varying) > 1:
         coupler.bind_along(ids, axis)
