@@ -162,6 +162,7 @@ def _export(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
     command.add_argument("--opset", type=int, default=20)
     command.add_argument("--dynamic-batch", action="store_true", help="leave the batch size open")
+    command.add_argument("--dynamic-size", action="store_true", help="leave height and width open")
     command.add_argument("--force", action="store_true", help="replace an existing file")
 
 

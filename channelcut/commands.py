@@ -98,7 +98,7 @@ def export(flags: Namespace) -> int:
     refuse_existing(flags.out, flags.force)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         progress("export", 0, 1)
-        options = ExportOptions(opset=flags.opset, dynamic_batch=flags.dynamic_batch)
+        options = ExportOptions(opset=flags.opset, dynamic_batch=flags.dynamic_batch, dynamic_size=flags.dynamic_size)
         report = describe_export(onnx_from_module(source.build(), (_example(shape),), flags.out, options))
         progress("export", 1, 1)
     if flags.json:
@@ -110,6 +110,8 @@ def export(flags: Namespace) -> int:
             f"relative error {report['max_relative_error']:.2g}, {report['size_bytes'] / 2**20:.2f} MiB",
             soft_wrap=True,
         )
+        for warning in report["warnings"]:
+            console().print(f"warning: {warning}", markup=False, soft_wrap=True)
     return 0
 
 
