@@ -24,6 +24,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.measurement import Latency, Measurement
 from channelcut.engine.protocol import Arrays, EngineOptions
 from channelcut.engine.registry import require
+from channelcut.export.files import file_bytes
 
 STAGES = ("upload", "compute", "download")
 _STAGE_ROUNDS, _STAGE_S = 200, 2.0
@@ -78,7 +79,7 @@ def measure_files(
         works = alternating(prepared[0], prepared[3]), alternating(prepared[1], prepared[2])
         found = measure(*works, replace(options, batch=batch), on_progress)
         details: dict[str, Any] = {"backend": what.backend, "batch": batch, "pinned_cores": list(cores), **notes}
-        details["file_bytes"] = {"baseline": baseline.stat().st_size, "candidate": candidate.stat().st_size}
+        details["file_bytes"] = {"baseline": file_bytes(baseline), "candidate": file_bytes(candidate)}
         if what.stages:
             details["stages"] = stage_times((loaded[0], loaded[1]), inputs)
         if what.memory:

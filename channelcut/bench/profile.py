@@ -141,7 +141,7 @@ def _layer_of(node: str, op: str, names: Mapping[str, str]) -> str:
 
 def _layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """The layer of every node that reads a weight, by the node's and its outputs' names; and the weights' shapes."""
-    graph = load_onnx(path).graph
+    graph = load_onnx(path, weights=False).graph
     weights = {w.name: tuple(w.dims) for w in graph.initializer}
     names: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}

@@ -18,7 +18,7 @@ def metadata(path: Path) -> dict[str, str]:
 
     Raises `UserError` when the file is missing or is not ONNX.
     """
-    properties = load_onnx(Path(path)).metadata_props
+    properties = load_onnx(Path(path), weights=False).metadata_props
     return {p.key.removeprefix(PREFIX): p.value for p in properties if p.key.startswith(PREFIX)}
 
 

@@ -14,9 +14,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
 from channelcut.core.quiet import quietly
 from channelcut.export.dynamic import OpenAxes, guard_probes, name_axes, open_axes, refuse_decisions, watching
+from channelcut.export.files import save_onnx
 from channelcut.export.inputs import random_like
 from channelcut.export.metadata import set_metadata
 from channelcut.export.names import input_names, output_names
@@ -127,8 +127,7 @@ def onnx_from_module(
                 f"{options.tolerance:.0e}",
             )
     set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
-    data = accepted.model.SerializeToString()
-    write_atomically(Path(path), data)
+    size_bytes = save_onnx(accepted.model, Path(path))
     return ExportReport(
         path=Path(path),
         opset=_opset(accepted.model),
@@ -137,7 +136,7 @@ def onnx_from_module(
         simplifier=accepted.name,
         max_relative_error=accepted.parity.max_relative_error,
         refusals=accepted.refusals,
-        size_bytes=len(data),
+        size_bytes=size_bytes,
         input_names=tuple(names_in),
         output_names=tuple(names_out),
         selection_error=accepted.parity.selection_error,

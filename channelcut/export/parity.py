@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import torch
 import torch.utils._pytree as pytree
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # ships no stubs
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
@@ -38,6 +39,7 @@ REWRITE_FAILURES = (
     AttributeError,
     AssertionError,
     OSError,
+    EncodeError,  # of a model above protobuf's 2 GiB
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
 )
@@ -292,9 +294,9 @@ def tensor_leaves(outputs: Any) -> list[Tensor]:
 
 def run_onnx(model: onnx.ModelProto, inputs: Sequence[Array]) -> list[Array]:
     """One run by ONNX Runtime on the CPU, one thread; raises `UserError` when it cannot load or run the model."""
-    from channelcut.export.runtime import failures, session_from_bytes
+    from channelcut.export.runtime import failures, session_from_model
 
-    session = session_from_bytes(model.SerializeToString())
+    session = session_from_model(model)
     feed = {i.name: a for i, a in zip(session.get_inputs(), inputs, strict=True)}
     try:
         outputs: list[Array] = session.run(None, feed)

@@ -13,11 +13,10 @@ import numpy.typing as npt
 import onnx
 
 from channelcut.core.errors import BudgetError, UserError
-from channelcut.core.files import write_atomically
-from channelcut.export.files import load_onnx
+from channelcut.export.files import load_onnx, save_onnx
 from channelcut.export.inputs import image_like, random_array
 from channelcut.export.metadata import set_metadata
-from channelcut.export.runtime import failures, session_from_bytes
+from channelcut.export.runtime import failures, session_from_model
 from channelcut.precision.cast import cast, castable, prepared, simulated
 from channelcut.precision.quantize import Feed, quantizable, quantized, ranges
 
@@ -116,11 +115,10 @@ def convert_precision(
     if precision == "int8":
         described["calibration"] = f"{options.method} over {len(feeds)} images"
     set_metadata(result, described)
-    data = result.SerializeToString()
-    write_atomically(Path(out), data)
+    size_bytes = save_onnx(result, Path(out))
     return PrecisionReport(
         Path(out), precision, reached, unrestricted, budget, len(chosen), tuple(kept),
-        described["judged_on"], len(data),
+        described["judged_on"], size_bytes,
     )  # fmt: skip
 
 
@@ -201,7 +199,7 @@ def image_shape(model: onnx.ModelProto, options: PrecisionOptions = DEFAULTS) ->
 
 
 def _run(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[list[Array]]:
-    session = session_from_bytes(model.SerializeToString())
+    session = session_from_model(model)
     try:
         return [session.run(None, dict(feed)) for feed in feeds]
     except failures() as problem:

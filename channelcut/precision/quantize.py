@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from channelcut.core.errors import UserError
+from channelcut.export.files import is_split, save_onnx
 
 Feed = Mapping[str, npt.NDArray[Any]]
 QUANTIZED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -51,9 +52,14 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Feed], method: str) -> Any:
     # The calibrator prints its progress; standard output is for the result.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         plain, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
-        onnx.save(model, str(plain))
+        save_onnx(model, plain)
         calibrator = create_calibrator(
-            str(plain), list(QUANTIZED), str(augmented), names[method], extra_options={"symmetric": True}
+            str(plain),
+            list(QUANTIZED),
+            str(augmented),
+            names[method],
+            is_split(plain),
+            extra_options={"symmetric": True},
         )
         calibrator.collect_data(Reader())
         return calibrator.compute_data()
