@@ -225,16 +225,10 @@ def _report(commands: Any) -> None:
 
 
 def _explain(commands: Any) -> None:
-    from channelcut import commands as run
+    from channelcut import command_explain as explain
 
-    command = _command(
-        commands,
-        "explain",
-        run.explain,
-        "Which group a parameter's channels belong to, and why they may or may not go.",
-    )
-    command.add_argument("folder", type=Path)
-    command.add_argument("parameter", help="name of a parameter or buffer, or of its module")
+    text = "Why a parameter's channels may or may not go; what an ONNX file, or those of a result, say of themselves."
+    explain.add_flags(_command(commands, "explain", explain.run, text))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from channelcut.adapters import Source
+from channelcut.adapters.provenance import provenance, weights_digest
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -24,6 +24,7 @@ from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
 from channelcut.core.pruned import Pruned
 from channelcut.cut import store
+from channelcut.cut.storage import fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
 from channelcut.export.onnx import ExportOptions, ExportReport, onnx_from_module
@@ -84,7 +85,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         with watch.stage("store"):
             store(result.model, result.plan, folder)
         with watch.stage("export"):
-            onnx = export_both(model, result, example, folder)
+            facts = {**provenance(source), "source_weights": weights_digest(model)}
+            onnx = export_both((model, result.model), example, folder, facts)
         precision = convert_both(folder, options, watch)
         engines = build_engines(folder, options, watch)
         measurement = None
@@ -152,14 +154,15 @@ def _with_options(result: Pruned, source: Source, options: CompressOptions) -> P
     )
 
 
-def export_both(model: nn.Module, result: Pruned, example: torch.Tensor, folder: Path) -> dict[str, Any]:
-    """Write both ONNX files, each checked against its module."""
-    plan = hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()[:16]
+def export_both(
+    models: tuple[nn.Module, nn.Module], example: torch.Tensor, folder: Path, facts: dict[str, str]
+) -> dict[str, Any]:
+    """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
     described = {}
-    for name, module, file in (("original", model, ORIGINAL), ("pruned", result.model, PRUNED)):
-        facts = (("plan", plan),) if name == "pruned" else ()
-        report = onnx_from_module(module, (example,), folder / file, ExportOptions(metadata=facts))
-        described[name] = describe_export(report)
+    for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
+        said = facts | ({"plan": fingerprint(folder)} if name == "pruned" else {})
+        options = ExportOptions(metadata=tuple(said.items()))
+        described[name] = describe_export(onnx_from_module(module, (example,), folder / file, options))
     return described
 
 

@@ -46,7 +46,8 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
 def split(tmp_path: Path, lowered: None) -> Path:
     path = tmp_path / "big" / "model.onnx"
     report = onnx_from_module(network(), (torch.from_numpy(IMAGE),), path)
-    assert report.simplifier == "onnxsim" and report.max_relative_error < 1e-5
+    assert report.simplifier == "none" and "onnxsim not tried: the weights exceed" in report.refusals[0]
+    assert report.max_relative_error < 1e-5
     assert report.size_bytes == file_bytes(path) > path.stat().st_size
     return path
 

@@ -16,6 +16,8 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped] 
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
+from channelcut.export import files
+from channelcut.export.files import weight_bytes
 from channelcut.export.selection import Forced, with_index_outputs
 
 Array = npt.NDArray[Any]
@@ -257,6 +259,10 @@ def accept_rewrite(
     nothing passes, the original included.
     """
     refusals: list[str] = []
+    if weight_bytes(original) > files.EXTERNAL_ABOVE:
+        # The simplifiers work on one protobuf message, which ends at 2 GiB; native code may not fail politely.
+        refusals = [f"{name} not tried: the weights exceed one protobuf message (2 GiB)" for name, _ in rewrites]
+        rewrites = ()
     for name, rewrite in rewrites:
         copy = onnx.ModelProto()
         copy.CopyFrom(original)
