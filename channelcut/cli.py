@@ -152,6 +152,7 @@ def _compress(commands: Any) -> None:
     )
     command.add_argument("--no-engine", action="store_true", help="build no engine")
     command.add_argument("--no-bench", action="store_true", help="do not measure latency")
+    command.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
 
 
 def _export(commands: Any) -> None:

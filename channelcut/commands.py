@@ -76,6 +76,7 @@ def compress(flags: Namespace) -> int:
         backend=flags.backend,
         precisions=flags.precision,
         measure=not flags.no_bench,
+        profile=flags.profile,
         force=flags.force,
     )
     with Bars(quiet=flags.quiet or flags.json) as progress:

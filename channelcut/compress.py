@@ -19,6 +19,7 @@ from channelcut.adapters.provenance import provenance, weights_digest
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
+from channelcut.bench.profile import profile_pair
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
@@ -48,6 +49,7 @@ class CompressOptions:
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
     measure: time original and pruned with ONNX Runtime.
+    profile: time every layer of both with ONNX Runtime, for the report.
     force: replace an existing output folder, once the new one is complete.
     """
 
@@ -58,6 +60,7 @@ class CompressOptions:
     backend: str = "tensorrt_rtx"
     precisions: tuple[str, ...] = ()
     measure: bool = True
+    profile: bool = False
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
 
@@ -67,7 +70,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
 
     Leaves `plan.json`, `model.safetensors`, `model.onnx`, `original.onnx`, `model.<capability>.engine`, `report.json`
     and
-    `report.html` in `out`, all at once: an interrupted run leaves nothing. Returns the content of `report.json`.
+    `report.html` in `out`, all at once: an interrupted run leaves nothing. Returns the content of `report.json`,
+    and the profile where `options` ask for one (`profile.json` in the folder).
 
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
@@ -99,6 +103,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
                     lambda done, total: watch.progress("bench", done, total),
                 )
                 measurement = named(measurement)
+        profile = profile_both(folder, options, watch)
         report = collect(model, result, environment(options.bench.threads))
         report |= {
             "onnx": onnx,
@@ -108,6 +113,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         }
         report |= {"seconds": watch.seconds, "notes": notes(measurement, options) + export_warnings(onnx, engines)}
         write_atomically(folder / "report.json", json.dumps(report, indent=1, default=str).encode())
+        report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
     return report
 
@@ -210,6 +216,21 @@ def build_engine(onnx: Path, backend: str, capability: str | None, path: Path, p
         EngineOptions(capability=capability),
         lambda _, done, total: progress(f"build {capability}", done, total),
     )
+
+
+def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> dict[str, Any]:
+    """Time every layer of both ONNX files and write `profile.json`, where that is asked for."""
+    if not options.profile:
+        return {}
+    with watch.stage("profile"):
+        found = profile_pair(
+            folder / ORIGINAL,
+            folder / PRUNED,
+            threads=options.bench.threads,
+            multiple=max(2, options.prune.get("align", 1)),
+        )
+    write_atomically(folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
+    return {"profile": found}
 
 
 def named(measurement: Measurement) -> Measurement:

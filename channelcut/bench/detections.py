@@ -45,6 +45,14 @@ def agreement(reference: Array, candidate: Array, score: float = 0.25) -> tuple[
     return matched / asked if asked else 1.0, asked
 
 
+def agreement_of_rows(reference: Array, candidate: Array, score: float = 0.25) -> tuple[float, int]:
+    """As `agreement`, for one image whose boxes are decoded: rows (K, 6) of x1, y1, x2, y2, score, class."""
+    sides = [rows[np.argsort(-rows[:, 4], kind="stable")].astype(np.float64) for rows in (reference, candidate)]
+    found = [_matched(mine, theirs, score) for mine, theirs in (sides, sides[::-1])]
+    asked = sum(count for _, count in found)
+    return sum(hit for hit, _ in found) / asked if asked else 1.0, asked
+
+
 def _boxes(output: Array) -> Array:
     """Rows of x1, y1, x2, y2, score, class, best first; values that are not finite score nothing."""
     found = np.array(output, np.float64)
