@@ -91,9 +91,8 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
         "Made by `python -m benchmarks.parity`. `boxes`: share of boxes, decoded and suppressed, of score 0.25 and",
-        "more (or an image's twenty best) that have a partner of their class with IoU of at least 0.9 on the other",
-        "side, both ways round. Pruned networks are not trained after the cut and score low: their twenty best are",
-        "compared.",
+        "more (or an image's twenty best where none reaches it, as of pruned networks, which are not trained after the",
+        "cut) that have a partner of their class with IoU of at least 0.9 on the other side, both ways round.",
         "",
         "| network | side | stage | compared with | max | mean | relative | cosine | boxes | against torch | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|---|",

@@ -148,7 +148,7 @@ def test_raw_outputs_are_matched_as_boxes_where_they_can_be_decoded() -> None:
     moved = {"map": plain["map"] + np.float32(3)}
     assert difference([plain], [moved]).boxes is None
     found = difference([plain], [moved], decode=decode)
-    assert found.max_relative == pytest.approx(0.003) and found.boxes == 0.0 and found.boxes_asked == 6
+    assert found.max_relative == pytest.approx(0.003) and found.boxes == 0.0 and found.boxes_asked == 4
     assert difference([plain], [plain], decode=decode).boxes == 1.0
     chain = run_chain(lambda _: plain, [Stage("int8", lambda _: moved, "int8")], [plain["map"]], decode=decode)
     assert chain["first_broken"] == "int8" and "boxes matched" in chain["stages"][0]["reason"]
@@ -164,5 +164,5 @@ def test_a_file_that_cannot_be_loaded_here_was_not_run(
     onnx.save(model, folder / "model.bf16.onnx")
     assert main(["verify", str(folder), "--images", "1", "--json"]) == 0
     rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
-    assert rows["bf16"]["status"] == "not run" and "NoSuchOperator" in rows["bf16"]["reason"]
+    assert rows["bf16"]["status"] == "not run" and "cannot load" in rows["bf16"]["reason"]
     assert rows["openvino"]["status"] in ("passed", "not run")
