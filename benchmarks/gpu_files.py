@@ -30,6 +30,7 @@ SOURCES = {
     "resnet50": "torchvision:resnet50",
     "nanodet_m": "",
 }
+SIZES = {"resnet50": 224, "nanodet_m": 320}  # the others are at the size that is asked for
 CUTS = ((0.5, 8), (0.75, 8), (0.5, 16), (0.25, 8), (0.5, 1))
 PRECISIONS = ("fp32", "fp16")
 PART_BYTES = 60 * 2**20
@@ -55,7 +56,8 @@ def prepare(folder: Path, models: list[str], cuts: list[tuple[float, int]], size
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in models:
-        shape = (1, 3, 224, 224) if name == "resnet50" else (1, 3, size, size)
+        side = min(size, SIZES.get(name, size))
+        shape = (1, 3, side, side)
         if all(file_of(folder, name, c, p).is_file() for c in (None, *cuts) for p in PRECISIONS):
             continue
         torch.manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from channelcut.cli import main
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import EngineOptions
+from channelcut.export.dynamic import OpenAxes, guard_probes
 from channelcut.export.files import load_onnx
 from channelcut.export.onnx import ExportOptions, onnx_from_module
 from channelcut.export.parity import max_relative_error, run_onnx, tensor_leaves
@@ -152,3 +154,17 @@ def test_command_and_engine_with_a_range_of_sizes(tmp_path: Path, capsys: pytest
     with pytest.raises(UserError, match=r"open along axes \[0, 2, 3\].*--resolution"):
         tensorrt_rtx.build(path, tmp_path / "n.engine", EngineOptions(capability="sm89"))
     assert not (tmp_path / "n.engine").exists() and len(onnx.load(str(path)).graph.input) == 1
+
+
+def test_sizes_to_try_are_the_smallest_that_break_an_assumption() -> None:
+    axes = OpenAxes(batch=False, size=True)
+    example = (torch.rand(1, 3, 640, 640),)
+    size = "L['inputs'][0].size()"
+    told = SimpleNamespace(_guards_code=[f"{size}[2] > 300", f"{size}[3] % 2 == 0", f"{size}[2] != 1000", "never(1)"])
+    probes = guard_probes(told, example, axes)
+    assert [(guard, tuple(p.shape[2:])) for guard, (p,) in probes] == [
+        (f"{size}[2] > 300", (32, 32)),  # and "never(1)", which cannot be told
+        (f"{size}[3] % 2 == 0", (32, 641)),
+    ]
+    assert len(guard_probes(SimpleNamespace(), example, axes)) == 6, "a torch that does not tell its assumptions"
+    assert guard_probes(told, example, OpenAxes(batch=True, size=False)) == []

@@ -194,24 +194,30 @@ def guard_probes(program: Any, inputs: tuple[Any, ...], axes: OpenAxes) -> list[
     """Return, for what the trace assumes about sizes, inputs at which it does not hold: (the assumption, inputs).
 
     Sizes up to twice the example's are tried, multiples of the step and odd ones, the smallest first; at most six
-    inputs, each for as many assumptions as it breaks. What no such size breaks is not probed.
+    inputs, each for as many assumptions as it breaks. What no such size breaks is not probed. Of a torch that does not
+    tell its assumptions, the smallest sizes.
     """
-    guards: list[str] = list(getattr(program, "_guards_code", ()))
+    said = getattr(program, "_guards_code", None)
+    guards: list[str] = list(said or ())
     image = next((t for t in tensor_leaves(inputs) if t.dim() == _IMAGE_AXES), None)
-    if not guards or image is None or not axes.size:
+    if image is None or not axes.size:
         return []
     height, width = image.shape[2:]
     sides = [[*range(axes.step, 2 * e + 1, axes.step), e + 1, e + axes.step // 2] for e in (height, width)]
     sizes = sorted(((h, w) for h in sides[0] for w in sides[1]), key=lambda size: (size[0] * size[1], size))
+    if said is None:
+        few = sizes[:_MOST_PROBES]
+        return [("a size like the traced one", axes.resized(inputs, h - height, w - width)) for h, w in few]
+    shapes = pytree.tree_map(lambda tensor: tensor.to("meta"), inputs)
     probes: list[tuple[str, tuple[Any, ...]]] = []
     for h, w in sizes:
-        changed = axes.resized(inputs, h - height, w - width)
-        broken = [guard for guard in guards if not _holds(guard, changed)]
-        if broken:
-            probes.append((broken[0], changed))
-            guards = [guard for guard in guards if guard not in broken]
         if not guards or len(probes) == _MOST_PROBES:
             break
+        changed = axes.resized(shapes, h - height, w - width)
+        broken = [guard for guard in guards if not _holds(guard, changed)]
+        if broken:
+            probes.append((broken[0], axes.resized(inputs, h - height, w - width)))
+            guards = [guard for guard in guards if guard not in broken]
     return probes
 
 
