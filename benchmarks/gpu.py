@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ FIRST_ROW_S = {"torch_cuda": 20.0, "onnxruntime": 20.0, "tensorrt_rtx": 40.0, "t
 _RESERVE_S = 10.0  # of the limit, for what surrounds the rows
 
 
-def cases(folder: Path, backends: list[str]) -> list[dict[str, Any]]:
+def cases(folder: Path, backends: list[str], batches: Sequence[int] = BATCHES) -> list[dict[str, Any]]:
     """All there is to measure, the most wanted first: the first cut of every model before the second of any."""
     found = []
     for cut in CUTS:
@@ -45,7 +45,7 @@ def cases(folder: Path, backends: list[str]) -> list[dict[str, Any]]:
                     if not all(file_of(folder, name, c, stored).is_file() for c in (None, cut)):
                         continue
                     case = {"model": name, "macs": cut[0], "align": cut[1], "backend": backend, "precision": precision}
-                    found += [case | {"batch": batch} for batch in BATCHES]
+                    found += [case | {"batch": batch} for batch in batches]
     return found
 
 
@@ -80,28 +80,30 @@ def run(
     limit_s: float,
     *,
     stand_in: bool,
+    batches: Sequence[int] = BATCHES,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Measure what `out` does not hold yet until `limit_s` would be passed; returns how many cases remain.
 
-    Before each row, what is left must be half as much again as the longest row of its backend has taken; rows that do
-    not fit are left, and those of other backends go on.
+    Before each row, what is left must be half as much again as the longest row of its backend and batch has taken; rows
+    that do not fit are left, and others go on.
     """
     start = clock()
     known = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     rows: list[dict[str, Any]] = known.get("rows", [])
     done = {_key(row) for row in rows if row["stand_in"] == stand_in}
-    left = [case for case in cases(folder, backends) if _key(case) not in done]
-    longest: dict[str, float] = {}
+    left = [case for case in cases(folder, backends, batches) if _key(case) not in done]
+    longest: dict[tuple[str, int], float] = {}
     remain = 0
     for case in left:
         now = clock()
-        needed = longest.get(case["backend"], FIRST_ROW_S[case["backend"]])
+        kind = case["backend"], case["batch"]
+        needed = longest.get(kind, FIRST_ROW_S[case["backend"]])
         if now - start + needed > limit_s - min(_RESERVE_S, limit_s / 10):
             remain += 1
             continue
         rows.append(measure_case(folder, case, seconds, stand_in=stand_in))
-        longest[case["backend"]] = max(longest.get(case["backend"], 0.0), 1.5 * (clock() - now))
+        longest[kind] = max(longest.get(kind, 0.0), 1.5 * (clock() - now))
         data = {"command": "python -m benchmarks.gpu", "environment": environment(1), "rows": rows}
         write_atomically(out, json.dumps(data, indent=1, default=str).encode())
         write_atomically(out.with_suffix(".md"), table(rows).encode())
@@ -179,6 +181,7 @@ def main() -> None:
     flags.add_argument("--read", type=Path, metavar="DIR")
     flags.add_argument("--models", nargs="+", default=list(SOURCES), choices=list(SOURCES))
     flags.add_argument("--cuts", type=int, default=len(CUTS), help="how many of the budgets and alignments to prepare")
+    flags.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     flags.add_argument("--size", type=int, default=640)
     flags.add_argument("--quick", action="store_true", help="within 8 minutes; another run goes on")
     flags.add_argument("--stand-in", action="store_true", help="on the CPU, to test; no GPU's results")
@@ -198,7 +201,7 @@ def main() -> None:
             unpack(chosen.unpack, chosen.read)
         limit_s = QUICK_S - (time.monotonic() - start) if chosen.quick else float("inf")
         names = _backends(stand_in=chosen.stand_in)
-        run(chosen.read, chosen.out, names, chosen.seconds, limit_s, stand_in=chosen.stand_in)
+        run(chosen.read, chosen.out, names, chosen.seconds, limit_s, stand_in=chosen.stand_in, batches=chosen.batches)
 
 
 if __name__ == "__main__":
