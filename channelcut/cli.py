@@ -152,6 +152,7 @@ def _compress(commands: Any) -> None:
     )
     command.add_argument("--no-engine", action="store_true", help="build no engine")
     command.add_argument("--no-bench", action="store_true", help="do not measure latency")
+    command.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
 
 
 def _export(commands: Any) -> None:
@@ -162,6 +163,7 @@ def _export(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
     command.add_argument("--opset", type=int, default=20)
     command.add_argument("--dynamic-batch", action="store_true", help="leave the batch size open")
+    command.add_argument("--dynamic-size", action="store_true", help="leave height and width open")
     command.add_argument("--force", action="store_true", help="replace an existing file")
 
 
@@ -225,16 +227,10 @@ def _report(commands: Any) -> None:
 
 
 def _explain(commands: Any) -> None:
-    from channelcut import commands as run
+    from channelcut import command_explain as explain
 
-    command = _command(
-        commands,
-        "explain",
-        run.explain,
-        "Which group a parameter's channels belong to, and why they may or may not go.",
-    )
-    command.add_argument("folder", type=Path)
-    command.add_argument("parameter", help="name of a parameter or buffer, or of its module")
+    text = "Why a parameter's channels may or may not go; what an ONNX file, or those of a result, say of themselves."
+    explain.add_flags(_command(commands, "explain", explain.run, text))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

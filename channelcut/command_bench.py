@@ -22,10 +22,14 @@ def add_flags(command: ArgumentParser) -> None:
     command.add_argument("--trust", action="store_true", help="allow models that are pickles")
     command.add_argument("--threads", type=int, default=1)
     command.add_argument("--batch", type=int, default=1, help="for an open batch axis (default 1)")
+    command.add_argument("--size", metavar="640x640", help="height and width, for a file that leaves them open")
     command.add_argument("--time-limit", type=float, default=30.0, help="seconds (default 30)")
     command.add_argument("--warm-up", type=float, default=0.5, help="seconds (default 0.5)")
     command.add_argument("--precision", type=float, default=0.01, help="stop at this half-interval of the ratio")
     command.add_argument("--wait", choices=("spin", "block"), help="how the host waits for a GPU")
+    command.add_argument(
+        "--cuda", choices=("bindings", "pycuda"), help="package that TensorRT engines run through; else what imports"
+    )
     command.add_argument("--pin", default="auto", help="cores to run on: auto (default), none, or numbers such as 0,1")
     command.add_argument("--no-memory", action="store_true", help="do not measure peak memory in processes of its own")
 
@@ -54,6 +58,8 @@ def run(flags: Namespace) -> int:
             flags.wait,
             memory=not flags.no_memory,
             pin=_cores(flags.pin, flags.threads),
+            cuda=flags.cuda,
+            size=_size(flags.size),
         )
         measurement = measure_files(what, options, lambda done, total: progress("bench", done, total))
     if flags.json:
@@ -100,6 +106,16 @@ def _file(name: str, flags: Namespace, made: Path) -> Path:
     torch.manual_seed(0)
     onnx_from_module(source.build(), (torch.rand(shape),), made)
     return made
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise UserError(f"--size {text!r} is no height and width such as 640x480.") from None
+    return height, width
 
 
 def _cores(text: str, threads: int) -> tuple[int, ...]:

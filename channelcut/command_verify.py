@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from channelcut.core.errors import UserError
 
 if TYPE_CHECKING:
-    from channelcut.bench.chain import Stage
+    from channelcut.bench.chain import Decode, Stage
 
 PARITY = "parity.json"
 
@@ -69,15 +69,19 @@ def verify_model(
     batches: list[Any],
     flags: Namespace,
     on_progress: Callable[[int, int], None] | None = None,
+    decode: Decode | None = None,
 ) -> dict[str, Any]:
-    """Run the chain for a module whose files are in `folder`, on batches (N, C, H, W); `flags` holds the score."""
+    """Run the chain for a module whose files are in `folder`, on batches (N, C, H, W); `flags` holds the score.
+
+    `decode`: boxes out of outputs in a form of their own, see `bench.chain`.
+    """
     import torch
 
     from channelcut.bench.chain import run_chain
 
     with tempfile.TemporaryDirectory() as temporary:
         stages, names = _stages(folder, module, torch.from_numpy(batches[0]), Path(temporary))
-        return run_chain(_reference(module, names), stages, batches, flags.score, on_progress)
+        return run_chain(_reference(module, names), stages, batches, flags.score, on_progress, decode)
 
 
 def print_parity(found: Mapping[str, Any]) -> None:
@@ -145,11 +149,13 @@ def _stages(folder: Path, module: Any, example: Any, temporary: Path) -> tuple[l
     files = [("simplified", "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in BUDGETS)]
     for name, file, precision in files:
         path = folder / file
-        if path.is_file():
-            stages.append(Stage(name, _runner(load(path)), precision, previous))
-            previous = "simplified" if name == "simplified" else previous
-        else:
+        if not path.is_file():
             stages.append(Stage(name, None, reason=f"{file} is not there"))
+            continue
+        runner, reason = _loaded(load, path)
+        stages.append(Stage(name, runner, precision, previous, reason))
+        previous = "simplified" if name == "simplified" else previous
+    stages.append(_openvino(folder / "model.onnx", previous))
     backends = _engine_backends(folder)
     for engine in sorted(folder.glob("model*.engine")):
         part = engine.name.split(".")[1]
@@ -158,6 +164,23 @@ def _stages(folder: Path, module: Any, example: Any, temporary: Path) -> tuple[l
         runner, reason = _engine(engine, backends)
         stages.append(Stage(engine.name, runner, "fp16" if precision == "fp32" else precision, before, reason))
     return stages, report.output_names
+
+
+def _openvino(path: Path, before: str) -> Stage:
+    """OpenVINO on the plain file, where it is installed."""
+    from channelcut.bench.chain import Stage
+    from channelcut.engine.registry import require
+
+    runner, reason = _loaded(require("openvino").load, path)
+    return Stage("openvino", runner, "fp32", before, reason)
+
+
+def _loaded(load: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
+    """A runner, or why there is none here."""
+    try:
+        return _runner(load(path)), ""
+    except UserError as problem:
+        return None, " ".join(str(problem).split())[:300]
 
 
 def _engine(engine: Path, backends: Mapping[str, str]) -> tuple[Any, str]:

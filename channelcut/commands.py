@@ -76,6 +76,7 @@ def compress(flags: Namespace) -> int:
         backend=flags.backend,
         precisions=flags.precision,
         measure=not flags.no_bench,
+        profile=flags.profile,
         force=flags.force,
     )
     with Bars(quiet=flags.quiet or flags.json) as progress:
@@ -90,6 +91,7 @@ def compress(flags: Namespace) -> int:
 
 def export(flags: Namespace) -> int:
     """`channelcut export`."""
+    from channelcut.adapters.provenance import provenance
     from channelcut.compress import describe_export
     from channelcut.console import Bars, console, print_json
     from channelcut.export.onnx import ExportOptions, onnx_from_module
@@ -98,7 +100,9 @@ def export(flags: Namespace) -> int:
     refuse_existing(flags.out, flags.force)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         progress("export", 0, 1)
-        options = ExportOptions(opset=flags.opset, dynamic_batch=flags.dynamic_batch)
+        options = ExportOptions(
+            flags.opset, flags.dynamic_batch, flags.dynamic_size, metadata=tuple(provenance(source).items())
+        )
         report = describe_export(onnx_from_module(source.build(), (_example(shape),), flags.out, options))
         progress("export", 1, 1)
     if flags.json:
@@ -110,6 +114,8 @@ def export(flags: Namespace) -> int:
             f"relative error {report['max_relative_error']:.2g}, {report['size_bytes'] / 2**20:.2f} MiB",
             soft_wrap=True,
         )
+        for warning in report["warnings"]:
+            console().print(f"warning: {warning}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -126,21 +132,6 @@ def report(flags: Namespace) -> int:
     elif not flags.quiet:
         print_report(data, console())
         console().print(f"Report: {flags.folder / 'report.html'}", soft_wrap=True)
-    return 0
-
-
-def explain(flags: Namespace) -> int:
-    """`channelcut explain`."""
-    from channelcut.console import console, print_json
-    from channelcut.report.explain import explain as run
-    from channelcut.report.explain import sentences
-
-    found = run(read_report(flags.folder), flags.parameter)
-    if flags.json:
-        print_json(found)
-    elif not flags.quiet:
-        for line in sentences(found):
-            console().print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from channelcut.adapters import Source
+from channelcut.adapters.provenance import provenance, weights_digest
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
+from channelcut.bench.profile import profile_pair
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
 from channelcut.core.pruned import Pruned
 from channelcut.cut import store
+from channelcut.cut.storage import fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
 from channelcut.export.onnx import ExportOptions, ExportReport, onnx_from_module
@@ -47,6 +49,7 @@ class CompressOptions:
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
     measure: time original and pruned with ONNX Runtime.
+    profile: time every layer of both with ONNX Runtime, for the report.
     force: replace an existing output folder, once the new one is complete.
     """
 
@@ -57,6 +60,7 @@ class CompressOptions:
     backend: str = "tensorrt_rtx"
     precisions: tuple[str, ...] = ()
     measure: bool = True
+    profile: bool = False
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
 
@@ -66,7 +70,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
 
     Leaves `plan.json`, `model.safetensors`, `model.onnx`, `original.onnx`, `model.<capability>.engine`, `report.json`
     and
-    `report.html` in `out`, all at once: an interrupted run leaves nothing. Returns the content of `report.json`.
+    `report.html` in `out`, all at once: an interrupted run leaves nothing. Returns the content of `report.json`,
+    and the profile where `options` ask for one (`profile.json` in the folder).
 
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
@@ -89,7 +94,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         with watch.stage("store"):
             store(result.model, result.plan, folder)
         with watch.stage("export"):
-            onnx = export_both(model, result, example, folder)
+            facts = {**provenance(source), "source_weights": weights_digest(model)}
+            onnx = export_both((model, result.model), example, folder, facts)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = None
@@ -102,6 +108,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
                     lambda done, total: watch.progress("bench", done, total),
                 )
                 measurement = named(measurement)
+        profile = profile_both(folder, options, watch)
         report = collect(model, result, environment(options.bench.threads))
         report |= {
             "onnx": onnx,
@@ -111,6 +118,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         }
         report |= {"seconds": watch.seconds, "notes": notes(measurement, options) + export_warnings(onnx, engines)}
         write_atomically(folder / "report.json", json.dumps(report, indent=1, default=str).encode())
+        report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
     return report
 
@@ -157,14 +165,15 @@ def _with_options(result: Pruned, source: Source, options: CompressOptions) -> P
     )
 
 
-def export_both(model: nn.Module, result: Pruned, example: torch.Tensor, folder: Path) -> dict[str, Any]:
-    """Write both ONNX files, each checked against its module."""
-    plan = hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()[:16]
+def export_both(
+    models: tuple[nn.Module, nn.Module], example: torch.Tensor, folder: Path, facts: dict[str, str]
+) -> dict[str, Any]:
+    """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
     described = {}
-    for name, module, file in (("original", model, ORIGINAL), ("pruned", result.model, PRUNED)):
-        facts = (("plan", plan),) if name == "pruned" else ()
-        report = onnx_from_module(module, (example,), folder / file, ExportOptions(metadata=facts))
-        described[name] = describe_export(report)
+    for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
+        said = facts | ({"plan": fingerprint(folder)} if name == "pruned" else {})
+        options = ExportOptions(metadata=tuple(said.items()))
+        described[name] = describe_export(onnx_from_module(module, (example,), folder / file, options))
     return described
 
 
@@ -224,6 +233,21 @@ def build_engine(onnx: Path, backend: str, capability: str | None, path: Path, p
         EngineOptions(capability=capability),
         lambda _, done, total: progress(f"build {capability}", done, total),
     )
+
+
+def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> dict[str, Any]:
+    """Time every layer of both ONNX files and write `profile.json`, where that is asked for."""
+    if not options.profile:
+        return {}
+    with watch.stage("profile"):
+        found = profile_pair(
+            folder / ORIGINAL,
+            folder / PRUNED,
+            threads=options.bench.threads,
+            multiple=max(2, options.prune.get("align", 1)),
+        )
+    write_atomically(folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
+    return {"profile": found}
 
 
 def named(measurement: Measurement) -> Measurement:

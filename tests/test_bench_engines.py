@@ -23,6 +23,7 @@ from channelcut.cli import main
 from channelcut.core.errors import UserError
 from channelcut.core.measurement import Measurement
 from channelcut.engine.onnxruntime import load
+from channelcut.engine.protocol import EngineOptions
 
 QUICK = BenchOptions(warmup_s=0.02, min_rounds=4, max_rounds=8, time_limit_s=1.0)
 
@@ -133,3 +134,22 @@ def test_the_command_times_two_files(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_unknown_wait_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="spin or block"):
         replace(Comparison(tmp_path, tmp_path), wait="nap")
+
+
+def test_an_open_size_is_given_and_cuda_is_passed_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 8, 3).eval()\n")
+    file = tmp_path / "open.onnx"
+    model = ["export", f"{tmp_path / 'net.py'}:make", "--input", "1x3x32x32", "--dynamic-size", "--quiet"]
+    assert main([*model, "--out", str(file)]) == 0
+    flags = ["bench", str(file), str(file), "--time-limit", "0.3", "--warm-up", "0.02", "--json"]
+    assert main(flags) == 2 and "--size 640x640" in capsys.readouterr().err
+    assert main([*flags, "--size", "40"]) == 2 and "no height and width" in capsys.readouterr().err
+    assert main([*flags, "--size", "40x72"]) == 0
+    details = json.loads(capsys.readouterr().out)["details"]
+    assert details["memory"]["candidate"]["peak_rss_mib"] > 0, "the process of its own knows the size too"
+    seen = []
+    monkeypatch.setattr("channelcut.bench.engines.EngineOptions", lambda **kw: seen.append(kw) or EngineOptions(**kw))
+    assert main([*flags, "--size", "40x72", "--cuda", "pycuda", "--no-memory"]) == 0
+    assert {kw.get("cuda") for kw in seen} == {"pycuda"}

@@ -134,3 +134,35 @@ def test_a_value_that_is_not_finite_breaks() -> None:
     good, bad = np.ones(4), np.array([1, np.nan, 1, 1])
     assert difference([{"y": good}], [{"y": bad}]).max_relative == float("inf")
     assert difference([{"y": good}], [{"z": good}]).max_relative == float("inf")
+
+
+def test_raw_outputs_are_matched_as_boxes_where_they_can_be_decoded() -> None:
+    """A map whose numbers hardly change, but whose boxes move: only decoding shows it."""
+    rows = np.array([[0, 0, 10, 10, 0.9, 1], [50, 50, 90, 90, 0.8, 2], [0, 50, 20, 90, 0.1, 2]])
+
+    def decode(outputs: Any) -> list[Any]:
+        shift = float(outputs["map"].max()) - 1000
+        return [rows + np.array([shift, shift, shift, shift, 0, 0])]
+
+    plain = {"map": np.full((1, 3, 4, 4), 1000.0, np.float32)}
+    moved = {"map": plain["map"] + np.float32(3)}
+    assert difference([plain], [moved]).boxes is None
+    found = difference([plain], [moved], decode=decode)
+    assert found.max_relative == pytest.approx(0.003) and found.boxes == 0.0 and found.boxes_asked == 4
+    assert difference([plain], [plain], decode=decode).boxes == 1.0
+    chain = run_chain(lambda _: plain, [Stage("int8", lambda _: moved, "int8")], [plain["map"]], decode=decode)
+    assert chain["first_broken"] == "int8" and "boxes matched" in chain["stages"][0]["reason"]
+
+
+def test_a_file_that_cannot_be_loaded_here_was_not_run(
+    result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(result, folder)
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, folder / "model.bf16.onnx")
+    assert main(["verify", str(folder), "--images", "1", "--json"]) == 0
+    rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
+    assert rows["bf16"]["status"] == "not run" and "cannot load" in rows["bf16"]["reason"]
+    assert rows["openvino"]["status"] in ("passed", "not run")

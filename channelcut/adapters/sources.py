@@ -32,11 +32,15 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A named model: `build()` makes it, with its weights, in evaluation mode; `input_shape` is the customary one."""
+    """A named model: `build()` makes it, with its weights, in evaluation mode; `input_shape` is the customary one.
+
+    `weights`: the file that they were asked to be loaded from.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     input_shape: tuple[int, ...] | None = None
+    weights: Path | None = None
 
     def build(self) -> nn.Module:
         """Make the model; what its code prints goes to standard error, because standard output may be JSON."""
@@ -84,7 +88,7 @@ def open_source(
 def _weighted(source: Source, weights: Path | None, trust: bool) -> Source:
     if weights is None:
         return source
-    return Source(source.name, lambda: _with_weights(source.build(), weights, trust), source.input_shape)
+    return Source(source.name, lambda: _with_weights(source.build(), weights, trust), source.input_shape, weights)
 
 
 def _result_folder(folder: Path, trust: bool) -> Source:

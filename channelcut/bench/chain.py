@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from channelcut.bench.detections import agreement, is_end_to_end
+from channelcut.bench.detections import agreement, agreement_of_rows, is_end_to_end
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
+Decode = Callable[[Outputs], Sequence[Array]]
+"""A batch's outputs to the boxes of each of its images: rows (K, 6) of x1, y1, x2, y2, score, class, suppressed."""
+
 FORMAT = "channelcut-parity-1"
 _FLOOR = 1e-6
 
@@ -71,9 +74,12 @@ class Difference:
     worst_output: str = ""
 
 
-def difference(reference: Sequence[Outputs], candidate: Sequence[Outputs], score: float = 0.25) -> Difference:
+def difference(
+    reference: Sequence[Outputs], candidate: Sequence[Outputs], score: float = 0.25, decode: Decode | None = None
+) -> Difference:
     """Compare outputs batch by batch, by name; another shape, a missing name or a value not finite counts as infinite.
 
+    `decode` makes boxes of outputs in a form of their own; without it, outputs in a form that is known are matched.
     Values that are not finite on both sides at the same place are left out.
     """
     wrong = Difference(float("inf"), float("inf"), float("inf"), 0.0)
@@ -87,8 +93,7 @@ def difference(reference: Sequence[Outputs], candidate: Sequence[Outputs], score
             if name not in other or one[name].shape != other[name].shape:
                 return Difference(**{**asdict(wrong), "worst_output": name})
             pairs.append((np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)))
-        found = [agreement(a, b, score) for a, b in pairs]
-        for hit in found:
+        for hit in () if decode is not None else [agreement(a, b, score) for a, b in pairs]:
             if hit is not None:
                 matched, asked = matched + hit[0] * hit[1], asked + hit[1]
         scores = is_end_to_end(pairs[0][0].shape)
@@ -104,6 +109,11 @@ def difference(reference: Sequence[Outputs], candidate: Sequence[Outputs], score
             relative, worst = share, name
         top, mean = max(top, largest), max(mean, float(gap.mean()) if len(gap) else 0.0)
         cosine = min(cosine, _cosine(a, b))
+    if decode is not None:
+        for one, other in zip(reference, candidate, strict=True):
+            for rows, others in zip(decode(one), decode(other), strict=True):
+                share, count = agreement_of_rows(rows, others, score)
+                matched, asked = matched + share * count, asked + count
     boxes = matched / asked if asked else None
     return Difference(top, mean, relative, cosine, boxes, int(asked), worst)
 
@@ -114,6 +124,7 @@ def run_chain(
     batches: Sequence[Array],
     score: float = 0.25,
     on_progress: Callable[[int, int], None] | None = None,
+    decode: Decode | None = None,
 ) -> dict[str, Any]:
     """Run every stage on every batch; return rows, and the first stage that breaks its tolerance, as JSON values.
 
@@ -130,8 +141,8 @@ def run_chain(
             continue
         outputs[stage.name] = [stage.run(batch) for batch in batches]
         before = stage.before if stage.before in outputs else None
-        step = difference(outputs[before], outputs[stage.name], score)
-        whole = difference(outputs[None], outputs[stage.name], score)
+        step = difference(outputs[before], outputs[stage.name], score, decode)
+        whole = difference(outputs[None], outputs[stage.name], score, decode)
         limit = TOLERANCES[stage.precision]
         reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit)]
         if before is not None and not reasons:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 MIN_IOU = 0.9
-_AT_LEAST = 20  # where fewer boxes reach the score, the best ones are compared: untrained weights score low everywhere
+_AT_LEAST = 20  # where no box reaches the score, the best ones are compared: untrained weights score low everywhere
 _AT_MOST = 300
 _TIE = 1e-3  # of an end-to-end detector, boxes whose score ties with the last that was kept: rounding picked them
 _SLACK = 0.5  # a partner may score this much of the threshold: a box at the edge of the score is no disagreement
@@ -30,7 +30,7 @@ def agreement(reference: Array, candidate: Array, score: float = 0.25) -> tuple[
     """Share of boxes that have a partner on the other side (IoU of at least 0.9, same class), and how many were asked.
 
     Both ways round, over all images. The boxes asked are those of at least `score`, or the twenty best of an image
-    where fewer reach it; of an end-to-end detector only those that rounding cannot have picked, whose score is above
+    where none reaches it; of an end-to-end detector only those that rounding cannot have picked, whose score is above
     that of the last box by more than a tie. None for outputs of neither form.
     """
     if reference.shape != candidate.shape or not (is_end_to_end(reference.shape) or is_raw(reference.shape)):
@@ -45,6 +45,14 @@ def agreement(reference: Array, candidate: Array, score: float = 0.25) -> tuple[
     return matched / asked if asked else 1.0, asked
 
 
+def agreement_of_rows(reference: Array, candidate: Array, score: float = 0.25) -> tuple[float, int]:
+    """As `agreement`, for one image whose boxes are decoded: rows (K, 6) of x1, y1, x2, y2, score, class."""
+    sides = [rows[np.argsort(-rows[:, 4], kind="stable")].astype(np.float64) for rows in (reference, candidate)]
+    found = [_matched(mine, theirs, score) for mine, theirs in (sides, sides[::-1])]
+    asked = sum(count for _, count in found)
+    return sum(hit for hit, _ in found) / asked if asked else 1.0, asked
+
+
 def _boxes(output: Array) -> Array:
     """Rows of x1, y1, x2, y2, score, class, best first; values that are not finite score nothing."""
     found = np.array(output, np.float64)
@@ -57,7 +65,7 @@ def _boxes(output: Array) -> Array:
 
 
 def _matched(mine: Array, theirs: Array, score: float) -> tuple[int, int]:
-    count = min(max(int((mine[:, 4] >= score).sum()), min(_AT_LEAST, len(mine))), _AT_MOST)
+    count = min(int((mine[:, 4] >= score).sum()) or min(_AT_LEAST, len(mine)), _AT_MOST)
     asked = mine[:count]
     if not count:
         return 0, 0

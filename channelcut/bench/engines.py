@@ -24,6 +24,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.measurement import Latency, Measurement
 from channelcut.engine.protocol import Arrays, EngineOptions
 from channelcut.engine.registry import require
+from channelcut.export.files import file_bytes
 
 STAGES = ("upload", "compute", "download")
 _STAGE_ROUNDS, _STAGE_S = 200, 2.0
@@ -36,7 +37,8 @@ class Comparison:
     backend: a name of `engine.registry`. An .onnx file is built into an engine first where the backend is not
     onnxruntime. capability: for that build. wait: "spin" or "block", for runners that know both. stages: time copies
     to the device, computation and copies back apart. memory: run each file once in a process of its own for its peak
-    memory. pin: cores to run on, empty for all.
+    memory. pin: cores to run on, empty for all. cuda: the package that TensorRT engines run through, "bindings" or
+    "pycuda"; None: whichever imports. size: height and width for inputs that leave them open.
     """
 
     baseline: Path
@@ -47,6 +49,8 @@ class Comparison:
     stages: bool = True
     memory: bool = True
     pin: tuple[int, ...] = ()
+    cuda: str | None = None
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.wait not in (None, "spin", "block"):
@@ -62,7 +66,7 @@ def measure_files(
     `UserError` for files that the backend cannot load and inputs that differ between the two.
     """
     with pinned(what.pin) as cores, _built(what) as (baseline, candidate):
-        settings = EngineOptions(threads=options.threads, capability=what.capability)
+        settings = EngineOptions(threads=options.threads, capability=what.capability, cuda=what.cuda)
         backend = require(what.backend)
         # Where a session's weights happen to lie in memory moves its time by a few per cent, and the later session
         # often fares worse. So each file is loaded twice, in mirrored order, and its calls alternate between the two.
@@ -73,17 +77,17 @@ def measure_files(
                 f"The two files have different inputs ({described(loaded[0])} and {described(loaded[1])}), so their "
                 "times cannot be compared. Export both from the same example input."
             )
-        inputs, batch = inputs_for(loaded[0], options.batch, options.seed)
+        inputs, batch = inputs_for(loaded[0], options.batch, options.seed, what.size)
         prepared = [runner.prepared(inputs) for runner in loaded]
         works = alternating(prepared[0], prepared[3]), alternating(prepared[1], prepared[2])
         found = measure(*works, replace(options, batch=batch), on_progress)
         details: dict[str, Any] = {"backend": what.backend, "batch": batch, "pinned_cores": list(cores), **notes}
-        details["file_bytes"] = {"baseline": baseline.stat().st_size, "candidate": candidate.stat().st_size}
+        details["file_bytes"] = {"baseline": file_bytes(baseline), "candidate": file_bytes(candidate)}
         if what.stages:
             details["stages"] = stage_times((loaded[0], loaded[1]), inputs)
         if what.memory:
             details["memory"] = {
-                name: peak_memory(path, what.backend, options.threads, options.batch)
+                name: peak_memory(path, what.backend, (options.threads, options.batch), what.cuda, what.size)
                 for name, path in (("baseline", baseline), ("candidate", candidate))
             }
     return replace(found, details=details)
@@ -149,12 +153,13 @@ def _built(what: Comparison) -> Iterator[tuple[Path, Path]]:
     if what.backend.replace("-", "_").startswith("onnxruntime"):
         yield paths
         return
+    settings = EngineOptions(capability=what.capability, resolution=None if what.size is None else (what.size,) * 3)
     with tempfile.TemporaryDirectory() as folder:
         made = []
         for place, path in enumerate(paths):
             engine = path
             if path.suffix.lower() == ".onnx":
                 engine = Path(folder) / f"{place}.engine"
-                require(what.backend).build(path, engine, EngineOptions(capability=what.capability))
+                require(what.backend).build(path, engine, settings)
             made.append(engine)
         yield made[0], made[1]

@@ -11,11 +11,11 @@ from channelcut.engine.protocol import Array
 from channelcut.export.inputs import random_array
 
 
-def inputs_for(runner: Any, batch: int, seed: int) -> tuple[dict[str, Array], int]:
+def inputs_for(runner: Any, batch: int, seed: int, size: tuple[int, int] | None = None) -> tuple[dict[str, Array], int]:
     """Return inputs by name, and how many items one call computes.
 
-    `runner`: has `inputs`, name to (shape, dtype). An open first axis gets `batch`. Raises `UserError` for other open
-    axes, or a runner that does not tell its inputs.
+    `runner`: has `inputs`, name to (shape, dtype). An open first axis gets `batch`, open height and width of an image
+    get `size`. Raises `UserError` for other open axes, or a runner that does not tell its inputs.
     """
     expected = getattr(runner, "inputs", None)
     if not expected:
@@ -23,11 +23,14 @@ def inputs_for(runner: Any, batch: int, seed: int) -> tuple[dict[str, Array], in
     generator = np.random.default_rng(seed)
     made: dict[str, Array] = {}
     for name, (shape, dtype) in expected.items():
-        if any(extent is None or extent < 0 for extent in shape[1:]):
+        known = {0: batch, **(dict(zip((2, 3), size, strict=True)) if size and len(shape) == 4 else {})}
+        opened = [axis for axis, extent in enumerate(shape) if extent is None or extent < 0]
+        if not set(opened) <= set(known):
             raise UserError(
-                f"Input {name!r} has open axes besides the batch: {shape}. Export with the resolution that you deploy."
+                f"Input {name!r} has open axes besides the batch: {shape}. Give the height and width to run at "
+                "(--size 640x640), or export with the resolution that you deploy."
             )
-        extents = [batch if extent is None or extent < 0 else extent for extent in shape]
+        extents = [known[axis] if axis in opened else extent for axis, extent in enumerate(shape)]
         made[name] = random_array(extents, dtype, generator)
     return made, next((a.shape[0] for a in made.values() if a.ndim), 1)
 

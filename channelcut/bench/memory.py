@@ -1,6 +1,6 @@
 """Peak memory of one model, in a process that does nothing else.
 
-    python -m channelcut.bench.memory BACKEND THREADS BATCH FILE     # prints JSON
+    python -m channelcut.bench.memory BACKEND THREADS BATCH FILE CUDA SIZE     # prints JSON; "-" where there is none
 
 The high-water mark of the resident set cannot be taken back within a process, so each model gets one of its own.
 `peak_rss_mib` counts the interpreter and the libraries; `before_load_mib` is what those took before the file was
@@ -18,9 +18,16 @@ from typing import Any
 _TIMEOUT_S = 300
 
 
-def peak_memory(path: Path, backend: str, threads: int, batch: int) -> dict[str, float]:
-    """Return `peak_rss_mib`, `before_load_mib` and perhaps `device_mib` of loading and running; empty if it failed."""
+def peak_memory(
+    path: Path, backend: str, work: tuple[int, int], cuda: str | None = None, size: tuple[int, int] | None = None
+) -> dict[str, float]:
+    """Return `peak_rss_mib`, `before_load_mib` and perhaps `device_mib` of loading and running; empty if it failed.
+
+    `work`: threads and batch. `size`: height and width where the file leaves them open.
+    """
+    threads, batch = work
     command = [sys.executable, "-m", "channelcut.bench.memory", backend, str(threads), str(batch), str(path)]
+    command += [cuda or "-", "-" if size is None else f"{size[0]}x{size[1]}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
         found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -29,15 +36,17 @@ def peak_memory(path: Path, backend: str, threads: int, batch: int) -> dict[str,
     return found
 
 
-def _measure(backend: str, threads: int, batch: int, path: Path) -> dict[str, Any]:
+def _measure(backend: str, work: tuple[int, int], path: Path, cuda: str, size: str) -> dict[str, Any]:
     from channelcut.bench.inputs import inputs_for
     from channelcut.engine.protocol import EngineOptions
     from channelcut.engine.registry import require
 
+    threads, batch = work
     module = require(backend)
     before = _peak_mib()
-    runner = module.load(path, EngineOptions(threads=threads))
-    inputs, _ = inputs_for(runner, batch, seed=0)
+    runner = module.load(path, EngineOptions(threads=threads, cuda=None if cuda == "-" else cuda))
+    height, _, width = size.partition("x")
+    inputs, _ = inputs_for(runner, batch, 0, None if size == "-" else (int(height), int(width)))
     for _ in range(3):
         runner(inputs)
     found = {"peak_rss_mib": round(_peak_mib(), 1), "before_load_mib": round(before, 1)}
@@ -63,4 +72,6 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))) + "\n")
+    name, threads, batch, file, cuda, size = sys.argv[1:]
+    found = _measure(name, (int(threads), int(batch)), Path(file), cuda, size)
+    sys.stdout.write(json.dumps(found) + "\n")

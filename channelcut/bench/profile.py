@@ -40,14 +40,27 @@ def profile_pair(
     balance = machine_balance(threads)
     # In turns, and twice: the machine's slow spells hit both.
     halves = [layer_times(path, max(1, runs // 2), threads) for path in (original, pruned, pruned, original)]
-    before, after = _merged(halves[0], halves[3]), _merged(halves[1], halves[2])
+    return paired(merged(halves[0], halves[3]), merged(halves[1], halves[2]), balance, multiple)
+
+
+def paired(
+    before: dict[str, dict[str, Any]],
+    after: dict[str, dict[str, Any]],
+    balance: dict[str, float] | None,
+    multiple: int,
+) -> dict[str, Any]:
+    """Pair the layers of both sides by name and say what became of each, the slowest of the original first.
+
+    `balance`: of the machine, see `machine_balance`; None leaves open what is memory-bound.
+    """
     rows = []
     for name, old in before.items():
         new = after.get(name)
         row: dict[str, Any] = {"name": name, "op": old["op"], "before": old, "after": new}
         if new is not None:
             row["saved_us"] = old["us"] - new["us"]
-            row["memory_bound"] = bool(new["macs"]) and new["intensity"] < balance["flops_per_byte"]
+            if balance is not None:
+                row["memory_bound"] = bool(new["macs"]) and new["intensity"] < balance["flops_per_byte"]
             row["lost_alignment"] = bool(
                 old["width"] and new["width"] and old["width"] % multiple == 0 and new["width"] % multiple
             )
@@ -90,7 +103,7 @@ def layer_times(path: Path, runs: int, threads: int = 1) -> dict[str, dict[str, 
         for _ in range(runs + 3):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
-    names, weights = _layers_of(path)
+    names, weights = layers_of(path)
     return layers_from_events(events, names, weights, skip=3)
 
 
@@ -139,9 +152,9 @@ def _layer_of(node: str, op: str, names: Mapping[str, str]) -> str:
     return f"all {op}"
 
 
-def _layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """The layer of every node that reads a weight, by the node's and its outputs' names; and the weights' shapes."""
-    graph = load_onnx(path).graph
+def layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Return the layer of every node that reads a weight, by the names of node and outputs; and the weights' shapes."""
+    graph = load_onnx(path, weights=False).graph
     weights = {w.name: tuple(w.dims) for w in graph.initializer}
     names: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -184,7 +197,8 @@ def _shapes(arguments: Mapping[str, Any], key: str) -> list[list[int]]:
     return [shape for entry in arguments.get(key, []) for shape in entry.values()]
 
 
-def _merged(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def merged(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the layers with the mean of both times."""
     return {n: {**r, "us": (r["us"] + other[n]["us"]) / 2 if n in other else r["us"]} for n, r in one.items()}
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from channelcut.core.errors import UserError
 
@@ -14,6 +17,17 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises:
         UserError: the folder cannot be made or written to, or the disk is full; `path` is then as it was.
+    """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path` to write to; it takes the place of `path` when the block succeeds.
+
+    Raises:
+        UserError: as `write_atomically`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +40,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as problem:

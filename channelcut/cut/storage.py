@@ -4,6 +4,7 @@ pickle.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,11 @@ def store(model: nn.Module, plan: Plan, folder: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _stored(model).items()}
     write_atomically(folder / WEIGHTS, dump(tensors, metadata={"format": "pt", "fingerprint": plan.fingerprint}))
     write_atomically(folder / PLAN, json.dumps(plan.to_dict(), indent=1).encode())
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the start of the SHA-256 of a result folder's plan: what its ONNX files name it by."""
+    return hashlib.sha256((Path(folder) / PLAN).read_bytes()).hexdigest()[:16]
 
 
 def _stored(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
 from channelcut.engine.protocol import (
     DEFAULTS,
     Array,
@@ -22,7 +21,7 @@ from channelcut.engine.protocol import (
     Stages,
     checked_inputs,
 )
-from channelcut.export.files import load_onnx, read_bytes
+from channelcut.export.files import copy_onnx, load_onnx, read_bytes
 from channelcut.export.runtime import failures, onnxruntime, session_from_file
 
 NAME = "onnxruntime"
@@ -131,14 +130,14 @@ def build(
         )
     require_provider(options.provider)
     start = time.perf_counter()
-    load_onnx(onnx)
+    load_onnx(onnx, weights=False)
     if on_progress is not None:
         on_progress("optimising", 0, 1)
     with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "engine.onnx"
+        optimized = Path(folder) / engine.name
         session_from_file(onnx, options.threads, optimized)
-        data = read_bytes(optimized, "optimised graph")
-    write_atomically(engine, data)
+        read_bytes(optimized, "optimised graph")
+        size = copy_onnx(optimized, engine)
     if on_progress is not None:
         on_progress("optimising", 1, 1)
     return EngineReport(
@@ -146,7 +145,7 @@ def build(
         backend=NAME,
         capability="cpu",
         build_s=time.perf_counter() - start,
-        size_mib=len(data) / 2**20,
+        size_mib=size / 2**20,
         version=str(onnxruntime().__version__),
     )
 
@@ -156,7 +155,7 @@ engine_from_onnx = build
 
 def load(engine: Path, options: EngineOptions = DEFAULTS) -> OnnxRuntimeRunner:
     """Return a runner for an engine of this backend or for any ONNX file, with `options.threads` threads."""
-    load_onnx(engine)
+    load_onnx(engine, weights=False)
     return OnnxRuntimeRunner(engine, options.threads, options.provider)
 
 

@@ -81,7 +81,7 @@ def build(
             "out, or take the backend tensorrt_rtx or tensorrt."
         )
     api, start = _api(), time.perf_counter()
-    load_onnx(onnx)
+    load_onnx(onnx, weights=False)
     if on_progress is not None:
         on_progress("converting", 0, 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def load(engine: Path, options: EngineOptions = DEFAULTS) -> OpenVINORunner:
         except RuntimeError as problem:
             raise UserError(_refused(api, engine, problem)) from problem
     else:
-        load_onnx(engine)
+        load_onnx(engine, weights=False)
         model = _model(api, engine)
     # Full precision: otherwise OpenVINO takes bfloat16 where the processor has it, and outputs differ.
     config = {"INFERENCE_NUM_THREADS": options.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}

@@ -118,11 +118,12 @@ def make_builder(session: Session) -> Any:
 def _parsed(session: Session, builder: Any, onnx: Path) -> Any:
     """Return the network; raises `UserError` naming every operator and node that the parser refuses."""
     api = session.api
-    model = load_onnx(onnx)
+    model = load_onnx(onnx, weights=False)
     flag = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = api.OnnxParser(network, session.logger)
     session.alive += [network, parser]
+    # The path tells where weights lie that are in a file of their own.
     if parser.parse(onnx.read_bytes(), str(onnx)):
         return network
     refused = [_parser_error(parser.get_error(i), model) for i in range(parser.num_errors)]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
 from channelcut.engine.driver import cuda_problem, current_capability
 from channelcut.engine.protocol import (
     DEFAULTS,
@@ -26,7 +25,7 @@ from channelcut.engine.protocol import (
     Stages,
     checked_inputs,
 )
-from channelcut.export.files import load_onnx, read_bytes
+from channelcut.export.files import copy_onnx, load_onnx
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -151,15 +150,15 @@ def build(
     import channelcut
 
     del options
-    start, data = time.perf_counter(), read_bytes(onnx, "ONNX file")
+    start = time.perf_counter()
     if on_progress is not None:
         on_progress("importing", 0, 1)
     channelcut.from_onnx(onnx)
-    write_atomically(engine, data)
+    size = copy_onnx(onnx, engine)
     if on_progress is not None:
         on_progress("importing", 1, 1)
     where = current_capability() or "any"
-    return EngineReport(engine, NAME, where, time.perf_counter() - start, len(data) / 2**20, str(torch.__version__))
+    return EngineReport(engine, NAME, where, time.perf_counter() - start, size / 2**20, str(torch.__version__))
 
 
 def load(engine: Path, options: EngineOptions = DEFAULTS) -> TorchRunner:
@@ -178,7 +177,7 @@ def runner_from_onnx(path: Path, options: EngineOptions, device: str = "cuda") -
     """Import an ONNX file and put it on the device, under the file's own input names."""
     import channelcut
 
-    model = load_onnx(path)
+    model = load_onnx(path, weights=False)
     weights = {w.name for w in model.graph.initializer}
     inputs: dict[str, tuple[tuple[int | None, ...], Any]] = {}
     for value in model.graph.input:

@@ -18,7 +18,12 @@ def metadata(path: Path) -> dict[str, str]:
 
     Raises `UserError` when the file is missing or is not ONNX.
     """
-    properties = load_onnx(Path(path)).metadata_props
+    return metadata_of(load_onnx(Path(path), weights=False))
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Return what channelcut wrote into the model, without the prefix."""
+    properties = model.metadata_props
     return {p.key.removeprefix(PREFIX): p.value for p in properties if p.key.startswith(PREFIX)}
 
 

@@ -14,8 +14,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
 from channelcut.core.quiet import quietly
+from channelcut.export.dynamic import OpenAxes, guard_probes, name_axes, open_axes, refuse_decisions, watching
+from channelcut.export.files import save_onnx
 from channelcut.export.inputs import random_like
 from channelcut.export.metadata import set_metadata
 from channelcut.export.names import input_names, output_names
@@ -32,12 +33,14 @@ _OTHER_BATCH = 3  # the batch that a dynamic export is checked with, besides the
 class ExportOptions:
     """How to export. `simplifiers` are tried in order; `tolerance` is relative, see `parity.relative_error`.
 
-    `dynamic_batch` leaves the first axis of every input open. `random_inputs`: how many inputs beside the example the
-    parity is checked on. `metadata`: further pairs for the file, see `metadata.metadata`.
+    `dynamic_batch` leaves the first axis of every input open, `dynamic_size` height and width of images (N, C, H, W).
+    `random_inputs`: how many inputs beside the example the parity is checked on. `metadata`: further pairs for the
+    file, see `metadata.metadata`.
     """
 
     opset: int = 20
     dynamic_batch: bool = False
+    dynamic_size: bool = False
     simplifiers: tuple[str, ...] = ("onnxsim", "onnxslim")
     tolerance: float = 1e-4
     random_inputs: int = 1
@@ -111,10 +114,12 @@ def onnx_from_module(
         names_out = output_names(_forward(module.model, inputs), taken=names_in, model=model)
         if not names_out:
             raise UserError("The model's forward returns no tensor, so there is nothing to export.")
-        exported = _export(module, inputs, names_in, names_out, options)
-        check = ParityCheck(module, _check_inputs(inputs, options), options.tolerance)
+        axes = open_axes(module, inputs, batch=options.dynamic_batch, size=options.dynamic_size)
+        exported, probes, made_at = _export(module, inputs, (names_in, names_out), axes, options.opset)
+        check = ParityCheck(module, _check_inputs(inputs, axes, options), options.tolerance)
         accepted = accept_rewrite(exported, rewrites(options.simplifiers), check)
-        weak = _weak_evidence(check, accepted.model, options)
+        weak = refuse_decisions(probes, lambda probe: _difference(module, accepted.model, probe, options), made_at)
+        weak += _weak_evidence(check, accepted.model, options)
         if accepted.parity.max_relative_error > options.tolerance:
             weak += (
                 f"this network amplifies rounding: the module in float32 is {check.rounding():.0e} from itself in "
@@ -122,8 +127,7 @@ def onnx_from_module(
                 f"{options.tolerance:.0e}",
             )
     set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
-    data = accepted.model.SerializeToString()
-    write_atomically(Path(path), data)
+    size_bytes = save_onnx(accepted.model, Path(path))
     return ExportReport(
         path=Path(path),
         opset=_opset(accepted.model),
@@ -132,7 +136,7 @@ def onnx_from_module(
         simplifier=accepted.name,
         max_relative_error=accepted.parity.max_relative_error,
         refusals=accepted.refusals,
-        size_bytes=len(data),
+        size_bytes=size_bytes,
         input_names=tuple(names_in),
         output_names=tuple(names_out),
         selection_error=accepted.parity.selection_error,
@@ -163,58 +167,70 @@ def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
 def _export(
     module: nn.Module,
     inputs: tuple[Any, ...],
-    names_in: Sequence[str],
-    names_out: Sequence[str],
-    options: ExportOptions,
-) -> onnx.ModelProto:
-    if options.dynamic_batch:
-        # An extent of 1 or 0 would be taken for a constant.
-        inputs = _with_batch(inputs, lambda t: torch.cat([t, t])[:2] if t.shape[0] < 2 else t)
-    shapes = (_dynamic_shapes(inputs),) if options.dynamic_batch else None
-    try:
-        program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-        result = torch.onnx.export(
-            program,
-            inputs,
-            dynamo=True,
-            opset_version=options.opset,
-            input_names=list(names_in),
-            output_names=list(names_out),
-            verbose=False,
-        )
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-        NotImplementedError,
-    ) as problem:
-        batch = " with a dynamic batch" if options.dynamic_batch else ""
-        hint = (
-            " A forward that fixes the batch (view(1, ...)) cannot have a dynamic one." if options.dynamic_batch else ""
-        )
-        raise UserError(
-            f"The model {type(module.model).__name__} cannot be exported to ONNX{batch}: {_cause(problem)}. Expected a "
-            f"forward without branches on tensor values, made of operators that ONNX opset {options.opset} has.{hint}"
-        ) from problem
+    names: tuple[Sequence[str], Sequence[str]],
+    axes: OpenAxes,
+    opset: int,
+) -> tuple[onnx.ModelProto, list[tuple[str, tuple[Any, ...]]], str]:
+    """Return the model, inputs at which what the trace assumes of sizes does not hold, and where sizes are compared."""
+    if axes:
+        # A forward that recomputes what it kept for another size must be seen recomputing it: a copy of it has just run
+        # at the example's size, and is traced at another, of which no extent is 1 (taken for a constant).
+        module = private_copy(module)
+        _forward(module, inputs)
+    traced = axes.traced(inputs) if axes else inputs
+    with watching(module) as decisions:
+        try:
+            program = torch.export.export(
+                module, traced, dynamic_shapes=(axes.shapes(inputs),) if axes else None, strict=False
+            )
+            result = torch.onnx.export(
+                program,
+                traced,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(names[0]),
+                output_names=list(names[1]),
+                verbose=False,
+            )
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            AssertionError,
+            NotImplementedError,
+        ) as problem:
+            opened = f" with {axes.words}" if axes else ""
+            hint = " What is a number in the forward (view(1, ...), a kept grid) cannot be open." if axes else ""
+            raise UserError(
+                f"The model {type(module.model).__name__} cannot be exported to ONNX{opened}: "
+                f"{decisions.closing() or _cause(problem)}. Expected a forward without branches on tensor values, made "
+                f"of operators that ONNX opset {opset} has.{hint}"
+            ) from problem
     if result is None:
         raise UserError("The ONNX exporter returned nothing for this model; try a newer torch.")
     proto: onnx.ModelProto = result.model_proto
-    return proto
+    name_axes(proto, axes)
+    return proto, guard_probes(program, inputs, axes), decisions.made_at()
 
 
-def _dynamic_shapes(inputs: tuple[Any, ...]) -> Any:
-    return pytree.tree_map(lambda _tensor: {0: torch.export.Dim.DYNAMIC}, inputs)
-
-
-def _check_inputs(inputs: tuple[Any, ...], options: ExportOptions) -> list[tuple[Any, ...]]:
-    """Return the example and random inputs in its range, with another batch where the batch is dynamic."""
+def _check_inputs(inputs: tuple[Any, ...], axes: OpenAxes, options: ExportOptions) -> list[tuple[Any, ...]]:
+    """Return the example and random inputs in its range, with another batch and size where these are open."""
     generator = np.random.default_rng(options.seed)
-    batch = _OTHER_BATCH if options.dynamic_batch else None
-    drawn = (pytree.tree_map(lambda t: random_like(t, generator, batch), inputs) for _ in range(options.random_inputs))
+    batch = _OTHER_BATCH if axes.batch else None
+    other = axes.second(inputs)
+    drawn = (pytree.tree_map(lambda t: random_like(t, generator, batch), other) for _ in range(options.random_inputs))
     return [inputs, *drawn]
+
+
+def _difference(
+    module: nn.Module, model: onnx.ModelProto, inputs: tuple[Any, ...], options: ExportOptions
+) -> str | None:
+    """Why the model differs from the module on these inputs; None if it does not."""
+    module(*inputs)  # what does not run must say so here, not as the ONNX model's failure
+    check = ParityCheck(module, [inputs], options.tolerance)
+    return check.refusal(check(model))
 
 
 def _weak_evidence(check: ParityCheck, model: onnx.ModelProto, options: ExportOptions) -> tuple[str, ...]:
@@ -228,14 +244,6 @@ def _weak_evidence(check: ParityCheck, model: onnx.ModelProto, options: ExportOp
         f"the outputs {', '.join(faint)} hardly change with the input (by {max(faint.values()):.0e} of their size), as "
         "those of an untrained model: that they agree with the module's says little about the layers behind them",
     )
-
-
-def _with_batch(inputs: tuple[Any, ...], change: Any) -> tuple[Any, ...]:
-    for tensor in tensor_leaves(inputs):
-        if tensor.dim() == 0:
-            raise UserError("An input without axes has no batch; export with a fixed batch.")
-    changed: tuple[Any, ...] = pytree.tree_map(change, inputs)
-    return changed
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -12,9 +12,12 @@ import numpy.typing as npt
 import onnx
 import torch
 import torch.utils._pytree as pytree
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # ships no stubs
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
+from channelcut.export import files
+from channelcut.export.files import weight_bytes
 from channelcut.export.selection import Forced, with_index_outputs
 
 Array = npt.NDArray[Any]
@@ -38,6 +41,7 @@ REWRITE_FAILURES = (
     AttributeError,
     AssertionError,
     OSError,
+    EncodeError,  # of a model above protobuf's 2 GiB
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
 )
@@ -255,6 +259,10 @@ def accept_rewrite(
     nothing passes, the original included.
     """
     refusals: list[str] = []
+    if weight_bytes(original) > files.EXTERNAL_ABOVE:
+        # The simplifiers work on one protobuf message, which ends at 2 GiB; native code may not fail politely.
+        refusals = [f"{name} not tried: the weights exceed one protobuf message (2 GiB)" for name, _ in rewrites]
+        rewrites = ()
     for name, rewrite in rewrites:
         copy = onnx.ModelProto()
         copy.CopyFrom(original)
@@ -292,9 +300,9 @@ def tensor_leaves(outputs: Any) -> list[Tensor]:
 
 def run_onnx(model: onnx.ModelProto, inputs: Sequence[Array]) -> list[Array]:
     """One run by ONNX Runtime on the CPU, one thread; raises `UserError` when it cannot load or run the model."""
-    from channelcut.export.runtime import failures, session_from_bytes
+    from channelcut.export.runtime import failures, session_from_model
 
-    session = session_from_bytes(model.SerializeToString())
+    session = session_from_model(model)
     feed = {i.name: a for i, a in zip(session.get_inputs(), inputs, strict=True)}
     try:
         outputs: list[Array] = session.run(None, feed)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from channelcut.core.errors import MissingExtraError, UserError
+from channelcut.export import files
+
+if TYPE_CHECKING:
+    import onnx
 
 _FAILURES = (
     "EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile",
@@ -30,15 +35,21 @@ def failures() -> tuple[type[BaseException], ...]:
     return (*named, RuntimeError, ValueError)
 
 
-def session_from_bytes(model: bytes, threads: int = 1, optimized: Path | None = None) -> Any:
-    """Return an inference session for a serialised model; see `session_from_file`."""
-    return _session(model, "the ONNX model", threads, optimized)
+def session_from_model(model: onnx.ModelProto, threads: int = 1) -> Any:
+    """Return an inference session for a model in memory, through a file where it is too large for one message."""
+    if files.weight_bytes(model) <= files.EXTERNAL_ABOVE:
+        return _session(model.SerializeToString(), "the ONNX model", threads, None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        files.save_onnx(model, path)
+        return _session(str(path), "the ONNX model", threads, None)
 
 
 def session_from_file(path: Path, threads: int = 1, optimized: Path | None = None) -> Any:
     """Return an inference session on the CPU with `threads` threads within an operator and one operator at a time.
 
-    `optimized`: where to write the graph as ONNX Runtime optimised it. Raises `UserError` when the model cannot be
+    `optimized`: where to write the graph as ONNX Runtime optimised it, with the weights in `optimized`.data where the
+    model has them in another file. Raises `UserError` when the model cannot be
     loaded.
     """
     return _session(str(path), f"the ONNX file {str(path)!r}", threads, optimized)
@@ -56,6 +67,9 @@ def _session(model: str | bytes, what: str, threads: int, optimized: Path | None
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+        if optimized.name and files.is_split(Path(str(model))):
+            entry = "session.optimized_model_external_initializers_file_name"
+            options.add_session_config_entry(entry, optimized.name + files.SUFFIX)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except failures() as problem:

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from channelcut.core.errors import BudgetError, UserError
-from channelcut.core.files import write_atomically
-from channelcut.export.files import load_onnx
+from channelcut.export.files import load_onnx, save_onnx
 from channelcut.export.metadata import set_metadata
 from channelcut.precision.cast import cast, castable, prepared, simulated
 from channelcut.precision.feeds import feeds_from_images, random_feeds
@@ -150,11 +149,10 @@ def convert_precision(
     if precision == "int8":
         described["calibration"] = f"{options.method} over {len(feeds)} images"
     set_metadata(result, described)
-    data = result.SerializeToString()
-    write_atomically(Path(out), data)
+    size_bytes = save_onnx(result, Path(out))
     report = PrecisionReport(
         Path(out), precision, found.error, found.unrestricted, budget, len(found.lowered), found.kept, inputs,
-        len(data), seen.what,
+        size_bytes, seen.what,
     )  # fmt: skip
     return replace(report, rest="fp16", rest_lowered=len(rest.lowered), rest_kept=rest.kept) if rest else report
 

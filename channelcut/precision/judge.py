@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from channelcut.core.errors import UserError
-from channelcut.export.runtime import failures, session_from_bytes
+from channelcut.export.runtime import failures, session_from_model
 from channelcut.precision.cast import element_types, without_unread
 from channelcut.precision.quantize import Feed
 
@@ -89,7 +89,7 @@ def judging(model: onnx.ModelProto, values: Judged) -> onnx.ModelProto:
 
 def run(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[list[Array]]:
     """The outputs for every feed, by ONNX Runtime; raises `UserError` when it cannot run the model."""
-    session = session_from_bytes(model.SerializeToString())
+    session = session_from_model(model)
     read = {i.name for i in session.get_inputs()}
     try:
         return [session.run(None, {k: v for k, v in feed.items() if k in read}) for feed in feeds]

@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from channelcut.core.errors import UserError
+from channelcut.export.files import is_split, save_onnx
 from channelcut.export.runtime import onnxruntime
 from channelcut.precision.cast import without_unread
 
@@ -62,12 +63,13 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Feed], method: str, notify: C
     # The calibrator prints its progress; standard output is for the result.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         plain, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
-        onnx.save(model, str(plain))
+        save_onnx(model, plain)
         calibrator = create_calibrator(
             str(plain),
             list(QUANTIZED),
             str(augmented),
             names[method],
+            is_split(plain),
             extra_options={"symmetric": True} | _BINS.get(method, {}),
         )
         for start in range(0, len(feeds), _AT_ONCE):

@@ -47,11 +47,13 @@ def profile(report: Part) -> Section | None:
     if not found.parts("layers"):
         return None
     heads, rows = profile_rows(found.data)
-    balance = significant(found.part("balance").number("flops_per_byte"))
-    lead = (
-        f"Median times of ONNX Runtime's profiler. This machine computes {balance} "
-        "floating-point operations in the time in which it moves a byte: a layer of lower intensity waits for memory."
-    )
+    lead = f"Median times of {found.text('backend') or 'ONNX Runtime'}'s profiler. "
+    balance = found.part("balance").number("flops_per_byte")
+    if balance is not None:
+        lead += (
+            f"This machine computes {significant(balance)} floating-point operations in the time in which it moves a "
+            "byte: a layer of lower intensity waits for memory."
+        )
     return section(
         "profile",
         "Where the time goes",
