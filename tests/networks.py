@@ -325,6 +325,20 @@ class Recurrent(nn.Module):
         return self.head(z), self.state(last[-1])
 
 
+class NarrowHeads(nn.Module):
+    """Two channels a head, joined by a linear layer: with one each, they lie in memory without gaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.qkv, self.out = conv(3, 12), nn.Linear(12, 18), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.a(x), 4).flatten(2).transpose(1, 2)[:1]
+        q, k, v = (part.unflatten(-1, (3, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        weights = (q @ k.transpose(-2, -1)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
 class Table(nn.Module):
     """An embedding and a learned position, added to a stream of features."""
 
@@ -526,6 +540,7 @@ NETWORKS = {
         StandardisedWeights,
         Windows,
         Recurrent,
+        NarrowHeads,
         Table,
         InPlace,
         Closure,

@@ -10,6 +10,7 @@ from networks import NETWORKS, build, example
 from torch import Tensor, nn
 
 import channelcut as cc
+from channelcut.core.groups import Group
 from channelcut.couple.registry import RULES, rule
 from channelcut.couple.replay import adversary
 from channelcut.trace.attributes import get_attribute
@@ -293,11 +294,14 @@ def test_lanes_that_a_shuffle_brings_together_keep_the_same_positions(front_end:
 @pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
 def test_no_selection_of_the_replay_repeats_from_lane_to_lane(width: int, distance: int) -> None:
     """Else an op that pairs lanes at that distance would go through by chance."""
-    lanes = list(np.arange(1, 32 * width + 1).reshape(32, width))
+    group = Group(0, "a.weight", tuple(np.arange(1, 32 * width + 1).reshape(32, width)), ())
     for seed in (0, 1):
-        kept = adversary(lanes, [width] * 32, 32 * width + 1, seed)[1:].reshape(32, width)
+        kept = adversary([group], 32 * width + 1, seed)[1:].reshape(32, width)
         assert (kept.sum(1) == (width + 1) // 2).all()
         assert (kept[:-distance] != kept[distance:]).any()
+    if width == 2:  # the first of one lane and the second of the next, and the other way round
+        firsts = [adversary([group], 65, seed)[1:3].tolist() for seed in (0, 1)]
+        assert firsts == [[True, False], [False, True]]
 
 
 def test_softmax_over_channels_pins_them() -> None:

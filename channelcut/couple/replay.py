@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.graph import Graph, Node, Spec, refs
+from channelcut.core.groups import Group
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import Coupler, RawSlot, State
 
@@ -199,23 +200,24 @@ def kept_part(channels: Tensor, kept: Tensor) -> Tensor | None:
     return chosen.reshape(compacted).expand(shape)
 
 
-def adversary(lanes: Sequence[NDArray[np.int64]], widths: Sequence[int], count: int, seed: int) -> Kept:
+def adversary(groups: Sequence[Group], count: int, seed: int) -> Kept:
     """A selection that keeps about half of every lane, other positions in each, and equal shares in lanes of one group.
 
-    `widths[i]` is the width of the group of lane i. Seed 0 keeps a window of each lane that moves on from lane to lane,
-    seed 1 one that moves back: an op that needs two lanes to keep the same positions, or to keep them in an order,
-    fails in one of them. Any other seed draws.
+    Seed 0 keeps a window of each lane that moves on from lane to lane, seed 1 one that moves back: an op that needs two
+    lanes to keep the same positions, or to keep them in an order, fails in one of them. Any other seed draws.
     """
     generator = np.random.default_rng(seed)
     kept = np.ones(count, dtype=bool)
-    for position, (lane, width) in enumerate(zip(lanes, widths, strict=True)):
-        each = len(lane) // width
-        left = max(1, (width + 1) // 2) * each
-        if seed > 1:
-            kept[generator.choice(lane, len(lane) - left, replace=False)] = False
-        else:
-            start = _digit_sum(position, width) * each
-            kept[np.roll(lane, start if seed else -start)[left:]] = False
+    for group in groups:
+        for place, lane in enumerate(group.lanes):
+            each = len(lane) // group.width
+            left = max(1, (group.width + 1) // 2) * each
+            if seed > 1:
+                kept[generator.choice(lane, len(lane) - left, replace=False)] = False
+            else:
+                steps = _digit_sum(place, group.width)
+                start = group.index + (steps if seed == 0 else -1 - steps)
+                kept[np.roll(lane, -start * each)[left:]] = False
     return kept
 
 

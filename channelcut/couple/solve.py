@@ -85,10 +85,8 @@ def _replayed(
     coupler: Coupler, found: Partition, groups: tuple[Group, ...], runs: Sequence[Run], execute: Callable[..., Any]
 ) -> Mismatch | None:
     """The first place where a selection with other positions in every lane does not go through."""
-    lanes = [lane for group in groups for lane in group.lanes]
-    widths = [group.width for group in groups for _ in group.lanes]
     for seed in SEEDS if any(len(group.lanes) > 1 for group in groups) else SEEDS[:1]:
-        kept = adversary(lanes, widths, len(found.pinned), seed)
+        kept = adversary(groups, len(found.pinned), seed)
         for run in runs:
             try:
                 Replay(coupler, found.channel_of, kept).replay(run.graph, run.values, execute)

@@ -23,6 +23,7 @@ from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.trees import mapped_only
 from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
+from channelcut.trace.layout import ContiguousLinear
 from channelcut.trace.modes import slow_attention
 from channelcut.trace.numbers import begin_recording, square_roots
 from channelcut.trace.recurrent import RecurrentMode, zeros
@@ -51,7 +52,8 @@ def record(
     begin_recording()
     attributes = tag_attributes(model) if widths else {}
     try:
-        with torch.no_grad(), slow_attention(), square_roots(), recorder, recurrent, mode if widths else nullcontext():
+        numbers = mode if widths else nullcontext()
+        with torch.no_grad(), slow_attention(), square_roots(), recorder, ContiguousLinear(), recurrent, numbers:
             outputs = model(*args, **kwargs)
     finally:
         for hook in hooks:
