@@ -149,7 +149,7 @@ def _warnings(baseline: Latency, candidate: Latency, interval: Interval, options
     ]
     if interval.half_width > options.target_half_width:
         found.append(
-            f"the ratio is known to ±{interval.half_width:.3f} only, not to the ±{options.target_half_width:.3f} that "
+            f"the ratio is known to ±{interval.half_width:.2g} only, not to the ±{options.target_half_width:.2g} that "
             "was asked for: the time or round limit came first"
         )
     return tuple(found)
