@@ -26,6 +26,7 @@ def add_flags(command: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Profile, write profile.json and report.html, print; returns 0."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from channelcut.bench.profile import profile_pair
@@ -56,7 +57,9 @@ def run(flags: Namespace) -> int:
         print_json(found)
     elif not flags.quiet:
         heads, rows = profile_rows(found)
-        table = Table(*heads, title="Where the time goes", title_justify="left")
+        table = Table(title="Where the time goes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for position, head in enumerate(heads):
+            table.add_column(head, overflow="fold", no_wrap=position > 0)
         for row in rows[:25]:
             table.add_row(*row)
         console().print(table)

@@ -22,10 +22,9 @@ def explain(report: Mapping[str, Any], parameter: str) -> dict[str, Any]:
             {s["tensor"] for s in report["slots"]} | {s["tensor"].rpartition(".")[0] for s in report["slots"]}
         )
         near = difflib.get_close_matches(parameter, names, 3, 0.5)
-        raise UserError(
-            f"No parameter or module with channels is called {parameter!r}. "
-            + (f"Did you mean {', '.join(near)}?" if near else "")
-        )
+        example = names[-1] if names else "head.weight"
+        hint = f"Did you mean {', '.join(near)}?" if near else f"Expected a name such as {example}."
+        raise UserError(f"No parameter or module with channels is called {parameter!r}. {hint}")
     axes = []
     for row in rows:
         groups = [{**report["groups"][int(g)], "index": int(g), "positions": n} for g, n in row["groups"].items()]
