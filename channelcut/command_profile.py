@@ -57,9 +57,11 @@ def run(flags: Namespace) -> int:
         print_json(found)
     elif not flags.quiet:
         heads, rows = profile_rows(found)
-        table = Table(title="Where the time goes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title="Where the time goes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
         for position, head in enumerate(heads):
-            table.add_column(head, overflow="fold", no_wrap=position > 0)
+            table.add_column(head, overflow="fold", min_width=0 if position else 14)
         for row in rows[:25]:
             table.add_row(*row)
         console().print(table)
