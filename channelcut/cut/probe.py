@@ -83,10 +83,11 @@ class Probe:
         refresh(clone, attributes(self.model, groups, kept))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
-        inputs, others = (pytree.tree_map_only(Tensor, Tensor.clone, (self.args, dict(self.kwargs))) for _ in range(2))
+        given = (self.args, dict(self.kwargs))
+        inputs, *before = (pytree.tree_map_only(Tensor, Tensor.clone, given) for _ in range(1 + warm))
         with torch.no_grad(), nullcontext() if self.hollow is False else Hollow():  # type: ignore[no-untyped-call]
-            if warm:
-                clone(*others[0], **others[1])
+            for args, kwargs in before:
+                clone(*args, **kwargs)
             return record(clone, *inputs, training=False, widths=False)
 
 
