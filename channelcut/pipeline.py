@@ -17,6 +17,7 @@ from channelcut.adapters.outputs import uncounted_outputs
 from channelcut.allocate import Budget, allocate
 from channelcut.core.errors import ProofError, UserError
 from channelcut.core.groups import Groups
+from channelcut.core.heap import frozen_heap
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Proof
 from channelcut.core.pruned import Pruned, Recalibration
@@ -99,6 +100,7 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+@frozen_heap()
 def analyze(
     model: nn.Module,
     example_inputs: Any,
@@ -137,6 +139,7 @@ def couple_options(
     return CoupleOptions("groups" if grouped == "groups" else "offsets", free)
 
 
+@frozen_heap()
 def prune(
     model: nn.Module,
     example_inputs: Any,

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.trees import leaves
-from channelcut.cut import hollow
-from channelcut.cut.hollow import Hollow
+from channelcut.trace import hollow, trace_modes
+from channelcut.trace.hollow import Hollow, weightless_copy
 from tests.networks import NETWORKS, build
 
 INPUT = torch.rand(2, 3, 32, 32)
@@ -31,15 +31,26 @@ class Steps(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_op_gives_what_it_gives_with_arithmetic(name: str) -> None:
-    model = build(name)
+def test_every_op_gives_what_it_gives_with_arithmetic(name: str, training: bool) -> None:
+    model = build(name).train(training)
     with torch.no_grad(), Steps() as real:
         model(INPUT)
-    model = build(name)  # anew, because a forward may keep what it computed
+    model = weightless_copy(build(name)).train(training)  # anew, because a forward may keep what it computed
     with torch.no_grad(), Hollow(), Steps() as empty:
         model(INPUT)
     assert empty.found == real.found
+
+
+def test_a_hollow_training_forward_leaves_the_model_alone() -> None:
+    """It shares no tensor that a forward could write into, and moves no statistic."""
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 2048, 1), nn.BatchNorm2d(2048)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace_modes(model, (INPUT,))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    shared = {id(p) for p in model.parameters()} & {id(p) for p in weightless_copy(model).parameters()}
+    assert not shared and not model.training
 
 
 def test_the_shortcut_gives_the_layout_that_the_op_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,11 +22,11 @@ from channelcut.core.graph import Graph
 from channelcut.core.groups import Group, Groups
 from channelcut.couple import CoupleOptions, couple
 from channelcut.cut.apply import refresh, replace_tensors, select
-from channelcut.cut.hollow import LARGE, Hollow
 from channelcut.cut.planning import attributes, kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
+from channelcut.trace.hollow import LARGE, Hollow
 from channelcut.trace.modes import private_copy
 from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import user_lines
@@ -75,7 +75,7 @@ class Probe:
 
     def _traced(self, groups: Groups, kept: NDArray[np.bool_], *, warm: bool) -> Graph:
         """The graph of a cut copy, by the front end of the original's; `warm`: of its second forward."""
-        clone = private_copy(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
+        clone = private_copy(self.model, {t: t for t in (*self.model.parameters(), *self.model.buffers())}).eval()
         positions = kept_positions(groups, kept)
         tensors = named_tensors(self.model).items()
         copy = _copy if self.hollow is False else _hollow_copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,9 @@ from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph, refs
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
+from channelcut.trace.hollow import Hollow, weightless_copy
 from channelcut.trace.modes import doubled, private_copy
+from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import innermost_line
 
 
@@ -81,15 +84,29 @@ def trace_modes(
     forward that needs targets in training mode cannot be traced there; the first graph is then the only one.
     """
     first = trace(model, args, kwargs, front_end=front_end)
-    once = (args, dict(kwargs or {}))
-    for inputs in (doubled(once), once):  # batch norm needs more than one value a channel; some fix their batch
-        try:
-            second = record(_copy(model, True), *inputs, training=True)
-        except Exception:  # noqa: BLE001  whatever the forward raises without targets
-            continue
-        ops = first.front_end == second.front_end  # front ends name ops differently
-        return [first, second] if _reads(second, ops) - _reads(first, ops) else [first]
-    return [first]
+    second = _trained(model, args, dict(kwargs or {}))
+    ops = second is not None and first.front_end == second.front_end  # front ends name ops differently
+    return [first] if second is None or _reads(second, ops) <= _reads(first, ops) else [first, second]
+
+
+def _trained(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
+    """The forward of training mode, or None where it does not run.
+
+    Only its ops count, so it goes without its arithmetic; with it where that fails, or where values decide.
+    """
+    once = (args, kwargs)
+    for hollow in (True, False):
+        for inputs in (once, doubled(once)):  # batch norm needs more than one value a channel; some fix their batch
+            copy = weightless_copy(model) if hollow else private_copy(model)
+            try:
+                with Hollow() if hollow else nullcontext():  # type: ignore[no-untyped-call]
+                    graph = record(copy.train(), *_private(inputs), training=True)
+            except Exception:  # noqa: BLE001  whatever the forward raises without targets
+                continue
+            if hollow and UNSETTLED in graph.outputs:
+                break
+            return graph
+    return None
 
 
 def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
@@ -109,9 +126,13 @@ def _copy(model: nn.Module, training: bool) -> nn.Module:
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """One forward on copies of the inputs, which it may write into."""
-    inputs = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
+    inputs = _private((args, kwargs))
     with torch.no_grad():
         model(*inputs[0], **inputs[1])
+
+
+def _private(inputs: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
 
 
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,15 +15,15 @@ from torch.utils import _pytree as pytree
 from channelcut.core.errors import UserError
 
 
-def private_copy(model: nn.Module, shared: Iterable[torch.Tensor] = ()) -> nn.Module:
+def private_copy(model: nn.Module, replaced: Mapping[torch.Tensor, torch.Tensor] | None = None) -> nn.Module:
     """A deep copy; tensors with a history that a forward left on the modules are copied without it.
 
-    `shared` tensors are not copied.
+    The keys of `replaced` are not copied: their values stand for them in the copy.
 
     Raises:
         UserError: the model holds something that cannot be copied.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo: dict[int, Any] = {id(tensor): other for tensor, other in (replaced or {}).items()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:

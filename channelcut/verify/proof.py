@@ -30,8 +30,9 @@ from channelcut.cut.planning import kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
 from channelcut.trace import trace
 from channelcut.trace.settled import UNSETTLED
+from channelcut.verify.compare import kept_elements, kept_mask, moved, relative_error
 from channelcut.verify.execute import Execution
-from channelcut.verify.reference import MIXING, UnequalGroups, consumers, kept_mask, masked_state, mix_kept, producers
+from channelcut.verify.reference import MIXING, UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.verify.training import training_step
 
 TOLERANCE = 1e-9
@@ -118,8 +119,10 @@ def compare(lockstep: Lockstep, model: nn.Module, cut_model: nn.Module, plan: Pl
     hardly move.
     """
     original = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    checks, signal = lockstep.run(original, {n: tensor.detach() for n, tensor in named_tensors(cut_model).items()})
-    if signal >= VISIBLE and not uninformative(model, plan):
+    actual = {name: tensor.detach() for name, tensor in named_tensors(cut_model).items()}
+    telling = not uninformative(model, plan)
+    checks, signal = lockstep.run(original, actual, signal=telling)
+    if telling and signal >= VISIBLE:
         return Comparison(tuple(checks), signal)
     drawn = rescaled(original)
     chosen = {n: select(t, plan.kept[n]) if n in plan.kept else t for n, t in drawn.items()}
@@ -176,19 +179,24 @@ class Lockstep:
     def __init__(self, groups: Groups, kept: NDArray[np.bool_], graph: Graph, inputs: Any) -> None:
         self.groups, self.kept, self.graph, self.inputs = groups, kept, graph, inputs
         self.consumers, self.producers = consumers(groups), producers(groups)
+        self._masks: dict[int, Tensor | None] = {}
 
-    def run(self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> tuple[list[Check], float]:
-        """Every check in order, and how far the masked outputs moved from the uncut ones."""
+    def run(
+        self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], *, signal: bool = True
+    ) -> tuple[list[Check], float]:
+        """Every check in order, and how far the masked outputs moved from the uncut ones (0 without `signal`)."""
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)  # for what the forward itself makes, without naming a type
         try:
-            return self._run(original, actual)
+            return self._run(original, actual, signal)
         finally:
             torch.set_default_dtype(default)
 
     @torch.no_grad()
-    def _run(self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> tuple[list[Check], float]:
-        uncut = Execution(self.groups.graph, original, self.inputs).outputs()
+    def _run(
+        self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], signal: bool
+    ) -> tuple[list[Check], float]:
+        uncut = Execution(self.groups.graph, original, self.inputs).outputs() if signal else []
         masked = masked_state(self.groups, self.kept, original)
         reference = Execution(self.groups.graph, masked, self.inputs)
         pairs = align(self.groups.graph, self.graph)
@@ -205,7 +213,7 @@ class Lockstep:
             if node.kind == "output":
                 outputs = [reference.env[ref.index] for ref in refs(node.args)]
                 checks += self._outputs(twins, reference, candidate)
-                return checks, max((_moved(a, b) for a, b in zip(uncut, outputs, strict=True)), default=0.0)
+                return checks, max((moved(a, b) for a, b in zip(uncut, outputs, strict=signal)), default=0.0)
             if node.kind != "call":
                 reference.finish(node, reference.source(node))
                 candidate.finish(twin, candidate.source(twin))
@@ -238,7 +246,7 @@ class Lockstep:
             error = float("inf")
             if other is not None:
                 mine, theirs = reference.env[index], candidate.env[other]
-                error = self._on_kept(index, mine, theirs) if free else _relative(mine, theirs)
+                error = self._on_kept(index, mine, theirs) if free else relative_error(mine, theirs)
             checks.append(Check(f"output {name} ({self.groups.graph.nodes[index].site})", error))
         return checks
 
@@ -253,7 +261,7 @@ class Lockstep:
         other = candidate.compute(twin, *candidate.arguments(twin))
         if node.name in ("aten.topk", "aten.sort") and value[0].shape == other[0].shape:
             # Equal scores may come in either order; the values must agree, the order is then the reference's.
-            checks.append(Check(f"values of {node.site}", _relative(value[0], other[0])))
+            checks.append(Check(f"values of {node.site}", relative_error(value[0], other[0])))
             other = value
         if node.index in self.producers:
             checks.append(Check(f"output of {node.site}", self._on_kept(node.index, value, other)))
@@ -265,44 +273,21 @@ class Lockstep:
         first = node.args[0] if node.args else None
         if node.name not in MIXING or not refs(first):
             return None
-        ids = self.groups.values[refs(first)[0].index]
-        mask = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else torch.ones(1, dtype=torch.bool)
         over_channels = node.name != "aten.mean" or not varying_axes(self.groups.values[node.index])
-        return mask if over_channels and not bool(mask.all()) else None
+        return self._mask(refs(first)[0].index) if over_channels else None
 
     def _on_kept(self, index: int, reference: Tensor, candidate: Tensor) -> float:
-        ids = self.groups.values[index]
-        mask = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else None
-        if mask is None or bool(mask.all()):
-            return _relative(reference, candidate)
-        chosen = reference[mask.to(reference.device).expand(reference.shape)]
+        mask = self._mask(index)
+        if mask is None:
+            return relative_error(reference, candidate)
+        chosen = kept_elements(reference, mask)
         if chosen.numel() != candidate.numel():
             return float("inf")
-        return _relative(chosen, candidate.reshape(-1))
+        return relative_error(chosen, candidate.reshape(chosen.shape))
 
-
-def _relative(reference: Tensor, candidate: Tensor) -> float:
-    """Largest difference in units of the reference's deviation; rounding cannot be seen below 1e-5 of the values."""
-    if reference.shape != candidate.shape:
-        return float("inf")
-    if not reference.numel():
-        return 0.0
-    a, b = reference.double(), candidate.double()
-    if torch.equal(a, b):
-        return 0.0
-    finite = torch.isfinite(a)
-    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite], b[~finite]):
-        return float("inf")
-    a, b = a[finite], b[finite]  # what a mask sets to minus infinity is so on both sides
-    difference = float((a - b).abs().max()) if a.numel() else 0.0
-    if difference == 0.0:
-        return 0.0
-    scale = max(float(a.std(correction=0)), 1e-5 * float(a.abs().max()))
-    return difference / scale if scale > 0 else float("inf")
-
-
-def _moved(before: Tensor, after: Tensor) -> float:
-    if before.shape != after.shape or not before.numel():
-        return 0.0
-    scale = float(before.double().std(correction=0)) or float(before.double().abs().max()) or 1.0
-    return float((before.double() - after.double()).abs().max()) / scale
+    def _mask(self, index: int) -> Tensor | None:
+        """The kept elements of a value; None where it loses none."""
+        if index not in self._masks:
+            ids = self.groups.values[index]
+            self._masks[index] = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else None
+        return self._masks[index]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from channelcut.core.graph import Node, Ref, refs
 from channelcut.core.groups import Groups
-from channelcut.couple.ids import compact
 
 MIXING = {
     "aten.layer_norm": -1,
@@ -64,11 +63,6 @@ def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mas
     line = mask.movedim(1, 0).reshape(mask.shape[1], -1)[:, 0]
     counts = line.view(groups, -1).sum(1)
     return bool((counts == counts[0]).all())
-
-
-def kept_mask(ids: Tensor, kept: NDArray[np.bool_]) -> Tensor:
-    """Which elements of a value are kept, from the channel of each; stride-0 axes stay stride-0."""
-    return torch.from_numpy(kept)[compact(ids)].expand(ids.shape)
 
 
 def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> Any:

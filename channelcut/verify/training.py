@@ -19,11 +19,11 @@ def training_step(
 ) -> str:
     """Run one forward and backward of a copy of `cut_model`, in training mode where the original can.
 
-    Batch norm needs more than one value a channel in training mode, so the batch is doubled first; a forward that fixes
-    its batch gets it as it is. Returns `passed`, what was done instead, or `failed: reason`.
+    Batch norm needs more than one value a channel in training mode: where the batch does not give them, it is doubled.
+    Returns `passed`, what was done instead, or `failed: reason`.
     """
     for training, note in ((True, ""), (False, NO_TARGETS)):
-        for inputs in (doubled((args, dict(kwargs or {}))), (args, dict(kwargs or {}))):
+        for inputs in ((args, dict(kwargs or {})), doubled((args, dict(kwargs or {})))):
             error = _step(cut_model, inputs, training=training)
             if error is None:
                 return f"passed{note}"

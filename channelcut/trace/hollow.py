@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.trees import leaves, mapped_only
+from channelcut.trace.modes import private_copy
 
 LARGE = 1024
 
@@ -45,6 +46,15 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if sum(leaf.numel() for leaf in made) < LARGE:
             return func(*args, **kwargs)
         return mapped_only(Tensor, lambda t: _untouched(t, device), result)
+
+
+def weightless_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose large parameters have no values, for a forward in `Hollow`; it costs hardly any memory."""
+    parameters = [p for p in model.parameters() if type(p) is nn.Parameter and p.is_floating_point()]
+    empty: dict[Tensor, Tensor] = {
+        p: nn.Parameter(torch.empty_like(p), p.requires_grad) for p in parameters if p.numel() >= LARGE
+    }
+    return private_copy(model, empty)
 
 
 def _shortcut(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tensor]) -> Any:
