@@ -12,7 +12,7 @@ import torch
 import channelcut as cc
 from benchmarks.zoo.catalogue import Example, open_zoo
 from benchmarks.zoo.lively import enliven
-from benchmarks.zoo.record import Record, peak_mib
+from benchmarks.zoo.record import Record, described, peak_mib
 
 KEEP = 0.5
 NO_RULE = "an op without a rule"
@@ -79,8 +79,27 @@ def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
             **facts(result.groups),
         )
         cc.save(result, folder / "result")
+        beside_export(example, record)
     elif example is not None:
         explain(example, record)
+
+
+def beside_export(example: Example | None, record: Record) -> None:
+    """Time torch.export on the same model in the same process; where it cannot follow, say why.
+
+    Its imports and first use are paid on one layer before. It runs last, so that its memory is in nobody's peak.
+    """
+    assert example is not None
+    from channelcut.pipeline import split_inputs
+
+    args, kwargs = split_inputs(example.inputs)
+    example.model.eval()
+    torch.export.export(torch.nn.Conv2d(3, 4, 1).eval(), (torch.rand(1, 3, 8, 8),), strict=False)
+    try:
+        with torch.no_grad(), record.stage("torch.export"):
+            torch.export.export(example.model, args, kwargs, strict=False)
+    except Exception as error:  # noqa: BLE001  any failure is a cell of the table
+        record.say(export_failure=described(error))
 
 
 def explain(example: Example, record: Record) -> None:

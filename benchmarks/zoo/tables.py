@@ -15,6 +15,7 @@ from channelcut.core.files import write_atomically
 Row = dict[str, Any]
 COMMAND = "python -m benchmarks.zoo"
 REASON_LENGTH = 220
+EXPORT = "torch.export"
 STEPS = ("reload", "onnx", "engine", "fuse", "ultralytics_export")
 
 
@@ -37,8 +38,8 @@ def summary_table(zoos: dict[str, Any]) -> str:
         + ", ".join(f"[{name}](zoo/{name}.md)" for name in zoos)
         + ".\n",
         "| zoo | models | proven | refused | error | timeout | memory | trace, median / max | couple, median / max "
-        "| Torch-Pruning: cut, runs, smaller | its graph, median / max | ours on the same |",
-        "|---" * 12 + "|",
+        "| torch.export, median / max | analysis ÷ torch.export, median / max | Torch-Pruning: cut, runs, smaller | its graph, median / max | ours on the same |",
+        "|---" * 14 + "|",
     ]
     lines += [summary_line(name, data["rows"]) for name, data in zoos.items()]
     for name, data in zoos.items():
@@ -59,6 +60,7 @@ def summary_line(name: str, rows: Sequence[Row]) -> str:
     """Counts and times of one zoo."""
     outcomes = Counter(r["outcome"] for r in rows)
     peers = [r for r in rows if "peer" in r]
+    shares = [share for r in rows if (share := export_share(r)) is not None]
     both = [r for r in peers if r["outcome"] == "proven" and r["peer"]["outcome"] == "cut"]
     cells = [
         name,
@@ -66,6 +68,8 @@ def summary_line(name: str, rows: Sequence[Row]) -> str:
         *(str(outcomes[o]) for o in ("proven", "refused", "error", "timeout", "memory")),
         spread([seconds(r, "trace") for r in rows]),
         spread([seconds(r, "couple") for r in rows]),
+        spread([seconds(r, EXPORT) for r in rows]),
+        f"{median(shares):.2f} / {max(shares):.2f} ({len(shares)} models)" if shares else "–",
         f"{sum(r['peer']['outcome'] == 'cut' for r in peers)} of {len(peers)}" if peers else "–",
         spread([seconds(r["peer"], "graph") for r in both]),
         spread([total(seconds(r, "trace"), seconds(r, "couple")) for r in both]),
@@ -77,6 +81,17 @@ def seconds(row: Row, stage: str) -> float | None:
     """How long a stage took, if it ended."""
     found = row.get("seconds", {}).get(stage)
     return None if found is None else float(found)
+
+
+def export_share(row: Row) -> float | None:
+    """The time of trace, coupling and probe over that of torch.export on the same model, where it follows."""
+    ours, theirs = total(seconds(row, "trace"), seconds(row, "couple")), seconds(row, EXPORT)
+    return None if ours is None or not theirs else ours / theirs
+
+
+def export_text(row: Row) -> str:
+    """How long torch.export took, or why it could not follow."""
+    return text(row.get("export_failure"), 80) or number(seconds(row, EXPORT), ".2f")
 
 
 def total(*parts: float | None) -> float | None:
@@ -140,6 +155,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "pins, most frequent": pins,
     "trace": lambda r: number(seconds(r, "trace"), ".2f"),
     "couple": lambda r: number(seconds(r, "couple"), ".2f"),
+    "torch.export": export_text,
     "prune, s": lambda r: number(r.get("prune_s"), ".1f"),
     "peak, MiB": lambda r: number(r.get("peak_mib"), ".0f"),
     "training step": lambda r: text(r.get("training"), 60),

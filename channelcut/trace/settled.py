@@ -15,6 +15,7 @@ import torch
 
 from channelcut.core.graph import Graph, Node, Ref, Site, Spec, refs
 from channelcut.core.trees import mapped_only
+from channelcut.trace.layout import RESHAPES
 
 UNSETTLED = "unsettled"
 _DECIDES = frozenset(
@@ -59,27 +60,36 @@ def _loose(graph: Graph, computed: set[int]) -> set[int]:
             if node.kind == "call" and node.index not in loose:
                 decided = node.index in computed and _decides(graph, node)
                 if decided or any(index in loose for index in _sources(node)):
-                    loose |= {node.index} | written(graph.nodes, node)
+                    filled = {index for index in written(graph.nodes, node) if graph.nodes[index].kind == "call"}
+                    loose |= {node.index} | filled
         if len(loose) == before:
             return loose
 
 
 def written(nodes: Sequence[Node], node: Node) -> set[int]:
     """What an op writes into in place, and what that is a view of: `found[i] = ...` fills `found`."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return set()
-    named = {argument.name: argument for argument in schema.arguments}
-    given = [*zip(schema.arguments, node.args, strict=False), *((named[k], v) for k, v in node.kwargs.items())]
-    todo = [ref for a, value in given if a.alias_info is not None and a.alias_info.is_write for ref in refs(value)]
-    found: set[int] = set()
+    todo, found = _targets(node), set[int]()
     while todo:
         target = nodes[todo.pop().index]
-        if target.kind == "call" and target.index not in found:
+        if target.index not in found:
             found.add(target.index)
-            if getattr(target.target, "is_view", False):
-                todo += refs(target.args)[:1]
+            todo += _targets(target) or (refs(target.args)[:1] if _is_view(target) else [])
     return found
+
+
+def _targets(node: Node) -> list[Ref]:
+    """The arguments that an op writes into."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return []
+    named = {argument.name: argument for argument in schema.arguments}
+    given = [*zip(schema.arguments, node.args, strict=False), *((named[k], v) for k, v in node.kwargs.items())]
+    return [ref for a, value in given if a.alias_info is not None and a.alias_info.is_write for ref in refs(value)]
+
+
+def _is_view(node: Node) -> bool:
+    """Whether a value may share the memory of the first argument."""
+    return node.name == "getitem" or node.name in RESHAPES or getattr(node.target, "is_view", False)
 
 
 def _sources(node: Node) -> list[int]:

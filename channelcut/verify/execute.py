@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from channelcut.core.graph import Graph, Node, Ref, refs
 from channelcut.core.trees import mapped
 from channelcut.trace.layout import RESHAPES
+from channelcut.trace.settled import written
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -29,8 +30,31 @@ def _writes(node: Node) -> bool:
     return schema is not None and schema.is_mutable and not node.name.endswith("batch_norm")
 
 
+class Derived(Mapping[str, Tensor]):
+    """Tensors that are made of others each time they are read, so that no second network is kept in memory."""
+
+    def __init__(self, state: Mapping[str, Tensor], make: Callable[[str, Tensor], Tensor]) -> None:
+        self.state, self.make = state, make
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Make the tensor of this name."""
+        return self.make(name, self.state[name])
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        """Count the names."""
+        return len(self.state)
+
+
 class Execution:
-    """Runs the nodes of one graph in order; `env` holds the values that later nodes still need, and those in `keep`."""
+    """Runs the nodes of one graph in order.
+
+    `env` holds the values that later nodes still need, and those in `keep`. Parameters and buffers are read where they
+    are used, layer by layer, unless something writes into them.
+    """
 
     def __init__(
         self, graph: Graph, state: Mapping[str, Tensor], inputs: Sequence[Any], keep: Iterable[int] = ()
@@ -39,24 +63,34 @@ class Execution:
         self.state = state
         self.inputs = iter([leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)])
         self.env: dict[int, Any] = {}
-        self._writes = any(_writes(node) for node in graph.calls)
+        writers = [node for node in graph.calls if _writes(node)]
+        self._written = {index for node in writers for index in written(graph.nodes, node)}
         self._last = {ref.index: node.index for node in graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
         self._last.update(dict.fromkeys(keep, len(graph.nodes)))
 
+    def value(self, index: int) -> Any:
+        """The value of a node that has run."""
+        node = self.graph.nodes[index]
+        if node.kind == "state" and index not in self.env:
+            return to_double(self.state[node.name])
+        return self.env[index]
+
     def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments, with values for references and float64 for lower types."""
-        resolve = lambda leaf: to_double(self.env[leaf.index] if isinstance(leaf, Ref) else leaf)  # noqa: E731
+        resolve = lambda leaf: to_double(self.value(leaf.index) if isinstance(leaf, Ref) else leaf)  # noqa: E731
         args, kwargs = mapped(resolve, (tuple(node.args), dict(node.kwargs)))
         return args, kwargs
 
-    def source(self, node: Node) -> Tensor:
-        """The value of an input, parameter, buffer or constant; what writes in place must not reach the user's."""
+    def start(self, node: Node) -> None:
+        """Take in an input, a constant, or a parameter that is written into: the user's own must not be reached."""
         if node.kind == "state":
-            value = self.state[node.name].detach()
-            return to_double(value).clone() if self._writes else value  # float64 where it is used, layer by layer
-        if node.kind == "constant":
-            return to_double(self.graph.constants[node.name]).clone()  # type: ignore[no-any-return]
-        return to_double(next(self.inputs)).clone()  # type: ignore[no-any-return]
+            tensor = self.state[node.name].detach()
+            if node.index in self._written or (self._written and tensor.dtype not in LOW):
+                self.finish(node, to_double(tensor.clone()))
+        elif node.kind == "constant":
+            self.finish(node, to_double(self.graph.constants[node.name]).clone())
+        else:
+            self.finish(node, to_double(next(self.inputs)).clone())
 
     def compute(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call."""
@@ -82,7 +116,9 @@ class Execution:
         """Run everything and return the network's outputs."""
         for node in self.graph.nodes:
             if node.kind == "output":
-                return [self.env[ref.index] for ref in refs(node.args)]
-            value = self.compute(node, *self.arguments(node)) if node.kind == "call" else self.source(node)
-            self.finish(node, value)
+                return [self.value(ref.index) for ref in refs(node.args)]
+            if node.kind == "call":
+                self.finish(node, self.compute(node, *self.arguments(node)))
+            else:
+                self.start(node)
         return []

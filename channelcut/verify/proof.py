@@ -31,7 +31,7 @@ from channelcut.cut.structure import retraced_structure
 from channelcut.trace import trace
 from channelcut.trace.settled import UNSETTLED
 from channelcut.verify.compare import kept_elements, kept_mask, moved, relative_error
-from channelcut.verify.execute import Execution
+from channelcut.verify.execute import Derived, Execution
 from channelcut.verify.reference import MIXING, UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.verify.training import training_step
 
@@ -125,7 +125,7 @@ def compare(lockstep: Lockstep, model: nn.Module, cut_model: nn.Module, plan: Pl
     if telling and signal >= VISIBLE:
         return Comparison(tuple(checks), signal)
     drawn = rescaled(original)
-    chosen = {n: select(t, plan.kept[n]) if n in plan.kept else t for n, t in drawn.items()}
+    chosen = Derived(drawn, lambda name, tensor: select(tensor, plan.kept.get(name, {})))
     more, signal = lockstep.run(drawn, chosen)
     return Comparison((*checks, *more), signal, "own and rescaled")
 
@@ -211,18 +211,16 @@ class Lockstep:
                 side.finish(alone, side.compute(alone, *side.arguments(alone)))
                 continue
             if node.kind == "output":
-                outputs = [reference.env[ref.index] for ref in refs(node.args)]
+                outputs = [reference.value(ref.index) for ref in refs(node.args)]
                 checks += self._outputs(twins, reference, candidate)
                 return checks, max((moved(a, b) for a, b in zip(uncut, outputs, strict=signal)), default=0.0)
             if node.kind != "call":
-                reference.finish(node, reference.source(node))
-                candidate.finish(twin, candidate.source(twin))
+                reference.start(node)
+                candidate.start(twin)
                 continue
             for ref in self.consumers.get(node.index, ()):
-                mine, theirs = (
-                    reference.env[ref.index],
-                    candidate.env[refs(twin.args)[refs(node.args).index(ref)].index],
-                )
+                other = refs(twin.args)[refs(node.args).index(ref)]
+                mine, theirs = reference.value(ref.index), candidate.value(other.index)
                 checks.append(Check(f"input of {node.site}", self._on_kept(ref.index, mine, theirs)))
             self._step(node, twin, reference, candidate, checks)
         return checks, 0.0
@@ -245,7 +243,7 @@ class Lockstep:
             free = any(fnmatch(name, pattern) for pattern in self.groups.free_outputs)
             error = float("inf")
             if other is not None:
-                mine, theirs = reference.env[index], candidate.env[other]
+                mine, theirs = reference.value(index), candidate.value(other)
                 error = self._on_kept(index, mine, theirs) if free else relative_error(mine, theirs)
             checks.append(Check(f"output {name} ({self.groups.graph.nodes[index].site})", error))
         return checks

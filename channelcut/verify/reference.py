@@ -6,6 +6,7 @@ zeros would count there.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from channelcut.core.graph import Node, Ref, refs
 from channelcut.core.groups import Groups
+from channelcut.verify.execute import Derived
 
 MIXING = {
     "aten.layer_norm": -1,
@@ -27,21 +29,27 @@ MIXING = {
 }
 
 
-def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Zero every removed position of every slot.
 
     A variance stays, and the direction of a normalised weight, or their channels would become infinite; the zeros of
     the scale beside them are enough.
     """
-    masked = dict(state)
     directions = _directions(groups)
+    removed: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     for slot in groups.slots:
-        removed = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
+        positions = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
         divides = slot.tensor.endswith("running_var") or (slot.tensor in directions and slot.role != "in")
-        if len(removed) and not divides:
-            tensor = masked[slot.tensor]
-            masked[slot.tensor] = tensor.index_fill(slot.axis, removed.to(tensor.device), 0.0)
-    return masked
+        if len(positions) and not divides:
+            removed[slot.tensor].append((slot.axis, positions))
+
+    def masked(name: str, tensor: Tensor) -> Tensor:
+        found = tensor.clone() if name in removed else tensor
+        for axis, positions in removed.get(name, ()):
+            found.index_fill_(axis, positions.to(tensor.device), 0.0)
+        return found
+
+    return Derived(state, masked)
 
 
 def _directions(groups: Groups) -> set[str]:
