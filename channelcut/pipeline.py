@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict, Unpack
 from channelcut.adapters.outputs import uncounted_outputs
 from channelcut.allocate import Budget, allocate
 from channelcut.core.errors import ProofError, UserError
+from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
 from channelcut.core.plan import Plan
@@ -173,8 +174,30 @@ def prune(
     budget = Budget(keep, macs, params, options.get("align", 1), options.get("floor", 0.1))
     args, kwargs = split_inputs(example_inputs)
     watch = Stopwatch(options.get("progress"))
-    with watch.stage("trace"):
-        graphs = trace_modes(model, args, kwargs, front_end=options.get("front_end", "auto"))
+    for arithmetic in (False, True):
+        with watch.stage("trace"):
+            front_end = options.get("front_end", "auto")
+            graphs = trace_modes(model, args, kwargs, front_end=front_end, arithmetic=arithmetic)
+        try:
+            return _pruned(model, graphs, (args, kwargs), budget, watch, options)
+        except UserError:
+            raise
+        except Exception:
+            if not graphs[0].hollow:  # else its values may have had a say that the trace does not show
+                raise
+    raise AssertionError("a trace with the arithmetic is not hollow")
+
+
+def _pruned(
+    model: nn.Module,
+    graphs: Sequence[Graph],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    budget: Budget,
+    watch: Stopwatch,
+    options: PruneOptions,
+) -> Pruned:
+    """All stages after the trace."""
+    args, kwargs = inputs
     with watch.stage("couple"):
         coupling = couple_options(model, options.get("grouped", "groups"), options.get("free_outputs"))
         groups = couple_probed(model, graphs, args, kwargs, coupling)

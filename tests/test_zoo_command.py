@@ -168,10 +168,12 @@ def test_the_summary_compares_times_where_both_work():
         {"name": "a", "outcome": "proven", "seconds": {"trace": 1.0, "couple": 0.5}},
         {"name": "b", "outcome": "refused", "reason": "why", "no_rule": {"aten.x": 2}},
     ]
+    rows[0]["seconds"]["torch.export"] = 3.0
     rows[0]["peer"] = {"outcome": "cut", "seconds": {"graph": 0.25}, "params_ratio": 0.5}
     rows[1]["peer"] = {"outcome": "error", "reason": "IndexError"}
     text = summary_table({"z": {"rows": rows}})
     assert (
-        "| z | 2 | 1 | 1 | 0 | 0 | 0 | 1.00 / 1.00 s | 0.50 / 0.50 s | 1 of 2 | 0.25 / 0.25 s | 1.50 / 1.50 s |" in text
+        "| z | 2 | 1 | 1 | 0 | 0 | 0 | 1.00 / 1.00 s | 0.50 / 0.50 s | 3.00 / 3.00 s | 0.50 / 0.50 (1 models) "
+        "| 1 of 2 | 0.25 / 0.25 s | 1.50 / 1.50 s |" in text
     )
     assert "- `b`: refused. why" in text and "- `aten.x`: 1" in text

@@ -38,7 +38,8 @@ def summary_table(zoos: dict[str, Any]) -> str:
         + ", ".join(f"[{name}](zoo/{name}.md)" for name in zoos)
         + ".\n",
         "| zoo | models | proven | refused | error | timeout | memory | trace, median / max | couple, median / max "
-        "| torch.export, median / max | analysis ÷ torch.export, median / max | Torch-Pruning: cut, runs, smaller | its graph, median / max | ours on the same |",
+        "| torch.export, median / max | analysis ÷ torch.export, median / max "
+        "| Torch-Pruning: cut, runs, smaller | its graph, median / max | ours on the same |",
         "|---" * 14 + "|",
     ]
     lines += [summary_line(name, data["rows"]) for name, data in zoos.items()]

@@ -101,7 +101,8 @@ class Graph:
     `constants` are tensors that the forward made outside the traced ops; `aliases` names every parameter and buffer
     that shares its tensor with an earlier one, with that one's name. `outputs` names the tensors of the result by their
     path in it, such as `1.feats.0`. `uses` are the numbers that the forward computed from shapes and attributes, where
-    the front end can see them; `attributes` are the integers that modules keep, by module path and name.
+    the front end can see them; `attributes` are the integers that modules keep, by module path and name. `hollow` says
+    that it was recorded without the forward's arithmetic.
     """
 
     nodes: tuple[Node, ...]
@@ -112,6 +113,7 @@ class Graph:
     outputs: tuple[str, ...] = ()
     uses: tuple[WidthUse, ...] = ()
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    hollow: bool = False
 
     @cached_property
     def tagged(self) -> frozenset[tuple[int, str]]:

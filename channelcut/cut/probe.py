@@ -57,8 +57,8 @@ class Probe:
         run again with it, unless the uncut forward runs in `Hollow` as it does with its arithmetic. Where values decide
         how the forward goes on, it never runs without them.
         """
-        if UNSETTLED in groups.graph.outputs:
-            self.hollow = False
+        if groups.graph.hollow or UNSETTLED in groups.graph.outputs:
+            self.hollow = groups.graph.hollow
         found = self._failure(groups, kept)
         if found is not None and self.hollow is None and groups.graph.front_end == "dispatch":
             everything = np.ones(groups.channel_count, dtype=bool)

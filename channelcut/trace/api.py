@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph, refs
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
-from channelcut.trace.hollow import Hollow, weightless_copy
+from channelcut.trace.hollow import weightless_copy
 from channelcut.trace.modes import doubled, private_copy
 from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import innermost_line
@@ -29,6 +28,7 @@ def trace(
     training: bool = False,
     warm: bool = False,
     front_end: str = "auto",
+    arithmetic: bool = False,
 ) -> Graph:
     """Turn one forward of `model` into a `Graph`.
 
@@ -40,6 +40,7 @@ def trace(
         warm: trace the second forward, which finds what the first one has stored (anchors of a shape).
         front_end: `dispatch` (record the ATen ops of one eager run), `export` (torch.export) or `auto` (record; where
             that refuses, export).
+        arithmetic: run the forward with its arithmetic. Without, it is run so where values decide how it goes on.
 
     Raises:
         UserError: the forward itself fails on these inputs.
@@ -50,6 +51,10 @@ def trace(
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {type(model).__name__}. Pass the network itself: model.module.")
     keywords = dict(kwargs or {})
+    if not (arithmetic or warm or front_end == "export"):
+        found = _hollow(model, (args, keywords), training=training)
+        if found is not None:
+            return found
     refusals: list[str] = []
     for name, follow in FRONT_ENDS[front_end]:
         try:
@@ -76,37 +81,48 @@ FRONT_ENDS["auto"] = FRONT_ENDS["dispatch"] + FRONT_ENDS["export"]
 
 
 def trace_modes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, front_end: str = "auto"
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    front_end: str = "auto",
+    arithmetic: bool = False,
 ) -> list[Graph]:
     """Trace the forward of evaluation mode and, where it does something else, that of training mode.
 
     Auxiliary and one-to-many heads may run in training alone; their layers lose the channels that the others lose. A
     forward that needs targets in training mode cannot be traced there; the first graph is then the only one.
     """
-    first = trace(model, args, kwargs, front_end=front_end)
+    first = trace(model, args, kwargs, front_end=front_end, arithmetic=arithmetic)
     second = _trained(model, args, dict(kwargs or {}))
     ops = second is not None and first.front_end == second.front_end  # front ends name ops differently
     return [first] if second is None or _reads(second, ops) <= _reads(first, ops) else [first, second]
 
 
 def _trained(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
-    """The forward of training mode, or None where it does not run.
-
-    Only its ops count, so it goes without its arithmetic; with it where that fails, or where values decide.
-    """
+    """The forward of training mode, or None where it does not run."""
     once = (args, kwargs)
-    for hollow in (True, False):
-        for inputs in (once, doubled(once)):  # batch norm needs more than one value a channel; some fix their batch
-            copy = weightless_copy(model) if hollow else private_copy(model)
-            try:
-                with Hollow() if hollow else nullcontext():  # type: ignore[no-untyped-call]
-                    graph = record(copy.train(), *_private(inputs), training=True)
-            except Exception:  # noqa: BLE001  whatever the forward raises without targets
-                continue
-            if hollow and UNSETTLED in graph.outputs:
-                break
+    both = (once, doubled(once))  # batch norm needs more than one value a channel; some fix their batch
+    for inputs in both:
+        graph = _hollow(model, inputs, training=True)
+        if graph is not None:
             return graph
+    for inputs in both:
+        try:
+            return record(_copy(model, True), *_private(inputs), training=True)
+        except Exception:  # noqa: BLE001  whatever the forward raises without targets
+            continue
     return None
+
+
+def _hollow(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], *, training: bool) -> Graph | None:
+    """The ops of a forward without its arithmetic; None where it fails so, or where values decide how it goes on."""
+    copy = weightless_copy(model).train(training)
+    try:
+        graph = record(copy, *_private(inputs), training=training, hollow=True)
+    except Exception:  # noqa: BLE001  the forward with its arithmetic tells whose fault it is
+        return None
+    return None if UNSETTLED in graph.outputs else graph
 
 
 def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:

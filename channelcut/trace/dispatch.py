@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.trees import mapped_only
 from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
+from channelcut.trace.hollow import Hollow, Unread
 from channelcut.trace.layout import ContiguousLinear
 from channelcut.trace.modes import slow_attention
 from channelcut.trace.numbers import begin_recording, square_roots
@@ -33,11 +34,18 @@ from channelcut.trace.widths import WidthMode
 
 
 def record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, widths: bool = True
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    training: bool,
+    widths: bool = True,
+    hollow: bool = False,
 ) -> Graph:
     """Run `model` (a copy that may be changed) once and return the ops it ran as a `Graph`.
 
-    `widths`: also note the numbers that the forward computes from shapes and attributes, see `trace.widths`.
+    `widths`: also note the numbers that the forward computes from shapes and attributes, see `trace.widths`. `hollow`:
+    without the arithmetic, see `trace.hollow`.
     """
     recorder = _Recorder(aliases(model))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -52,8 +60,11 @@ def record(
     begin_recording()
     attributes = tag_attributes(model) if widths else {}
     try:
-        numbers = mode if widths else nullcontext()
-        with torch.no_grad(), slow_attention(), square_roots(), recorder, ContiguousLinear(), recurrent, numbers:
+        with ExitStack() as modes:
+            hollows = (Hollow(), Unread()) if hollow else ()  # type: ignore[no-untyped-call]
+            own = (recorder, ContiguousLinear(), recurrent, *((mode,) if widths else ()))
+            for entered in (torch.no_grad(), slow_attention(), square_roots(), *hollows, *own):
+                modes.enter_context(entered)
             outputs = model(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -63,7 +74,8 @@ def record(
     recorder.append(kind="output", name="output", value=None, args=(tree,), site=Site("network output"))
     names = tuple(name for name, _ in leaves)
     uses, nodes = tuple(mode.uses), tuple(recorder.nodes)
-    return settled(Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes))
+    graph = Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes, hollow)
+    return settled(graph)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

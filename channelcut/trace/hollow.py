@@ -7,12 +7,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.trees import leaves, mapped_only
 from channelcut.trace.modes import private_copy
 
 LARGE = 1024
+_READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
+
+
+class ValuesNeeded(Exception):
+    """The forward takes the values of a tensor out of torch, so that it cannot go without its arithmetic."""
+
+
+class Unread(TorchFunctionMode):
+    """Stops a forward that takes the values of a tensor out of torch in a way that no op shows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Raise `ValuesNeeded` for such a function; run any other."""
+        if getattr(func, "__name__", "") in _READS:
+            raise ValuesNeeded(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]

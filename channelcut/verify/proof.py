@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,9 @@ def verify(
     failures = plan_failures(groups, kept, plan) or tensor_failures(model, cut_model, plan)
     graph: Graph | None = None
     try:
-        front_end = groups.graph.front_end
-        graph, difference = retraced_structure(
-            groups, kept, lambda warm: trace(cut_model, args, kwargs, front_end=front_end, warm=warm)
-        )
+        original = groups.graph
+        again = partial(trace, cut_model, args, kwargs, front_end=original.front_end, arithmetic=not original.hollow)
+        graph, difference = retraced_structure(groups, kept, lambda warm: again(warm=warm))
         if difference is not None:
             failures.append(str(difference))
     except UserError as error:

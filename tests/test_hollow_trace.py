@@ -1,0 +1,102 @@
+"""A trace without arithmetic is the trace with it, and one that needs its values is made with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import channelcut as cc
+from channelcut import pipeline
+from channelcut.couple import couple
+from channelcut.trace import trace
+from tests.networks import NETWORKS, build, example
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_both_traces_say_the_same(name: str) -> None:
+    model = build(name)
+    hollow, real = trace(model, (example(),)), trace(model, (example(),), arithmetic=True)
+    assert hollow.hollow and not real.hollow
+    assert [(n.kind, n.name, n.value, n.args) for n in hollow.nodes] == [
+        (n.kind, n.name, n.value, n.args) for n in real.nodes
+    ]
+    assert hollow.uses == real.uses and hollow.attributes == real.attributes
+    assert all(torch.equal(hollow.constants[k], v) for k, v in real.constants.items())
+    a, b = couple([hollow]), couple([real])
+    assert [(g.name, g.width, g.slots) for g in a.groups] == [(g.name, g.width, g.slots) for g in b.groups]
+
+
+class Reads(nn.Module):
+    """Looks at its values by Python, in a way that no op shows."""
+
+    def __init__(self, read: Any) -> None:
+        super().__init__()
+        self.read = read
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x if self.read(x) > 1e9 else x.relu())
+
+
+READERS = {
+    "tolist": lambda x: x.mean((0, 2, 3)).tolist()[0],
+    "numpy": lambda x: x.numpy().mean(),
+    "asarray": lambda x: np.asarray(x).mean(),
+    "storage": lambda x: x.untyped_storage()[0],
+    "item": lambda x: x.mean().item(),
+    "truth": lambda x: 2e9 if x.sum() > 1e9 else 0,
+}
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_whoever_looks_at_values_gets_real_ones(name: str) -> None:
+    graph = trace(Reads(READERS[name]).eval(), (torch.rand(1, 3, 32, 32),))
+    assert not graph.hollow
+    assert any(node.name == "aten.relu" for node in graph.nodes)
+
+
+def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace that a value could mislead costs a second one, never a wrong refusal."""
+    real, seen = pipeline.verify, []
+
+    def misled(*args: Any, **kwargs: Any) -> Any:
+        hollow = args[3].graph.hollow
+        seen.append(hollow)
+        proof = real(*args, **kwargs)
+        return replace(proof, passed=False, failures=("misled",)) if hollow else proof
+
+    monkeypatch.setattr(pipeline, "verify", misled)
+    assert cc.prune(build("Chain"), example(), keep=0.5).proof.passed
+    assert seen == [True, False]
+
+
+def test_a_proof_that_fails_with_values_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pipeline.verify
+    monkeypatch.setattr(
+        pipeline, "verify", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",))
+    )
+    with pytest.raises(cc.ProofError, match="on purpose"):
+        cc.prune(build("Chain"), example(), keep=0.5)
+
+
+class Embedded(nn.Module):
+    """An index out of range shows when values are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.a, self.b = nn.Embedding(50, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.b(self.a(self.words(words)).relu())
+
+
+def test_a_wrong_input_that_only_values_show_is_the_users() -> None:
+    with pytest.raises(cc.UserError, match="own forward fails"):
+        cc.prune(Embedded().eval(), torch.tensor([[1, 2, 99]]), keep=0.5)
+    assert cc.prune(Embedded().eval(), torch.tensor([[1, 2, 49]]), keep=0.5).proof.passed
