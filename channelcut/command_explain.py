@@ -79,14 +79,14 @@ def describe(path: Path) -> dict[str, Any]:
 
 def describe_folder(folder: Path) -> dict[str, Any]:
     """Every ONNX file of a result folder, with whether the plan that it names is the folder's."""
-    from channelcut.cut.storage import PLAN, fingerprint
+    from channelcut.cut.storage import PLAN, plan_fingerprint
 
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no result of `channelcut compress`: it has no {PLAN}.")
     files = [describe(path) for path in sorted(folder.glob("*.onnx"))]
     for file in files:
         if "plan" in file["metadata"]:
-            file["plan_matches"] = file["metadata"]["plan"] == fingerprint(folder)
+            file["plan_matches"] = file["metadata"]["plan"] == plan_fingerprint(folder)
     return {"files": files}
 
 

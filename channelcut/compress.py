@@ -25,7 +25,7 @@ from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
 from channelcut.core.pruned import Pruned
 from channelcut.cut import store
-from channelcut.cut.storage import fingerprint
+from channelcut.cut.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
 from channelcut.export.onnx import ExportOptions, ExportReport, onnx_from_module
@@ -171,7 +171,7 @@ def export_both(
     """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
     described = {}
     for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
-        said = facts | ({"plan": fingerprint(folder)} if name == "pruned" else {})
+        said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
         options = ExportOptions(metadata=tuple(said.items()))
         described[name] = describe_export(onnx_from_module(module, (example,), folder / file, options))
     return described

@@ -32,6 +32,7 @@ from channelcut.score import score
 from channelcut.trace import trace_modes
 from channelcut.verify import verify
 from channelcut.verify.each import GroupCuts
+from channelcut.verify.proof import NOTHING_SHOWN
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total)."""
@@ -82,7 +83,7 @@ class Stopwatch:
         self.progress(name, 0, 1)
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self.progress(name, 1, 1)
 
 
@@ -224,8 +225,10 @@ def _proven_cut(cuts: GroupCuts, plan: Plan, watch: Stopwatch, options: PruneOpt
         smaller = cut(cuts.model, plan)
     with watch.stage("verify"):
         proof = verify(cuts.model, smaller, plan, cuts.groups, cuts.kept, cuts.args, cuts.kwargs)
+    if proof.failures == (NOTHING_SHOWN,):
+        raise UserError(_unseen(cuts))
     if not proof.passed:
-        raise ProofError(_unproven(proof, cuts))
+        raise ProofError("" if cuts.groups.graph.hollow else _unproven(proof, cuts))  # what is hollow is tried again
     if options.get("prove", "whole") == "each":
         with watch.stage("prove each"):
             checks = cuts.prove_each(lambda done, total: watch.progress("prove each", done, total))
@@ -233,6 +236,16 @@ def _proven_cut(cuts: GroupCuts, plan: Plan, watch: Stopwatch, options: PruneOpt
         if failed := [check for check in checks if not check.passed]:
             raise ProofError(f"Cut alone, the group {failed[0].group} could not be proven: {failed[0].failure}.")
     return smaller, proof
+
+
+def _unseen(cuts: GroupCuts) -> str:
+    names = [group.name for group in cuts.groups.groups if not cuts.kept[group.channels].all()]
+    return (
+        f"The outputs do not depend on any channel that this budget removes ({', '.join(names[:3])}"
+        f"{', ...' if len(names) > 3 else ''}), neither with the model's weights nor with drawn ones, so that no proof "
+        "could tell a right cut from a wrong one. Expected: layers that the outputs are computed from. Take the unused "
+        "layers out of the model, or remove the factor that is zero."
+    )
 
 
 def _unproven(proof: Proof, cuts: GroupCuts) -> str:

@@ -338,3 +338,19 @@ def test_a_result_is_no_pickle(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with pytest.raises((pickle.UnpicklingError, KeyError, EOFError, ValueError, IndexError, AttributeError)):
             pickle.loads(path.read_bytes())
+
+
+class Unseen(nn.Module):
+    """What its long way computes never arrives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.long, self.wide, self.short = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.short(x) + 0 * self.wide(self.long(x))
+
+
+def test_outputs_that_do_not_depend_on_what_would_go() -> None:
+    with pytest.raises(cc.UserError, match=r"do not depend on any channel .*\(long.weight\).* factor that is zero"):
+        cc.prune(Unseen(), torch.rand(2, 3, 16, 16), keep=0.5)

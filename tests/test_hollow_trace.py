@@ -31,6 +31,23 @@ def test_both_traces_say_the_same(name: str) -> None:
     assert [(g.name, g.width, g.slots) for g in a.groups] == [(g.name, g.width, g.slots) for g in b.groups]
 
 
+class Kept(nn.Module):
+    """Uses a large tensor that it keeps beside its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.grid = torch.arange(2048.0).view(1, 2, 32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)) * self.grid[:, :1]
+
+
+def test_a_constant_keeps_its_values() -> None:
+    graph = trace(Kept().eval(), (torch.rand(1, 3, 32, 32),))
+    assert graph.hollow and torch.equal(graph.constants["constant_0"], Kept().grid)
+
+
 class Reads(nn.Module):
     """Looks at its values by Python, in a way that no op shows."""
 

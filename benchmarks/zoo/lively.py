@@ -16,11 +16,11 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @torch.no_grad()
-def enliven(example: Example, seed: int = 0) -> Any:
+def enliven(example: Example, seed: int = 0) -> None:
     """Change the model's weights in place: statistics as after training, and every layer's output of deviation one.
 
     Initial values tell channels apart badly: batch norms are all ones and zeros, layer scales 1e-6, and a deep
-    detector's signal shrinks layer by layer. Returns what the forward gives then.
+    detector's signal shrinks layer by layer.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in example.model.modules():
@@ -36,7 +36,6 @@ def enliven(example: Example, seed: int = 0) -> Any:
             parameter.copy_(drawn(name, parameter, generator))
     with normalising(example.model):
         example.run()
-    return example.run()
 
 
 def drawn(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:

@@ -131,6 +131,7 @@ def facts(groups: cc.Groups) -> dict[str, Any]:
     unknown = Counter(pin.op for pin in groups.pins if pin.reason == NO_RULE)
     return {
         "front_end": groups.graph.front_end,
+        "hollow": groups.graph.hollow,
         "ops": len(groups.graph.calls),
         "groups": len(groups.groups),
         "removable": sum(len(group.channels) for group in groups.groups),

@@ -11,7 +11,7 @@ from torch import nn
 
 from channelcut.adapters.sources import LIBRARIES, Source
 from channelcut.cut import load_plan
-from channelcut.cut.storage import PLAN, fingerprint
+from channelcut.cut.storage import PLAN, plan_fingerprint
 
 _DIGITS = 16
 
@@ -25,7 +25,7 @@ def provenance(source: Source) -> dict[str, str]:
     folder = Path(source.name)
     if (folder / PLAN).is_file():
         original = load_plan(folder).options.get("model")
-        facts = {"plan": fingerprint(folder)}
+        facts = {"plan": plan_fingerprint(folder)}
         return facts | ({"source": _line(str(original))} if original else {})
     weights = "" if source.weights is None else f", weights {source.weights.name}{_checksum(source.weights)}"
     return {"source": _line(source.name) + weights}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.plan import Plan
-from channelcut.cut.planning import fingerprint, named_tensors
+from channelcut.cut.planning import architecture_fingerprint, named_tensors
 from channelcut.trace.attributes import set_attribute
 from channelcut.trace.modes import private_copy
 
@@ -21,13 +21,11 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         UserError: the plan was made for another architecture.
     """
-    if fingerprint(model) != plan.fingerprint:
+    if architecture_fingerprint(model) != plan.fingerprint:
         raise UserError(
             "This plan belongs to another architecture: the names or shapes of the model's parameters differ from "
-            "those it "
-            f"was made for (fingerprint {fingerprint(model)}, expected {plan.fingerprint}). Build the same class with "
-            f"the same "
-            "arguments, before any fuse()."
+            f"those it was made for (fingerprint {architecture_fingerprint(model)}, expected {plan.fingerprint}). "
+            "Build the same class with the same arguments, before any fuse()."
         )
     clone = private_copy(model)
     try:

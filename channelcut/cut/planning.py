@@ -24,7 +24,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def fingerprint(model: nn.Module) -> str:
+def architecture_fingerprint(model: nn.Module) -> str:
     """Identify an architecture by the names, shapes and types of its parameters and buffers."""
     lines = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in sorted(named_tensors(model).items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -54,7 +54,7 @@ def make_plan(
         when: Cost(costs["macs"](at), round(costs["params"](at))) for when, at in (("before", full), ("after", widths))
     }
     return Plan(
-        fingerprint=fingerprint(model),
+        fingerprint=architecture_fingerprint(model),
         weights=weights_fingerprint(model),
         kept=positions,
         attributes=attributes(model, groups, kept),

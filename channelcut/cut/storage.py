@@ -30,7 +30,7 @@ def store(model: nn.Module, plan: Plan, folder: Path) -> None:
     write_atomically(folder / PLAN, json.dumps(plan.to_dict(), indent=1).encode())
 
 
-def fingerprint(folder: Path) -> str:
+def plan_fingerprint(folder: Path) -> str:
     """Return the start of the SHA-256 of a result folder's plan: what its ONNX files name it by."""
     return hashlib.sha256((Path(folder) / PLAN).read_bytes()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
@@ -133,7 +133,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known is not None:
             return known
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = tensor.detach().clone()
+        with _disable_current_modes():  # type: ignore[no-untyped-call]  # its values count in a hollow forward too
+            self.constants[name] = tensor.detach().clone()
         ref = self.append(kind="constant", name=name, value=as_spec(tensor))
         self._remember(tensor, ref)
         return ref

@@ -21,7 +21,7 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     "recurrence(Tensor input, Tensor?[] states, Tensor[] weights, str kind, bool has_biases, int num_layers, "
     "bool bidirectional, bool batch_first) -> Tensor[]"
 )
-_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}  # the layers that are one step, with their gates
 
 
 @torch.library.impl(_LIBRARY, "recurrence", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
@@ -84,7 +84,7 @@ def whole(kind: str, args: Sequence[Any], zero: Callable[[Any], bool]) -> tuple[
     `zero` tells which states the forward made of zeros. The moments of a packed sequence come in another form, and a
     projected state has other weights.
     """
-    if kind not in _KINDS or len(args) != 9 or not isinstance(args[2], (list, tuple)):
+    if kind not in GATES or len(args) != 9 or not isinstance(args[2], (list, tuple)):
         return None
     source, start, weights, has_biases, num_layers, _, _, bidirectional, batch_first = args
     states = start if isinstance(start, (tuple, list)) else [start]
@@ -104,7 +104,7 @@ class RecurrentMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a recurrent layer; run anything else."""
         name = getattr(func, "__name__", "")
-        layer = name in _KINDS and func is getattr(torch, name) and not kwargs
+        layer = name in GATES and func is getattr(torch, name) and not kwargs
         arguments = whole(name, args, self.zero) if layer else None
         if arguments is None:
             return func(*args, **(kwargs or {}))

@@ -38,6 +38,7 @@ from channelcut.verify.training import training_step
 
 TOLERANCE = 1e-9
 VISIBLE = 1e-6
+NOTHING_SHOWN = "the outputs do not depend on the removed channels, so nothing was shown"
 
 
 def verify(
@@ -108,7 +109,7 @@ class Comparison:
             f"{c.place} differs by {c.relative_error:.2g}" for c in self.checks if not c.relative_error <= TOLERANCE
         ][:5]
         if self.signal == 0.0 and anything_cut:
-            found.append("the outputs do not depend on the removed channels, so nothing was shown")
+            found.append(NOTHING_SHOWN)
         return found
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.registry import Call, activation, rule
-
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+from channelcut.trace.recurrent import GATES
 
 
 @rule("channelcut.recurrence")
