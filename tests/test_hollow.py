@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import channelcut as cc
 from channelcut.core.trees import leaves
 from channelcut.trace import hollow, trace_modes
-from channelcut.trace.hollow import Hollow, weightless_copy
+from channelcut.trace.hollow import Hollow, roots, weightless_copy
 from tests.networks import NETWORKS, build
 
 INPUT = torch.rand(2, 3, 32, 32)
@@ -38,8 +40,9 @@ def test_every_op_gives_what_it_gives_with_arithmetic(name: str, training: bool)
     with torch.no_grad(), Steps() as real:
         model(INPUT)
     model = weightless_copy(build(name)).train(training)  # anew, because a forward may keep what it computed
-    with torch.no_grad(), Hollow(), Steps() as empty:
-        model(INPUT)
+    x = INPUT.clone()
+    with torch.no_grad(), Hollow(roots(model, x)), Steps() as empty:
+        model(x)
     assert empty.found == real.found
 
 
@@ -69,6 +72,31 @@ def test_the_shortcut_gives_the_layout_that_the_op_gives(monkeypatch: pytest.Mon
     monkeypatch.setattr(hollow, "_shortcut", compared)
     for name in NAMES:
         model = build(name)
-        with torch.no_grad(), Hollow():
-            model(INPUT)
+        x = INPUT.clone()
+        with torch.no_grad(), Hollow(roots(model, x)):
+            model(x)
     assert {"native_batch_norm", "add", "silu"} <= taken
+
+
+@lru_cache
+def grid(height: int, width: int) -> Tensor:
+    """What a library may keep for all its models."""
+    return torch.stack(torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")) * 2
+
+
+class Cached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(10, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        where = grid(*x.shape[2:]).expand(len(x), -1, -1, -1)
+        return self.c(self.b(torch.cat((x, where), 1)))
+
+
+def test_what_a_forward_keeps_in_a_global_cache_has_its_values() -> None:
+    cc.analyze(Cached().eval(), torch.rand(1, 3, 64, 64))
+    kept = grid(64, 64)
+    assert grid.cache_info().currsize == 1, "analyze must have filled the cache, or this shows nothing"
+    assert torch.equal(kept, grid.__wrapped__(64, 64))

@@ -26,7 +26,7 @@ from channelcut.cut.planning import attributes, kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
-from channelcut.trace.hollow import LARGE, Hollow
+from channelcut.trace.hollow import LARGE, Hollow, roots
 from channelcut.trace.modes import private_copy
 from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import user_lines
@@ -85,7 +85,8 @@ class Probe:
             return export(clone, self.args, dict(self.kwargs), training=False)
         given = (self.args, dict(self.kwargs))
         inputs, *before = (pytree.tree_map_only(Tensor, Tensor.clone, given) for _ in range(1 + warm))
-        with torch.no_grad(), nullcontext() if self.hollow is False else Hollow():  # type: ignore[no-untyped-call]
+        mode = nullcontext() if self.hollow is False else Hollow(roots(clone, (inputs, before)))
+        with torch.no_grad(), mode:
             for args, kwargs in before:
                 clone(*args, **kwargs)
             return record(clone, *inputs, training=False, widths=False)

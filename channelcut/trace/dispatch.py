@@ -23,7 +23,7 @@ from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.trees import mapped_only
 from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
-from channelcut.trace.hollow import Hollow, Unread
+from channelcut.trace.hollow import Hollow, Unread, roots
 from channelcut.trace.layout import ContiguousLinear
 from channelcut.trace.modes import slow_attention
 from channelcut.trace.numbers import begin_recording, square_roots
@@ -61,7 +61,7 @@ def record(
     attributes = tag_attributes(model) if widths else {}
     try:
         with ExitStack() as modes:
-            hollows = (Hollow(), Unread()) if hollow else ()  # type: ignore[no-untyped-call]
+            hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
             own = (recorder, ContiguousLinear(), recurrent, *((mode,) if widths else ()))
             for entered in (torch.no_grad(), slow_attention(), square_roots(), *hollows, *own):
                 modes.enter_context(entered)

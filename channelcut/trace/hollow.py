@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.trees import leaves, mapped_only
@@ -21,47 +22,78 @@ class ValuesNeeded(Exception):
     """The forward takes the values of a tensor out of torch, so that it cannot go without its arithmetic."""
 
 
+class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Ops with large results give tensors of the right shape with any values; small ones are computed.
+
+    Only what depends on the `roots`, the parameters and the inputs, goes without values. A grid or a table that a
+    forward makes of sizes alone has its own, because it may be kept in a cache that the user's model reads as well.
+    Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
+    """
+
+    def __init__(self, roots: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        for root in roots:
+            _mark(root)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Run what does not depend on the roots as it is; all else gives results that are known to depend on them."""
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(map(_is_marked, tensors)):
+            return func(*args, **kwargs)
+        result = _shaped(func, args, kwargs, tensors)
+        for leaf in leaves(result):
+            if isinstance(leaf, Tensor):
+                _mark(leaf)
+        return result
+
+
 class Unread(TorchFunctionMode):
-    """Stops a forward that takes the values of a tensor out of torch in a way that no op shows."""
+    """Stops a hollow forward that takes values out of torch in a way that no op shows."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Raise `ValuesNeeded` for such a function; run any other."""
-        if getattr(func, "__name__", "") in _READS:
+        if getattr(func, "__name__", "") in _READS and args and _is_marked(args[0]):
             raise ValuesNeeded(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
-class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Ops with large results give tensors of the right shape with any values; small ones are computed.
+def roots(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """What a forward's values depend on: the parameters of a model and its inputs."""
+    return [*model.parameters(), *(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))]
 
-    Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
-    """
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        """Run a small op or a view as it is; ask torch's meta kernel for the shapes of any other."""
-        kwargs = kwargs or {}
-        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if (
-            func.is_view
-            or torch.Tag.inplace_view in func.tags
-            or not any(t.numel() >= LARGE and t.is_floating_point() for t in tensors)
-        ):
-            return func(*args, **kwargs)
-        if func._schema.is_mutable:
-            return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
-        found = _shortcut(func, args, kwargs, tensors)
-        if found is not None:
-            return found
-        try:
-            meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
-            result = func(*meta[0], **meta[1])
-        except (RuntimeError, NotImplementedError, TypeError):
-            return func(*args, **kwargs)
-        device = tensors[0].device
-        made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
-        if sum(leaf.numel() for leaf in made) < LARGE:
-            return func(*args, **kwargs)
-        return mapped_only(Tensor, lambda t: _untouched(t, device), result)
+def _mark(tensor: Tensor) -> None:
+    tensor._depends_on_roots = True  # type: ignore[attr-defined]
+
+
+def _is_marked(tensor: Any) -> bool:
+    return getattr(tensor, "_depends_on_roots", False)
+
+
+def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tensor]) -> Any:
+    """Run a small op or a view as it is; ask torch's meta kernel for the shapes of any other."""
+    if (
+        func.is_view
+        or torch.Tag.inplace_view in func.tags
+        or not any(t.numel() >= LARGE and t.is_floating_point() for t in tensors)
+    ):
+        return func(*args, **kwargs)
+    if func._schema.is_mutable:
+        return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
+    found = _shortcut(func, args, kwargs, tensors)
+    if found is not None:
+        return found
+    try:
+        meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
+        result = func(*meta[0], **meta[1])
+    except (RuntimeError, NotImplementedError, TypeError):
+        return func(*args, **kwargs)
+    device = tensors[0].device
+    made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
+    if sum(leaf.numel() for leaf in made) < LARGE:
+        return func(*args, **kwargs)
+    return mapped_only(Tensor, lambda t: _untouched(t, device), result)
 
 
 def weightless_copy(model: nn.Module) -> nn.Module:
