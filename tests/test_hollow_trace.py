@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -117,3 +119,31 @@ def test_a_wrong_input_that_only_values_show_is_the_users() -> None:
     with pytest.raises(cc.UserError, match="own forward fails"):
         cc.prune(Embedded().eval(), torch.tensor([[1, 2, 99]]), keep=0.5)
     assert cc.prune(Embedded().eval(), torch.tensor([[1, 2, 49]]), keep=0.5).proof.passed
+
+
+@pytest.mark.parametrize("part", ["module", "in place", "whole"])
+def test_a_compiled_model_is_traced_as_it_is_written(part: str) -> None:
+    from torch._dynamo.utils import counters
+
+    model = build("Chain")
+    plain = trace(model, (example(),))
+    if part == "whole":
+        model = torch.compile(model, backend="eager")
+    for name, child in [] if part == "whole" else list(model.named_children()):
+        child.compile(backend="eager") if part == "in place" else setattr(
+            model, name, torch.compile(child, backend="eager")
+        )
+    model(example())
+    before = dict(counters["frames"])
+    groups = cc.analyze(model, example())
+    assert [node.name for node in groups.graph.nodes if node.kind == "call"] == [n.name for n in plain.calls]
+    assert dict(counters["frames"]) == before, "nothing of the recorder is compiled"
+
+
+def test_an_analysis_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys, torch, channelcut as cc; cc.analyze(torch.nn.Conv2d(3, 4, 1), torch.rand(1, 3, 4, 4)); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", done.stderr

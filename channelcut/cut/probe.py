@@ -27,7 +27,7 @@ from channelcut.cut.structure import retraced_structure
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.hollow import LARGE, Hollow, roots
-from channelcut.trace.modes import private_copy
+from channelcut.trace.modes import private_copy, uncompiled
 from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import user_lines
 
@@ -86,7 +86,7 @@ class Probe:
         given = (self.args, dict(self.kwargs))
         inputs, *before = (pytree.tree_map_only(Tensor, Tensor.clone, given) for _ in range(1 + warm))
         mode = nullcontext() if self.hollow is False else Hollow(roots(clone, (inputs, before)))
-        with torch.no_grad(), mode:
+        with torch.no_grad(), uncompiled(), mode:
             for args, kwargs in before:
                 clone(*args, **kwargs)
             return record(clone, *inputs, training=False, widths=False)

@@ -25,7 +25,7 @@ from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.hollow import Hollow, Unread, roots
 from channelcut.trace.layout import ContiguousLinear
-from channelcut.trace.modes import slow_attention
+from channelcut.trace.modes import slow_attention, uncompiled
 from channelcut.trace.numbers import begin_recording, square_roots
 from channelcut.trace.recurrent import RecurrentMode, zeros
 from channelcut.trace.settled import settled
@@ -63,7 +63,7 @@ def record(
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
             own = (recorder, ContiguousLinear(), recurrent, *((mode,) if widths else ()))
-            for entered in (torch.no_grad(), slow_attention(), square_roots(), *hollows, *own):
+            for entered in (torch.no_grad(), uncompiled(), slow_attention(), square_roots(), *hollows, *own):
                 modes.enter_context(entered)
             outputs = model(*args, **kwargs)
     finally:
@@ -80,6 +80,11 @@ def record(
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Appends a node for every op; values are known by the identity of their tensors, for as long as these live."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load torch's compiler, which takes a second, to keep it out of here: `modes.uncompiled` does that."""
+        return False
 
     def __init__(self, shared: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -30,6 +30,11 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load torch's compiler, which takes a second, to keep it out of here: `modes.uncompiled` does that."""
+        return False
+
     def __init__(self, roots: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         for root in roots:
