@@ -14,6 +14,7 @@ import channelcut as cc
 from channelcut.core.trees import leaves
 from channelcut.trace import hollow, trace_modes
 from channelcut.trace.hollow import Hollow, roots, weightless_copy
+from channelcut.trace.shortcuts import shortcut
 from tests.networks import NETWORKS, build
 
 INPUT = torch.rand(2, 3, 32, 32)
@@ -58,7 +59,7 @@ def test_a_hollow_training_forward_leaves_the_model_alone() -> None:
 
 def test_the_shortcut_gives_the_layout_that_the_op_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same op on the same tensors, with and without the shortcut, over every network."""
-    taken, shortcut = set(), hollow._shortcut
+    taken, shortcut = set(), hollow.shortcut
 
     def compared(func: Any, args: Any, kwargs: Any, tensors: Any) -> Any:
         result = shortcut(func, args, kwargs, tensors)
@@ -69,13 +70,119 @@ def test_the_shortcut_gives_the_layout_that_the_op_gives(monkeypatch: pytest.Mon
                 assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), (str(func), args)
         return result
 
-    monkeypatch.setattr(hollow, "_shortcut", compared)
+    monkeypatch.setattr(hollow, "shortcut", compared)
     for name in NAMES:
         model = build(name)
         x = INPUT.clone()
         with torch.no_grad(), Hollow(roots(model, x)):
             model(x)
     assert {"native_batch_norm", "add", "silu"} <= taken
+
+
+A, LAST = torch.rand(2, 8, 6, 10), torch.rand(2, 8, 6, 10).to(memory_format=torch.channels_last)
+OPS: list[tuple[Any, tuple[Any, ...]]] = [
+    (torch.ops.aten.add.Tensor, (A, torch.rand(8, 1, 1))),
+    (torch.ops.aten.mul.Tensor, (A, torch.rand(2, 1, 6, 10))),
+    (torch.ops.aten.mul.Tensor, (A, torch.rand(10))),
+    (torch.ops.aten.mul.Tensor, (A[:1], torch.rand(8, 1, 1))),
+    (torch.ops.aten.mul.Tensor, (A[:1, :1], torch.rand(6, 1))),
+    (torch.ops.aten.mul.Tensor, (A[:, :1].contiguous(), torch.rand(6, 1))),
+    (torch.ops.aten.mul.Tensor, (A[:1], LAST[:1])),
+    (torch.ops.aten.relu.default, (LAST[:1],)),
+    (torch.ops.aten.relu.default, (torch.rand(64, 16)[None].as_strided((1, 64, 16), (16, 16, 1)),)),
+    (torch.ops.aten.mul.Tensor, (torch.rand(5, 1, 1, 7), torch.rand(7))),
+    (torch.ops.aten.mul.Tensor, (torch.rand(1, 9, 1), torch.rand(1, 1, 1))),
+    (torch.ops.aten.mul.Tensor, (A, LAST)),
+    (torch.ops.aten.mul.Tensor, (LAST, A)),
+    (torch.ops.aten.mul.Tensor, (LAST, torch.rand(8, 1, 1))),
+    (torch.ops.aten.add.Tensor, (A, torch.rand(2, 10, 6, 8).transpose(1, 3))),
+    (torch.ops.aten.add.Tensor, (torch.rand(1, 6, 10), A)),
+    (torch.ops.aten.sub.Tensor, (torch.rand(2, 1, 6, 10), torch.rand(2, 8, 1, 1))),
+    (torch.ops.aten.add.Tensor, (A, torch.rand(1, 1, 1, 1, dtype=torch.float64))),
+    (torch.ops.aten.add.Tensor, (A, torch.rand(3, 2, 8, 6, 10))),
+    (torch.ops.aten.where.ScalarOther, (A > 0, A, 1.0)),
+    (torch.ops.aten.gt.Tensor, (A, torch.rand(10))),
+    (torch.ops.aten.addmm.default, (torch.rand(40), torch.rand(30, 20), torch.rand(40, 20).t())),
+    (torch.ops.aten.addmm.default, (torch.rand(30, 1), torch.rand(20, 30).t(), torch.rand(20, 40))),
+    (torch.ops.aten.native_layer_norm.default, (A, [10], torch.rand(10), torch.rand(10), 1e-5)),
+    (torch.ops.aten.native_layer_norm.default, (LAST.permute(0, 2, 3, 1), [8], None, None, 1e-5)),
+    (torch.ops.aten.native_layer_norm.default, (LAST, [6, 10], torch.rand(6, 10), None, 1e-5)),
+    (torch.ops.aten.native_layer_norm.default, (A.double(), [10], None, None, 1e-5)),
+    (torch.ops.aten.grid_sampler_2d.default, (A, torch.rand(2, 5, 7, 2), 0, 0, False)),
+    (torch.ops.aten.grid_sampler_2d.default, (LAST, torch.rand(2, 12, 7, 2), 1, 1, True)),
+    (torch.ops.aten.grid_sampler_3d.default, (torch.rand(1, 4, 3, 4, 5), torch.rand(1, 2, 3, 4, 3), 0, 0, False)),
+]
+
+
+def convolution(
+    source: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, *rest: Any
+) -> tuple[Any, tuple[Any, ...]]:
+    dilation, transposed, more, groups = (*rest, *(1, False, 0, 1)[len(rest) :])
+    each = ([n] * (source.dim() - 2) for n in (stride, padding, dilation, more))
+    stride_, padding_, dilation_, more_ = each
+    return torch.ops.aten.convolution.default, (
+        source, weight, None, stride_, padding_, dilation_, transposed, more_, groups
+    )  # fmt: skip
+
+
+def last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
+
+
+W, CUBE = torch.rand(16, 8, 3, 3), torch.rand(2, 8, 5, 6, 7)
+for source in (A, LAST, A[:1], LAST[:1], A[:, :, ::2], A[:, :, :1, :1].contiguous(), torch.rand(2, 6, 10, 8).mT.mT):
+    if source.shape[1] == 8:
+        OPS += [
+            convolution(source, torch.rand(16, 8, 1, 1)),
+            convolution(source, last(torch.rand(16, 8, 1, 1)), 2),
+            convolution(source, W, 2, 1, 1),
+            convolution(source, last(W), 1, 3, 2),
+            convolution(source, torch.rand(8, 1, 3, 3), 1, 1, 1, False, 0, 8),
+            convolution(source, last(torch.rand(24, 2, 3, 3)), 2, 2, 1, False, 0, 4),
+            convolution(source, torch.rand(8, 16, 2, 2), 2, 0, 1, True),
+            convolution(source, last(torch.rand(8, 6, 3, 3)), 2, 1, 2, True, 1, 2),
+        ]
+OPS += [
+    convolution(torch.rand(2, 1, 6, 6), torch.rand(4, 1, 3, 3), 1, 1),
+    convolution(CUBE, torch.rand(4, 8, 3, 3, 3), 1, 1),
+    convolution(last(CUBE), torch.rand(4, 8, 3, 3, 3), 2, 1),
+    convolution(CUBE, last(torch.rand(4, 8, 1, 1, 1))),
+    convolution(CUBE, torch.rand(8, 4, 2, 2, 2), 2, 0, 1, True),
+    convolution(torch.rand(2, 8, 20), torch.rand(4, 8, 3), 1, 1),
+    convolution(LAST.double(), W.double()),
+]
+
+
+@pytest.mark.parametrize(("func", "args"), OPS, ids=lambda value: str(value) if callable(value) else "")
+def test_a_shortcut_gives_shape_type_and_layout_or_nothing(func: Any, args: tuple[Any, ...]) -> None:
+    found = shortcut(func, args, {}, [a for a in args if isinstance(a, Tensor)])
+    if found is not None:
+        for a, b in zip(leaves(found), leaves(func(*args)), strict=True):
+            assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
+    else:
+        assert func.overloadpacket.__name__ not in ("addmm", "native_layer_norm", "grid_sampler_2d", "grid_sampler_3d")
+
+
+@pytest.mark.parametrize(
+    ("func", "args"),
+    [
+        (torch.ops.aten.addmm.default, (torch.rand(40), torch.rand(30, 19), torch.rand(20, 40))),
+        (torch.ops.aten.addmm.default, (torch.rand(39), torch.rand(30, 20), torch.rand(20, 40))),
+        (torch.ops.aten.native_layer_norm.default, (A, [9], None, None, 1e-5)),
+        (torch.ops.aten.native_layer_norm.default, (A, [10], torch.rand(9), None, 1e-5)),
+        (torch.ops.aten.grid_sampler_2d.default, (A, torch.rand(1, 5, 7, 2), 0, 0, False)),
+        (torch.ops.aten.mul.Tensor, (A, torch.rand(7, 1, 1))),
+        convolution(A, torch.rand(16, 7, 3, 3)),
+        convolution(A, torch.rand(7, 16, 3, 3), 1, 0, 1, True),
+        convolution(A, torch.rand(9, 4, 3, 3), 1, 0, 1, False, 0, 2),
+        convolution(A, torch.rand(16, 8, 9, 9)),
+    ],
+    ids=lambda value: str(value) if callable(value) else "",
+)
+def test_no_shortcut_past_shapes_that_do_not_fit(func: Any, args: tuple[Any, ...]) -> None:
+    assert shortcut(func, args, {}, [a for a in args if isinstance(a, Tensor)]) is None
+    with pytest.raises(RuntimeError):
+        func(*args)
 
 
 @lru_cache

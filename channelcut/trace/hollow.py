@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.trees import leaves, mapped_only
 from channelcut.trace.modes import private_copy
+from channelcut.trace.shortcuts import shortcut
 
 LARGE = 1024
 _READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
@@ -86,8 +87,8 @@ def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tenso
         return func(*args, **kwargs)
     if func._schema.is_mutable:
         return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
-    found = _shortcut(func, args, kwargs, tensors)
-    if found is not None:
+    found = shortcut(func, args, kwargs, tensors)
+    if found is not None and sum(leaf.numel() for leaf in leaves(found)) >= LARGE:
         return found
     try:
         meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
@@ -110,33 +111,7 @@ def weightless_copy(model: nn.Module) -> nn.Module:
     return private_copy(model, empty)
 
 
-def _shortcut(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tensor]) -> Any:
-    """The result of an op whose first value is laid out like its input, from a run on one element per axis; or None.
-
-    torch's meta kernels of these are decompositions in Python, a hundred times slower.
-    """
-    first = args[0] if args else None
-    if not isinstance(first, Tensor) or not first.is_floating_point() or not first.numel():
-        return None
-    if func.overloadpacket.__name__.endswith("batch_norm"):
-        channels = first.as_strided([1, first.shape[1], *[1] * (first.dim() - 2)], first.stride())
-        return (torch.empty_like(first), *func(channels, *args[1:], **kwargs)[1:])
-    layout = (first.shape, first.stride())
-    if (
-        torch.Tag.pointwise not in func.tags
-        or kwargs.get("memory_format")
-        or any((t.shape, t.stride()) != layout for t in tensors if t.dim())
-    ):
-        return None
-    small = mapped_only(Tensor, lambda t: t.as_strided([1] * t.dim(), t.stride()), (tuple(args), kwargs))
-    result = func(*small[0], **small[1])
-    if not isinstance(result, Tensor) or not result.is_floating_point():
-        return None
-    return torch.empty_like(first, dtype=result.dtype)
-
-
 def _untouched(like: Tensor, device: torch.device) -> Tensor:
     """Memory that nobody writes to costs nothing; its layout is the real one, because torch's ops branch on that."""
-    if like.is_floating_point():
-        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
-    return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)  # positions must stay in range
+    made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+    return made if like.is_floating_point() else made.zero_()  # positions must stay in range
