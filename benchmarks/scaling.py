@@ -2,13 +2,14 @@
 
     python -m benchmarks.scaling            # writes benchmarks/results/scaling.json and scaling.md
 
-One process a network and front end. `first_use_s` is what torch.export's or the recorder's own imports cost once a
-process, seen on a one-layer model; `rss_mib` is the peak above what the imports and the built model took.
+One process a network and front end. `first_use_s` is what loading the compiler of torch and the front end cost once
+a process, seen on a one-layer model; `rss_mib` is the peak above what the imports and the built model took.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -41,6 +42,7 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     model = open_source(f"ultralytics:{name}.yaml").build()
     example = torch.rand(1, 3, 640, 640)
     start = time.perf_counter()
+    importlib.import_module("torch._dynamo")  # torch's meta kernels load it
     trace(torch.nn.Conv2d(3, 4, 1), (torch.rand(1, 3, 8, 8),), front_end=front_end)
     first_use = time.perf_counter() - start
     before = peak_mib()

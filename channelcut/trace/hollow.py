@@ -88,8 +88,8 @@ def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tenso
     if func._schema.is_mutable:
         return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
     found = shortcut(func, args, kwargs, tensors)
-    if found is not None and sum(leaf.numel() for leaf in leaves(found)) >= LARGE:
-        return found
+    if found is not None:
+        return found if sum(leaf.numel() for leaf in leaves(found)) >= LARGE else func(*args, **kwargs)
     try:
         meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
         result = func(*meta[0], **meta[1])
