@@ -70,6 +70,11 @@ READERS = {
     "storage": lambda x: x.untyped_storage()[0],
     "item": lambda x: x.mean().item(),
     "truth": lambda x: 2e9 if x.sum() > 1e9 else 0,
+    "equal": lambda x: 2e9 if torch.equal(x, x + 1) else 0,
+    "data": lambda x: x.data.mean().tolist(),
+    "detached": lambda x: x.detach().cpu().numpy().mean(),
+    "count": lambda x: len((x > 0).nonzero()),
+    "selected": lambda x: x[x > 1e9].numel(),
 }
 
 
@@ -78,6 +83,37 @@ def test_whoever_looks_at_values_gets_real_ones(name: str) -> None:
     graph = trace(Reads(READERS[name]).eval(), (torch.rand(1, 3, 32, 32),))
     assert not graph.hollow
     assert any(node.name == "aten.relu" for node in graph.nodes)
+
+
+class LargestWeight(nn.Module):
+    """Divides by a number that it reads from its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)) / self.b.weight.abs().amax().item()
+
+
+def test_a_number_of_the_weights_is_the_real_one() -> None:
+    model = LargestWeight().eval()
+    graph = trace(model, (torch.rand(1, 3, 32, 32),))
+    number = next(node.args[1] for node in graph.calls if node.name == "aten.div")
+    assert not graph.hollow and number == model.b.weight.abs().max().item()
+
+
+def test_a_number_of_small_weights_needs_no_arithmetic() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.scale = nn.Conv2d(3, 8, 3), nn.Parameter(torch.tensor([2.5]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) * self.scale.item()
+
+    graph = trace(Scaled().eval(), (torch.rand(1, 3, 32, 32),))
+    assert graph.hollow and any(2.5 in node.args for node in graph.calls)
 
 
 def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ another size than predicted, and the values that it handles, say which channels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -99,9 +100,9 @@ def _copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
 
 def _hollow_copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
     """The same, but large weights without their values, which a probe without arithmetic does not need."""
-    if tensor.numel() < LARGE or not tensor.is_floating_point():
-        return _copy(tensor, axes)
     shape = [len(axes[axis]) if axis in axes else extent for axis, extent in enumerate(tensor.shape)]
+    if math.prod(shape) < LARGE or not tensor.is_floating_point():
+        return _copy(tensor, axes)
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
 

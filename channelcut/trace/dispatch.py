@@ -23,7 +23,7 @@ from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.trees import mapped_only
 from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
-from channelcut.trace.hollow import Hollow, Unread, roots
+from channelcut.trace.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.trace.layout import ContiguousLinear
 from channelcut.trace.modes import slow_attention, uncompiled
 from channelcut.trace.numbers import begin_recording, square_roots
@@ -137,6 +137,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self.known(tensor)
         if known is not None:
             return known
+        if is_hollow(tensor):  # a value that no op here has made is a constant, and this one has none
+            raise ValuesNeeded("a constant")
         name = f"constant_{len(self.constants)}"
         with _disable_current_modes():  # type: ignore[no-untyped-call]  # its values count in a hollow forward too
             self.constants[name] = tensor.detach().clone()

@@ -17,18 +17,20 @@ from channelcut.trace.shortcuts import shortcut
 
 LARGE = 1024
 _READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
+_INDEXED = frozenset({"index", "index_put", "_index_put_impl"})
 
 
 class ValuesNeeded(Exception):
-    """The forward takes the values of a tensor out of torch, so that it cannot go without its arithmetic."""
+    """The forward does something with values that a forward without its arithmetic does not have."""
 
 
 class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Ops with large results give tensors of the right shape with any values; small ones are computed.
 
-    Only what depends on the `roots`, the parameters and the inputs, goes without values. A grid or a table that a
+    Only what depends on the `roots`, the inputs and the large parameters, goes without values. A grid or a table that a
     forward makes of sizes alone has its own, because it may be kept in a cache that the user's model reads as well.
     Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
+    Raises `ValuesNeeded` where a number or a shape would come of values that are not there.
     """
 
     @classmethod
@@ -45,8 +47,10 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run what does not depend on the roots as it is; all else gives results that are known to depend on them."""
         kwargs = kwargs or {}
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not any(map(_is_marked, tensors)):
+        if not any(map(is_hollow, tensors)):
             return func(*args, **kwargs)
+        if _decides(func, args):
+            raise ValuesNeeded(str(func))
         result = _shaped(func, args, kwargs, tensors)
         for leaf in leaves(result):
             if isinstance(leaf, Tensor):
@@ -58,32 +62,48 @@ class Unread(TorchFunctionMode):
     """Stops a hollow forward that takes values out of torch in a way that no op shows."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        """Raise `ValuesNeeded` for such a function; run any other."""
-        if getattr(func, "__name__", "") in _READS and args and _is_marked(args[0]):
+        """Raise `ValuesNeeded` for such a function; run any other. `x.data` is no op, and as hollow as `x`."""
+        hollow = bool(args) and is_hollow(args[0])
+        if hollow and getattr(func, "__name__", "") in _READS:
             raise ValuesNeeded(func.__name__)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if hollow and isinstance(result, Tensor):
+            _mark(result)
+        return result
 
 
 def roots(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """What a forward's values depend on: the parameters of a model and its inputs."""
-    return [*model.parameters(), *(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))]
+    """What has no values in a weightless copy, and what its forward computes with: the inputs."""
+    given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return [*filter(_is_large, model.parameters()), *given]
+
+
+def is_hollow(tensor: Any) -> bool:
+    """Whether a tensor may be without values."""
+    return getattr(tensor, "_channelcut_hollow", False)
 
 
 def _mark(tensor: Tensor) -> None:
-    tensor._depends_on_roots = True  # type: ignore[attr-defined]
+    tensor._channelcut_hollow = True  # type: ignore[attr-defined]
 
 
-def _is_marked(tensor: Any) -> bool:
-    return getattr(tensor, "_depends_on_roots", False)
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.numel() >= LARGE and tensor.is_floating_point()
+
+
+def _decides(func: Any, args: Sequence[Any]) -> bool:
+    """Whether a number, or the shape of a result, comes of the values that an op is given."""
+    name = func.overloadpacket.__name__.rstrip("_")
+    if name in _INDEXED:
+        return any(isinstance(i, Tensor) and i.dtype == torch.bool and is_hollow(i) for i in args[1])
+    if torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
+        return True
+    return any(str(given.type) in ("bool", "int", "float", "number", "Scalar") for given in func._schema.returns)
 
 
 def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tensor]) -> Any:
     """Run a small op or a view as it is; ask torch's meta kernel for the shapes of any other."""
-    if (
-        func.is_view
-        or torch.Tag.inplace_view in func.tags
-        or not any(t.numel() >= LARGE and t.is_floating_point() for t in tensors)
-    ):
+    if func.is_view or torch.Tag.inplace_view in func.tags or not any(map(_is_large, tensors)):
         return func(*args, **kwargs)
     if func._schema.is_mutable:
         return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
@@ -104,10 +124,8 @@ def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tenso
 
 def weightless_copy(model: nn.Module) -> nn.Module:
     """A deep copy whose large parameters have no values, for a forward in `Hollow`; it costs hardly any memory."""
-    parameters = [p for p in model.parameters() if type(p) is nn.Parameter and p.is_floating_point()]
-    empty: dict[Tensor, Tensor] = {
-        p: nn.Parameter(torch.empty_like(p), p.requires_grad) for p in parameters if p.numel() >= LARGE
-    }
+    large = [p for p in model.parameters() if type(p) is nn.Parameter and _is_large(p)]
+    empty: dict[Tensor, Tensor] = {p: nn.Parameter(torch.empty_like(p), p.requires_grad) for p in large}
     return private_copy(model, empty)
 
 
