@@ -99,9 +99,9 @@ def _copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
 
 
 def _hollow_copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """The same, but large weights without their values, which a probe without arithmetic does not need."""
+    """The same, but large parameters without their values, which a probe without arithmetic does not need."""
     shape = [len(axes[axis]) if axis in axes else extent for axis, extent in enumerate(tensor.shape)]
-    if math.prod(shape) < LARGE or not tensor.is_floating_point():
+    if math.prod(shape) < LARGE or not tensor.is_floating_point() or not isinstance(tensor, nn.Parameter):
         return _copy(tensor, axes)
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
