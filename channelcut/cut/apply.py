@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,23 +27,29 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
             f"those it was made for (fingerprint {architecture_fingerprint(model)}, expected {plan.fingerprint}). "
             "Build the same class with the same arguments, before any fuse()."
         )
-    clone = private_copy(model)
     try:
-        apply(clone, plan)
+        tensors = {t: select(t.detach(), plan.kept[n]) for n, t in named_tensors(model).items() if n in plan.kept}
     except IndexError as error:
         raise UserError(
             f"The plan keeps positions that the model does not have ({error}): it was changed or damaged. Write the "
-            f"result "
-            "again with `channelcut compress --force`."
+            "result again with `channelcut compress --force`."
         ) from error
+    clone = copy_with(model, tensors)
+    refresh(clone, plan.attributes)
     return clone
 
 
-def apply(model: nn.Module, plan: Plan) -> None:
-    """Cut `model` in place: tensors first, then the attributes that repeat their shapes."""
-    cut_tensors = [(tensor, plan.kept[name]) for name, tensor in named_tensors(model).items() if name in plan.kept]
-    replace_tensors(model, ((tensor, select(tensor.detach(), kept)) for tensor, kept in cut_tensors))
-    refresh(model, plan.attributes)
+def copy_with(model: nn.Module, tensors: Mapping[Tensor, Tensor]) -> nn.Module:
+    """A copy of `model` with other tensors in the place of some of its own; what it shares stays shared."""
+    replaced = {
+        old: nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        for old, new in tensors.items()
+    }
+    clone = private_copy(model, replaced)
+    for module in clone.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()  # its own list of them
+    return clone
 
 
 def refresh(model: nn.Module, changed: Mapping[str, Mapping[str, Any]]) -> None:
@@ -62,21 +68,3 @@ def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
     for axis, positions in kept.items():
         tensor = tensor.index_select(axis, torch.tensor(positions, dtype=torch.long, device=tensor.device))
     return tensor.contiguous()
-
-
-def replace_tensors(model: nn.Module, replacements: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Put each new tensor wherever the old one is registered, so that shared tensors stay shared."""
-    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
-    for module in model.modules():
-        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for registry in registries:
-            for key, value in registry.items():
-                if value is not None:
-                    places.setdefault(id(value), []).append((registry, key))
-    for old, new in replacements:
-        parameter = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-        for registry, key in places[id(old)]:
-            registry[key] = parameter
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            module._init_flat_weights()  # its own list of them

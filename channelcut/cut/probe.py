@@ -22,13 +22,13 @@ from torch.utils import _pytree as pytree
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Group, Groups
 from channelcut.couple import CoupleOptions, couple
-from channelcut.cut.apply import refresh, replace_tensors, select
+from channelcut.cut.apply import copy_with, refresh, select
 from channelcut.cut.planning import attributes, kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.hollow import LARGE, Hollow, roots
-from channelcut.trace.modes import private_copy, uncompiled
+from channelcut.trace.modes import uncompiled
 from channelcut.trace.settled import UNSETTLED
 from channelcut.trace.source import user_lines
 
@@ -76,11 +76,10 @@ class Probe:
 
     def _traced(self, groups: Groups, kept: NDArray[np.bool_], *, warm: bool) -> Graph:
         """The graph of a cut copy, by the front end of the original's; `warm`: of its second forward."""
-        clone = private_copy(self.model, {t: t for t in (*self.model.parameters(), *self.model.buffers())}).eval()
         positions = kept_positions(groups, kept)
-        tensors = named_tensors(self.model).items()
         copy = _copy if self.hollow is False else _hollow_copy
-        replace_tensors(clone, [(tensor, copy(tensor, positions.get(name, {}))) for name, tensor in tensors])
+        tensors = {t: copy(t, positions.get(name, {})) for name, t in named_tensors(self.model).items()}
+        clone = copy_with(self.model, tensors).eval()
         refresh(clone, attributes(self.model, groups, kept))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
