@@ -269,3 +269,15 @@ def test_what_a_forward_keeps_in_a_global_cache_has_its_values() -> None:
     kept = grid(64, 64)
     assert grid.cache_info().currsize == 1, "analyze must have filled the cache, or this shows nothing"
     assert torch.equal(kept, grid.__wrapped__(64, 64))
+
+
+def test_what_the_first_trace_leaves_in_a_global_cache_pins_nothing() -> None:
+    """The original makes the grid, its cut copy finds it."""
+    model, x = Cached().eval(), torch.rand(1, 3, 64, 64)
+    grid.cache_clear()
+    cold = cc.analyze(model, x)
+    warm = cc.analyze(model, x)
+    assert [(g.name, g.width) for g in cold.groups] == [(g.name, g.width) for g in warm.groups]
+    assert len(cold.groups) == 2 and not [pin for pin in cold.pins if "hard-codes" in pin.reason]
+    grid.cache_clear()
+    assert cc.prune(model, x, keep=0.5).proof.passed

@@ -25,6 +25,7 @@ from channelcut.couple import CoupleOptions, couple
 from channelcut.cut.apply import copy_with, refresh, select
 from channelcut.cut.planning import attributes, kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
+from channelcut.trace import trace
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.hollow import LARGE, Hollow, roots
@@ -37,9 +38,10 @@ HARD_CODED = "the forward hard-codes this width"
 
 @dataclass(frozen=True)
 class Failure:
-    """The user's source lines where a smaller forward failed or differed, outermost first."""
+    """Source lines of the user where a smaller forward failed or differed, outermost first; `steps`: it ran other ops."""
 
     lines: list[str]
+    steps: bool = False
 
 
 @dataclass
@@ -72,7 +74,9 @@ class Probe:
             _, difference = retraced_structure(groups, kept, lambda warm: self._traced(groups, kept, warm=warm))
         except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is read, not hidden
             return Failure(user_lines(error.__traceback__))
-        return None if difference is None else Failure([difference.site.source] if difference.site.source else [])
+        if difference is None:
+            return None
+        return Failure([difference.site.source] if difference.site.source else [], difference.steps)
 
     def _traced(self, groups: Groups, kept: NDArray[np.bool_], *, warm: bool) -> Graph:
         """The graph of a cut copy, by the front end of the original's; `warm`: of its second forward."""
@@ -114,9 +118,14 @@ def couple_probed(
     *,
     rounds: int = 64,
 ) -> Groups:
-    """Couple, then pin whatever the real forward cannot lose, until it runs with every group one step smaller."""
+    """Couple, then pin whatever the real forward cannot lose, until it runs with every group one step smaller.
+
+    A library may keep for all its models what the first trace has computed, such as position embeddings of a size: a
+    forward that runs other ops may only have found that, so the original is traced again before anything is pinned.
+    """
     probe = Probe(model, args, kwargs)
     pins: dict[str, str] = {}
+    again: Graph | None = None
     groups = couple(graphs, pins, options)
     for _ in range(rounds):
         if not groups.groups:
@@ -124,6 +133,13 @@ def couple_probed(
         failure = probe.failure(groups, one_step(groups, groups.groups))
         if failure is None:
             break
+        if failure.steps and again is None:
+            first = groups.graph
+            again = trace(model, args, kwargs, front_end=first.front_end, arithmetic=not first.hollow)
+            if [node.name for node in again.nodes] != [node.name for node in first.nodes]:
+                graphs = [again, *graphs[1:]]
+                groups = couple(graphs, pins, options)
+                continue
         groups = _pin_line(graphs, pins, groups, failure, options) or _pin_groups(graphs, pins, groups, probe, options)
     return groups
 
