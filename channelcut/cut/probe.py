@@ -38,7 +38,7 @@ HARD_CODED = "the forward hard-codes this width"
 
 @dataclass(frozen=True)
 class Failure:
-    """Source lines of the user where a smaller forward failed or differed, outermost first; `steps`: it ran other ops."""
+    """Where a smaller forward failed or differed: the user's lines, outermost first; `steps`: it ran other ops."""
 
     lines: list[str]
     steps: bool = False
