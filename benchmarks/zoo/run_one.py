@@ -66,7 +66,7 @@ def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
         built = peak_mib()
         start = time.perf_counter()
         try:
-            result = cc.prune(example.model, example.inputs, keep=KEEP, progress=announcer(record))
+            result = cc.prune(example.model, example.inputs, keep=KEEP, progress=announcer(record, built))
         finally:
             record.say(prune_s=round(time.perf_counter() - start, 3), peak_mib=round(peak_mib() - built, 1))
     if result is not None:
@@ -112,8 +112,11 @@ def explain(example: Example, record: Record) -> None:
         return
 
 
-def announcer(record: Record) -> Any:
-    """A progress callback that records the stages of `prune` with their seconds, so that a killed one has said them."""
+def announcer(record: Record, built: float) -> Any:
+    """A progress callback that records the stages of `prune` with their seconds, so that a killed one has said them.
+
+    `built`: the peak memory before, in MiB, above which the analysis (trace, coupling and probe) has its own.
+    """
     started: dict[str, float] = {}
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -123,6 +126,8 @@ def announcer(record: Record) -> Any:
             record.say(stage=stage)
         else:
             record.say(seconds={stage: round(now - started.get(stage, now), 3)})
+            if stage == "couple":
+                record.say(analysis_mib=round(peak_mib() - built, 1))
 
     return progress
 
