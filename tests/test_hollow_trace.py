@@ -85,6 +85,25 @@ def test_whoever_looks_at_values_gets_real_ones(name: str) -> None:
     assert any(node.name == "aten.relu" for node in graph.nodes)
 
 
+@torch.library.custom_op("hollow_tests::looked_up", mutates_args=())
+def looked_up(x: Tensor) -> Tensor:
+    assert float(x.abs().max()) < 1e6, "a kernel that trusts its values was given none"
+    return x.clone()
+
+
+def test_an_unknown_kernel_gets_real_values() -> None:
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return looked_up(self.a(x))
+
+    graph = trace(Custom().eval(), (torch.rand(1, 3, 32, 32),))
+    assert not graph.hollow and graph.calls[-1].name == "hollow_tests.looked_up"
+
+
 class LargestWeight(nn.Module):
     """Divides by a number that it reads from its weights."""
 

@@ -17,6 +17,7 @@ from channelcut.trace.shortcuts import shortcut
 
 LARGE = 1024
 _READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
+_CAREFUL = frozenset({"aten", "prims", "torchvision", "channelcut"})  # whose kernels may be given any values
 _INDEXED = frozenset({"index", "index_put", "_index_put_impl"})
 
 
@@ -113,7 +114,9 @@ def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tenso
     try:
         meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
         result = func(*meta[0], **meta[1])
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        if func.namespace not in _CAREFUL:
+            raise ValuesNeeded(str(func)) from error
         return func(*args, **kwargs)
     device = tensors[0].device
     made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
