@@ -18,6 +18,10 @@ from channelcut.trace.shortcuts import shortcut
 LARGE = 1024
 _READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
 _CAREFUL = frozenset({"aten", "prims", "torchvision", "channelcut"})  # whose kernels may be given any values
+_LIKE = frozenset(  # they take the shape or the type of a value, never the value
+    "new_full new_zeros new_ones new_empty new_empty_strided full_like zeros_like ones_like empty_like rand_like "
+    "randn_like randint_like".split()
+)
 _INDEXED = frozenset({"index", "index_put", "_index_put_impl"})
 
 
@@ -48,7 +52,7 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run what does not depend on the roots as it is; all else gives results that are known to depend on them."""
         kwargs = kwargs or {}
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not any(map(is_hollow, tensors)):
+        if func.overloadpacket.__name__ in _LIKE or not any(map(is_hollow, tensors)):
             return func(*args, **kwargs)
         if _decides(func, args):
             raise ValuesNeeded(str(func))
@@ -56,6 +60,8 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in leaves(result):
             if isinstance(leaf, Tensor):
                 _mark(leaf)
+                if func._schema.is_mutable and leaf._base is not None:  # what is written into a part is in the whole
+                    _mark(leaf._base)
         return result
 
 
