@@ -16,6 +16,8 @@ import channelcut as cc
 from channelcut import pipeline
 from channelcut.couple import couple
 from channelcut.trace import trace
+from channelcut.trace.dispatch import record
+from channelcut.trace.hollow import ValuesNeeded, is_hollow, weightless_copy
 from tests.networks import NETWORKS, build, example
 
 
@@ -234,3 +236,31 @@ def test_a_model_that_has_run_is_analysed_like_a_fresh_one() -> None:
     warm = cc.analyze(model, x)
     assert [(g.name, g.width) for g in fresh.groups] == [(g.name, g.width) for g in warm.groups] != []
     assert cc.prune(model, x, keep=0.5).proof.passed
+
+
+class Remembers(nn.Module):
+    """Adds what its last forward has computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.last = nn.Conv2d(3, 8, 3), torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        added, self.last = x + self.last, x
+        return added
+
+
+def test_a_value_of_an_earlier_hollow_forward_is_no_constant() -> None:
+    model, x = weightless_copy(Remembers().eval()), torch.rand(1, 3, 32, 32)
+    record(model, (x.clone(),), {}, training=False, hollow=True)
+    with pytest.raises(ValuesNeeded):
+        record(model, (x.clone(),), {}, training=False, hollow=True)
+
+
+def test_what_is_made_like_a_value_is_not_hollow() -> None:
+    """It may be kept in a cache, and be a constant of the next trace."""
+    model, x = Strided().eval(), torch.rand(1, 3, 64, 64)
+    copy = weightless_copy(model)
+    record(copy, (x.clone(),), {}, training=False, hollow=True)
+    assert not is_hollow(copy.strides) and torch.equal(copy.strides, torch.full((1, 1, 64, 64), 8.0))

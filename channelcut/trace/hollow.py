@@ -69,14 +69,10 @@ class Unread(TorchFunctionMode):
     """Stops a hollow forward that takes values out of torch in a way that no op shows."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        """Raise `ValuesNeeded` for such a function; run any other. `x.data` is no op, and as hollow as `x`."""
-        hollow = bool(args) and is_hollow(args[0])
-        if hollow and getattr(func, "__name__", "") in _READS:
+        """Raise `ValuesNeeded` for such a function; run any other."""
+        if args and is_hollow(args[0]) and getattr(func, "__name__", "") in _READS:
             raise ValuesNeeded(func.__name__)
-        result = func(*args, **(kwargs or {}))
-        if hollow and isinstance(result, Tensor):
-            _mark(result)
-        return result
+        return func(*args, **(kwargs or {}))
 
 
 def roots(model: nn.Module, inputs: Any) -> list[Tensor]:
