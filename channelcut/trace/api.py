@@ -94,16 +94,16 @@ def trace_modes(
     forward that needs targets in training mode cannot be traced there; the first graph is then the only one.
     """
     first = trace(model, args, kwargs, front_end=front_end, arithmetic=arithmetic)
-    second = _trained(model, args, dict(kwargs or {}))
+    second = _trained(model, args, dict(kwargs or {}), arithmetic=arithmetic)
     ops = second is not None and first.front_end == second.front_end  # front ends name ops differently
     return [first] if second is None or _reads(second, ops) <= _reads(first, ops) else [first, second]
 
 
-def _trained(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
+def _trained(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, arithmetic: bool) -> Graph | None:
     """The forward of training mode, or None where it does not run."""
     once = (args, kwargs)
     both = (once, doubled(once))  # batch norm needs more than one value a channel; some fix their batch
-    for inputs in both:
+    for inputs in () if arithmetic else both:
         graph = _hollow(model, inputs, training=True)
         if graph is not None:
             return graph
