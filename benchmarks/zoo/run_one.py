@@ -69,7 +69,7 @@ def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
             result = cc.prune(example.model, example.inputs, keep=KEEP, progress=announcer(record, built))
         finally:
             record.say(prune_s=round(time.perf_counter() - start, 3), peak_mib=round(peak_mib() - built, 1))
-    if result is not None:
+    if result is not None and example is not None:
         record.say(
             outcome="proven",
             max_relative_error=result.proof.max_relative_error,
@@ -86,12 +86,11 @@ def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
         explain(example, record)
 
 
-def beside_export(example: Example | None, record: Record) -> None:
+def beside_export(example: Example, record: Record) -> None:
     """Time torch.export on the same model in the same process; where it cannot follow, say why.
 
     Its imports and first use are paid on one layer before. It runs last, so that its memory is in nobody's peak.
     """
-    assert example is not None
     from channelcut.pipeline import split_inputs
 
     args, kwargs = split_inputs(example.inputs)

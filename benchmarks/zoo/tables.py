@@ -73,7 +73,7 @@ def summary_line(name: str, rows: Sequence[Row]) -> str:
         f"{median(shares):.2f} / {max(shares):.2f} ({len(shares)} models)" if shares else "–",
         f"{sum(r['peer']['outcome'] == 'cut' for r in peers)} of {len(peers)}" if peers else "–",
         spread([seconds(r["peer"], "graph") for r in both]),
-        spread([total(seconds(r, "trace"), seconds(r, "couple")) for r in both]),
+        spread([analysis(r) for r in both]),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -84,9 +84,14 @@ def seconds(row: Row, stage: str) -> float | None:
     return None if found is None else float(found)
 
 
+def analysis(row: Row) -> float | None:
+    """How long trace, coupling and probe took together, if they ended."""
+    return total(seconds(row, "trace"), seconds(row, "couple"))
+
+
 def export_share(row: Row) -> float | None:
-    """The time of trace, coupling and probe over that of torch.export on the same model, where it follows."""
-    ours, theirs = total(seconds(row, "trace"), seconds(row, "couple")), seconds(row, EXPORT)
+    """The time of the analysis over that of torch.export on the same model, where it follows."""
+    ours, theirs = analysis(row), seconds(row, EXPORT)
     return None if ours is None or not theirs else ours / theirs
 
 
