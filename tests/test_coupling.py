@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.core.groups import Group
+from channelcut.couple import ids as I
+from channelcut.couple.coupler import Coupler
+from channelcut.couple.ids import shrink
 from channelcut.couple.registry import RULES, rule
 from channelcut.couple.replay import adversary
 from channelcut.trace.attributes import get_attribute
@@ -302,6 +305,17 @@ def test_no_selection_of_the_replay_repeats_from_lane_to_lane(width: int, distan
     if width == 2:  # the first of one lane and the second of the next, and the other way round
         firsts = [adversary([group], 65, seed)[1:3].tolist() for seed in (0, 1)]
         assert firsts == [[True, False], [False, True]]
+
+
+def test_to_bind_an_axis_costs_what_varies_not_the_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotary embedding takes every other element of each head, at thousands of positions."""
+    heads = torch.arange(1, 13, dtype=torch.int32).reshape(3, 1, 4).expand(3, 5000, 4)
+    handled: list[int] = []
+    monkeypatch.setattr(I, "shrink", lambda a, b: handled.append((pair := shrink(a, b))[0].numel()) or pair)
+    coupler = Coupler()
+    coupler.bind_along(heads, 2)
+    assert max(handled) == 3 * 3
+    assert sorted(map(tuple, np.concatenate(coupler.edges))) == [(b, b + i) for b in (1, 5, 9) for i in (1, 2, 3)]
 
 
 def test_softmax_over_channels_pins_them() -> None:

@@ -168,7 +168,7 @@ class Coupler:
         """Bind every slab along `axis` to the first one."""
         if ids.shape[axis] > 1 and not I.is_constant(I.compact(ids), axis):
             first = ids.narrow(axis, 0, 1)
-            self.bind(first.expand_as(rest := ids.narrow(axis, 1, ids.shape[axis] - 1)).contiguous(), rest)
+            self.bind(first.expand_as(rest := ids.narrow(axis, 1, ids.shape[axis] - 1)), rest)
 
     def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
         """The pieces must keep equal numbers of channels along `axis`, not the same ones."""
