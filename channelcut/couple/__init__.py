@@ -1,5 +1,5 @@
 """Coupling: a `Graph` in, the `Groups` of channels that live and die together out."""
 
-from channelcut.couple.analyze import CoupleOptions, couple
+from channelcut.couple.analyze import CoupleOptions, Coupling, couple
 
-__all__ = ["CoupleOptions", "couple"]
+__all__ = ["CoupleOptions", "Coupling", "couple"]

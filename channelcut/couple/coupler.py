@@ -85,6 +85,11 @@ class Coupler:
     graph: Graph | None = None
     node: Node | None = None
 
+    def copy(self) -> Coupler:
+        """The same, to which more can be bound and pinned while this one stays as it is."""
+        lists = {name: list(getattr(self, name)) for name in ("edges", "pins", "equal", "rectangles")}
+        return replace(self, **lists)  # type: ignore[arg-type]
+
     @property
     def place(self) -> tuple[int, int]:
         """The graph and the node that run now, as a key."""

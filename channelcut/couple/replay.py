@@ -14,67 +14,91 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.graph import Graph, Node, Spec, refs
 from channelcut.core.groups import Group
+from channelcut.core.trees import leaves
 from channelcut.couple import ids as I
-from channelcut.couple.coupler import Coupler, RawSlot, State
-
-Kept = NDArray[np.bool_]
+from channelcut.couple.coupler import Coupler, State
+from channelcut.couple.footprint import Channels, Footprints, Kept
+from channelcut.couple.interpret import run_rule
 
 
 class Mismatch(Exception):
     """The replay failed: at a node, over some channels."""
 
-    def __init__(self, node: Node | None, channels: set[int]) -> None:
+    def __init__(self, node: Node | None, *channels: Channels) -> None:
         super().__init__()
-        self.node, self.channels = node, channels - {0}
+        found = np.unique(np.concatenate([part.reshape(-1) for part in channels] or [np.zeros(0, np.int64)]))
+        self.node, self.channels = node, found[found != 0].astype(np.int64)
+
+
+class _Unknown(Exception):
+    """A value of which no rectangle is left, after a mismatch that has been noted."""
 
 
 class Replay(Coupler):
-    """A coupler that checks instead of collecting; its ids are channels, and only kept ones."""
+    """A coupler that checks instead of collecting; its ids are channels, and only kept ones.
 
-    def __init__(self, original: Coupler, channel_of: NDArray[np.int64], kept: Kept) -> None:
+    Args:
+        original: the coupler that ran the rules on everything.
+        footprints: the channels of its ids.
+        kept: which channels are kept.
+    """
+
+    def __init__(self, original: Coupler, footprints: Footprints, kept: Kept) -> None:
         super().__init__(policy=original.policy)
-        self.table = torch.from_numpy(channel_of.astype(np.int32))
-        self.kept = torch.from_numpy(kept)
-        self.original = original
+        self.original, self.footprints, self.kept = original, footprints, kept
         self.made: dict[tuple[int, int], int] = {}
-        self.full = {key: self.channels(slot.ids) for key, slot in original.slots.items()}
-        self.slots = {
-            key: RawSlot(key[0], key[1], self.cut(line).to(torch.int64), original.slots[key].role)
-            for key, line in self.full.items()
-        }
+        self.values: Mapping[int, Any] = {}
+        self.slots = {key: replace(slot, ids=self._left(slot.ids)) for key, slot in original.slots.items()}
 
-    def channels(self, ids: Tensor) -> Tensor:
-        """The channels of ids of the original run, in their shape."""
-        return self.table[I.compact(ids).to(torch.int64)].expand(ids.shape)
+    def run(self, graph: Graph, values: Mapping[int, Any], chosen: set[int] | None = None) -> list[Mismatch]:
+        """Run a graph, or the `chosen` nodes of it; return where the selection does not go through.
 
-    def cut(self, line: Tensor) -> Tensor:
-        """What is kept of a line of channels."""
-        return line[self.kept[line.to(torch.int64)]]
+        A node that fails or is not chosen has the value that is predicted, so that each mismatch is one of its own.
+        """
+        self.graph, self.values = graph, values
+        env = _Predicted(self)
+        found = []
+        for node in graph.nodes:
+            if node.kind != "call" or not (chosen is None or node.index in chosen):
+                continue
+            self.node = node
+            try:
+                env[node.index] = run_rule(self, node, env, self.adapted)
+            except Mismatch as problem:
+                found.append(problem)
+            except _Unknown:
+                continue
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                inputs = [values[ref.index] for ref in refs((node.args, dict(node.kwargs)))]
+                found.append(Mismatch(node, *(self._channels(ids) for ids in inputs if isinstance(ids, Tensor))))
+        return found
 
-    def mismatch(self, *ids: Tensor) -> Mismatch:
-        """These channels do not fit here."""
-        return Mismatch(self.node, {int(c) for found in ids for c in torch.unique(I.compact(found))})
+    def _channels(self, ids: Tensor) -> Channels:
+        return self.footprints.of(ids).channels
+
+    def _left(self, line: Tensor) -> Tensor:
+        """What is kept of a line of ids."""
+        channels = self.footprints.of(line).line()
+        return torch.from_numpy(channels[self.kept[channels]].astype(np.int32))
 
     def mint(self, count: int) -> Tensor:
         """What is kept of the ids that the original run made here."""
-        key = self.place
-        number = self.made.get(key, 0)
-        self.made[key] = number + 1
-        return self.cut(self.channels(self.original.minted[key][number]))
+        number = self.made.get(self.place, 0)
+        self.made[self.place] = number + 1
+        return self._left(self.original.minted[self.place][number])
 
     def slot(self, state: object, axis: int, ids: Tensor | None, role: str) -> Tensor:
         """The kept channels of a slot; they must be the ones that arrive."""
         assert isinstance(state, State)
-        known = self.slots[state.name, state.axis(axis)].ids.to(torch.int32)
+        known = self.slots[state.name, state.axis(axis)].ids
         if ids is not None and (
             ids.numel() != known.numel() or bool(((ids != known) & (ids != 0) & (known != 0)).any())
         ):
-            raise self.mismatch(ids, known)
+            raise Mismatch(self.node, I.compact(ids).numpy(), known.numpy())
         return known
 
     def fix(self, state: State) -> None:
@@ -85,16 +109,16 @@ class Replay(Coupler):
         try:
             shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
         except ValueError:
-            raise self.mismatch(a, b) from None
+            raise Mismatch(self.node, I.compact(a).numpy(), I.compact(b).numpy()) from None
         wide_a, wide_b = I.shrink(a.expand(shape), b.expand(shape))
         if bool(((wide_a != wide_b) & (wide_a != 0) & (wide_b != 0)).any()):
-            raise self.mismatch(a, b)
+            raise Mismatch(self.node, I.compact(a).numpy(), I.compact(b).numpy())
         return torch.where(wide_a != 0, wide_a, wide_b).expand(shape)
 
     def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
         """Pieces must have kept equal counts."""
         if len({tuple(piece.shape) for piece in pieces}) > 1:
-            raise self.mismatch(*pieces)
+            raise Mismatch(self.node, *(I.compact(piece).numpy() for piece in pieces))
 
     def rectangle(self, ids: Tensor) -> Tensor:
         """Nothing: the shape was checked when it was predicted."""
@@ -102,7 +126,8 @@ class Replay(Coupler):
 
     def sliced(self, call: Any, ids: Tensor, axis: int) -> Tensor:
         """The kept channels of what the original slice picked."""
-        return self.predicted(call.node)
+        found: Tensor = self.predicted(call.node.index)
+        return found
 
     def slice_bound(self, role: str, ids: Tensor, position: int, sign: int) -> None:
         """Nothing: it was decided."""
@@ -113,38 +138,33 @@ class Replay(Coupler):
     def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Nothing: it was accounted for."""
 
-    def predicted(self, node: Node) -> Tensor:
+    def predicted(self, index: int) -> Any:
         """The channels of a node's value after the cut."""
-        ids = self.values[node.index]
-        found = kept_part(self.channels(ids), self.kept)
-        if found is None:
-            raise self.mismatch(self.channels(ids))
-        return found
+        return self._part(self.values[index])
 
-    def replay(self, graph: Graph, values: Mapping[int, Any], execute: Any) -> None:
-        """Run a graph; raises `Mismatch` where the selection does not go through."""
-        self.graph, self.values = graph, values
-        try:
-            execute(self, graph, {}, self.adapted)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            inputs = [values.get(ref.index) for ref in refs(self.node.args)] if self.node is not None else []
-            channels = [self.channels(ids) for ids in inputs if isinstance(ids, Tensor)]
-            found = {int(c) for line in channels for c in torch.unique(I.compact(line))}
-            raise Mismatch(self.node, found) from error
+    def _part(self, ids: Any) -> Any:
+        if isinstance(ids, (list, tuple)):
+            return tuple(self._part(item) for item in ids)
+        if isinstance(ids, State):
+            keys = [(ids.name, ids.axis(axis)) for axis in range(len(ids.shape))]
+            shape = [len(self.slots[k].ids) if k in self.slots else e for k, e in zip(keys, ids.shape, strict=True)]
+            return replace(ids, shape=tuple(shape))
+        if not isinstance(ids, Tensor):
+            return ids
+        footprint = self.footprints.of(ids)
+        found = footprint.kept_part(self.kept)
+        if found is None:
+            raise Mismatch(self.node, footprint.channels)
+        return found
 
     def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
         """The node with the sizes that the plan predicts, and the arguments that follow widths."""
-        if node.kind == "state":
-            extents = enumerate(node.value.shape)
-            shape = tuple(len(s.ids) if (s := self.slots.get((node.name, a))) is not None else e for a, e in extents)
-            return replace(node, value=replace(node.value, shape=shape)), arguments
-        if node.kind == "call":
-            node = replace(node, value=self._value(node.value, self.values[node.index]))
+        node = replace(node, value=self._value(node.value, self.values[node.index]))
         weight = arguments.get("weight")
         if isinstance(arguments.get("groups"), int) and arguments["groups"] > 1 and isinstance(weight, State):
             slot = self.slots.get((weight.name, 0))
             if slot is not None and slot.role in ("group", "depthwise"):
-                before = len(self.full[weight.name, 0])
+                before = len(self.original.slots[weight.name, 0].ids)
                 arguments = {**arguments, "groups": arguments["groups"] * len(slot.ids) // before}
         return node, arguments
 
@@ -152,52 +172,50 @@ class Replay(Coupler):
         if isinstance(value, Spec):
             if not isinstance(ids, Tensor) or ids.dim() != len(value.shape):
                 return value
-            channels = self.channels(ids)
-            shape = kept_shape(channels, self.kept)
+            footprint = self.footprints.of(ids)
+            shape = footprint.kept_shape(self.kept)
             if shape is None:
-                raise self.mismatch(channels)
+                raise Mismatch(self.node, footprint.channels)
             return replace(value, shape=shape)
         if isinstance(value, (list, tuple)) and isinstance(ids, (list, tuple)):
             return tuple(self._value(v, i) for v, i in zip(value, ids, strict=True))
         return value
 
 
-def kept_shape(channels: Tensor, kept: Tensor) -> tuple[int, ...] | None:
-    """The shape of what is left of a value; None where it is no rectangle.
+class _Predicted(dict[int, Any]):
+    """The values of a replay; those that no rule has given are predicted when asked."""
 
-    The last axis along which channels vary loses elements, the ones before it whole slabs.
-    """
-    small = I.compact(I.compress(channels))
-    varying = I.varying_axes(small)
-    shape = list(channels.shape)
-    if not varying:
-        return tuple(shape)
-    mask = kept[small.to(torch.int64)]
-    outer = 1
-    for axis in varying[:-1]:
-        others = [a for a in range(mask.dim()) if a != axis]
-        shape[axis] = int(mask.any(dim=others).sum()) if others else int(mask.sum())
-        outer *= shape[axis]
-    total = int(mask.sum())
-    if outer == 0 or total % outer:
-        return None
-    shape[varying[-1]] = total // outer
-    return tuple(shape)
+    def __init__(self, replay: Replay) -> None:
+        super().__init__()
+        self._replay = replay
+
+    def __missing__(self, index: int) -> Any:
+        try:
+            found = self[index] = self._replay.predicted(index)
+        except Mismatch:
+            raise _Unknown from None
+        return found
 
 
-def kept_part(channels: Tensor, kept: Tensor) -> Tensor | None:
-    """What is left of a value's channels, row by row; None where it is no rectangle."""
-    shape = kept_shape(channels, kept)
-    if shape is None:
-        return None
-    if not channels.numel():
-        return I.zeros(shape)
-    small = I.compact(I.compress(channels))
-    compacted = [after if small.shape[a] > 1 else 1 for a, after in enumerate(shape)]
-    chosen = small[kept[small.to(torch.int64)]]
-    if chosen.numel() != int(np.prod(compacted)):
-        return None
-    return chosen.reshape(compacted).expand(shape)
+def touching(graph: Graph, values: Mapping[int, Any], coupler: Coupler, footprints: Footprints, some: Kept) -> set[int]:
+    """The calls that read or give one of some channels, in an activation or in a parameter."""
+    states: dict[str, bool] = {}
+    for (tensor, _), slot in coupler.slots.items():
+        states[tensor] = states.get(tensor, False) or bool(some[footprints.of(slot.ids).channels].any())
+
+    def holds(ids: Any) -> bool:
+        return any(
+            states.get(leaf.name, False) if isinstance(leaf, State) else bool(some[footprints.of(leaf).channels].any())
+            for leaf in leaves(ids)
+            if isinstance(leaf, (State, Tensor))
+        )
+
+    held = {index: holds(ids) for index, ids in values.items()}
+    return {
+        node.index
+        for node in graph.calls
+        if held[node.index] or any(held[ref.index] for ref in refs((node.args, dict(node.kwargs))))
+    }
 
 
 def adversary(groups: Sequence[Group], count: int, seed: int) -> Kept:

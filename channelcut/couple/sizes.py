@@ -17,7 +17,7 @@ from channelcut.core.graph import Graph, Origin, Site, WidthUse
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.linear import Linear
-from channelcut.couple.partition import Partition, rows
+from channelcut.couple.partition import Partition
 
 UNEQUAL = "a piece that must keep as many channels as another one that stays"
 FOLLOWS = "a number that the forward computes from this width"
@@ -89,13 +89,12 @@ class Demands:
 def demands(coupler: Coupler, found: Partition, runs: Sequence[Run]) -> Demands:
     """Collect every demand of equal pieces and of Python numbers on the lanes of a partition."""
     result = Demands({lane: lane for lane in range(len(found.lanes))})
-    for pieces, site in [*coupler.equal, *_rectangles(coupler, found)]:
-        contents = [found.content(found.channels(piece)) for piece in pieces]
-        if any(content is None for content in contents):
-            result.partly += [(piece, UNEQUAL, site) for piece in pieces]
-            continue
-        for content in contents[1:]:
-            result.equal(contents[0], content, UNEQUAL, site)  # type: ignore[arg-type]
+    for pieces, site in coupler.equal:
+        _share(result, pieces, [found.content(piece) for piece in pieces], site)
+    for ids, site in coupler.rectangles:
+        footprint = found.footprints.of(ids)
+        if len(footprint.varying) > 1:
+            _share(result, (ids,), found.contents(footprint.rows), site)
     resolvers = [_Resolver(coupler, found, run, result) for run in runs]
     for resolver in resolvers:
         resolver.resolve()
@@ -105,8 +104,15 @@ def demands(coupler: Coupler, found: Partition, runs: Sequence[Run]) -> Demands:
     return result
 
 
-def _rectangles(coupler: Coupler, found: Partition) -> list[tuple[tuple[torch.Tensor, ...], Site]]:
-    return [(tuple(lines), site) for ids, site in coupler.rectangles if (lines := rows(ids, found.channel_of))]
+def _share(result: Demands, ids: Sequence[torch.Tensor], contents: Sequence[Linear | None], site: Site) -> None:
+    """Demand equal contents of pieces or rows; `ids` are all of their channels."""
+    first, *others = contents
+    if any(content is None for content in contents):
+        result.partly += [(piece, UNEQUAL, site) for piece in ids]
+        return
+    for content in others:
+        if content != first:
+            result.equal(first, content, UNEQUAL, site)  # type: ignore[arg-type]
 
 
 class _Nonlinear(Exception):
@@ -176,7 +182,7 @@ class _Resolver:
         if bound is None:
             return None
         line, sign = bound
-        content = self.found.content(self.found.channels(line))
+        content = self.found.content(line)
         if content is None:
             self.result.partly.append((line, PARTLY, use.site))
             return None

@@ -7,8 +7,7 @@ the same share form a group. What a demand or the replay cannot be met with, is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from channelcut.core.errors import ProofError
 from channelcut.core.graph import Site
 from channelcut.core.groups import Follower, Group, Groups, Pin, Slot, Work
 from channelcut.couple.coupler import Coupler, RawPin
+from channelcut.couple.footprint import Channels
 from channelcut.couple.ids import compact
-from channelcut.couple.partition import Channels, Partition, partition, rows
-from channelcut.couple.replay import Mismatch, Replay, adversary
+from channelcut.couple.partition import Partition, Partitioner
+from channelcut.couple.replay import Mismatch, Replay, adversary, touching
 from channelcut.couple.sizes import REMEDY, Demands, Run, demands
 
 ORDER = "the channels would not keep their order"
@@ -28,18 +28,19 @@ SEEDS = (0, 1, 2)
 ROUNDS = 200
 
 
-def solve(coupler: Coupler, runs: Sequence[Run], execute: Callable[..., Any]) -> Groups:
-    """Turn what the rules collected into `Groups`; `execute` runs the rules over a graph, for the replay."""
+def solve(partitioner: Partitioner, runs: Sequence[Run]) -> Groups:
+    """Turn what the rules collected into `Groups`; the partitioner's coupler is bound and pinned further."""
+    coupler = partitioner.coupler
     for _ in range(ROUNDS):
-        found = partition(coupler)
+        found = partitioner.partition()
         wanted = demands(coupler, found, runs)
         if _bind_partly(coupler, found, wanted) or _pin_staying(coupler, found, wanted):
             continue
         groups = _groups(found, wanted, coupler)
-        problem = _replayed(coupler, found, groups, runs, execute)
-        if problem is None:
+        problems = _replayed(coupler, found, groups, runs)
+        if not problems:
             return _result(coupler, found, wanted, groups, runs)
-        _tighten(coupler, found, problem)
+        _tighten_all(coupler, found, problems)
     raise AssertionError("the coupling does not come to an end")  # every round binds or pins something
 
 
@@ -48,7 +49,7 @@ def _bind_partly(coupler: Coupler, found: Partition, wanted: Demands) -> bool:
     changed = False
     for position in reversed(range(len(coupler.equal))):
         pieces, _ = coupler.equal[position]
-        if any(found.content(found.channels(piece)) is None for piece in pieces):
+        if any(found.content(piece) is None for piece in pieces):
             coupler.equal.pop(position)
             for piece in pieces[1:]:
                 coupler.bind(pieces[0], piece)
@@ -81,51 +82,79 @@ def _pin(coupler: Coupler, found: Partition, channels: Channels, reason: str, si
     return True
 
 
-def _replayed(
-    coupler: Coupler, found: Partition, groups: tuple[Group, ...], runs: Sequence[Run], execute: Callable[..., Any]
-) -> Mismatch | None:
-    """The first place where a selection with other positions in every lane does not go through."""
-    for seed in SEEDS if any(len(group.lanes) > 1 for group in groups) else SEEDS[:1]:
+def _replayed(coupler: Coupler, found: Partition, groups: tuple[Group, ...], runs: Sequence[Run]) -> list[Mismatch]:
+    """The places where a selection with other positions in every lane does not go through.
+
+    Channels that are alone in their lane have no other positions: one selection is enough for what reads only them.
+    """
+    several = np.zeros(len(found.pinned), dtype=bool)
+    for group in groups:
+        several[group.channels] = len(group.lanes) > 1
+    chosen: list[set[int] | None] = [None] * len(runs)
+    for seed in SEEDS if several.any() else SEEDS[:1]:
         kept = adversary(groups, len(found.pinned), seed)
-        for run in runs:
-            try:
-                Replay(coupler, found.channel_of, kept).replay(run.graph, run.values, execute)
-            except Mismatch as problem:
-                return problem
-    return None
+        for run, nodes in zip(runs, chosen, strict=True):
+            problems = Replay(coupler, found.footprints, kept).run(run.graph, run.values, nodes)
+            if problems:
+                return problems
+        if seed == SEEDS[0] and several.any():
+            chosen = [touching(run.graph, run.values, coupler, found.footprints, several) for run in runs]
+    return []
 
 
-def _tighten(coupler: Coupler, found: Partition, problem: Mismatch) -> None:
-    """Bind the lanes that a mismatch is about, element by element; where there are none, pin the channels."""
-    channels = np.array(sorted(problem.channels), dtype=np.int64)
-    lanes = set(found.lane_of[channels].tolist()) - {-1}
-    changed = False
+def _tighten_all(coupler: Coupler, found: Partition, problems: Sequence[Mismatch]) -> None:
+    """Tighten for the first mismatch, and for those in other lanes than the ones that this has changed."""
+    changed = np.zeros(len(found.lanes) + 1, dtype=bool)  # the last is no lane
+    for number, problem in enumerate(problems):
+        lanes = found.lane_of[problem.channels]
+        if number == 0 or ((lanes >= 0).any() and not changed[lanes].any()):
+            changed[lanes] = True
+            changed[found.lane_of[_tighten(coupler, found, problem)]] = True
+            changed[-1] = False
+
+
+def _group_of(found: Partition, groups: Sequence[Group]) -> Channels:
+    """The group of each channel; -1: it stays."""
+    group_of = np.full(len(found.pinned), -1, dtype=np.int64)
+    for group in groups:
+        group_of[group.channels] = group.index
+    return group_of
+
+
+def _tighten(coupler: Coupler, found: Partition, problem: Mismatch) -> Channels:
+    """Bind the lanes that a mismatch is about, element by element; where there are none, pin the channels.
+
+    Returns the channels that are bound or pinned.
+    """
+    lanes = found.lane_of[problem.channels]
+    about = np.isin(found.lane_of, lanes[lanes >= 0])
+    changed = []
     for position in reversed(range(len(coupler.rectangles))):
-        ids, _ = coupler.rectangles[position]
-        lines = rows(ids, found.channel_of)
-        if lines and _touches(found, lines, lanes):
+        footprint = found.footprints.of(coupler.rectangles[position][0])
+        if len(footprint.varying) > 1 and about[footprint.channels].any():
             coupler.rectangles.pop(position)
-            for line in lines[1:]:
-                coupler.bind(lines[0], line)
-            changed = True
+            first, *others = (torch.from_numpy(found.first[row].astype(np.int32)) for row in footprint.rows)
+            for line in others:
+                coupler.bind(first, line)
+            changed.append(footprint.channels.reshape(-1))
     for position in reversed(range(len(coupler.equal))):
         pieces, _ = coupler.equal[position]
-        if _touches(found, pieces, lanes) and len({piece.numel() for piece in pieces}) == 1:
+        channels = np.concatenate([found.footprints.of(piece).line() for piece in pieces])
+        if about[channels].any() and len({piece.numel() for piece in pieces}) == 1:
             coupler.equal.pop(position)
             for piece in pieces[1:]:
                 coupler.bind(pieces[0], piece)
-            changed = True
-    if not changed:
-        site = problem.node.site if problem.node is not None else Site()
-        if not _pin(coupler, found, channels, ORDER, site):
-            raise ProofError(
-                f"The coupling contradicts itself at {site}: what a cut would leave does not fit there, and nothing is "
-                "left to pin. A rule for an op on the way is wrong; please report this with the model."
-            )
-
-
-def _touches(found: Partition, pieces: Sequence[torch.Tensor], lanes: set[int]) -> bool:
-    return any(lanes & set(found.lane_of[found.channels(piece)].ravel().tolist()) for piece in pieces)
+            changed.append(channels)
+    if changed:
+        bound: Channels = np.unique(np.concatenate(changed))
+        return bound
+    site = problem.node.site if problem.node is not None else Site()
+    if not _pin(coupler, found, problem.channels, ORDER, site):
+        raise ProofError(
+            f"The coupling contradicts itself at {site}: what a cut would leave does not fit there, and nothing is "
+            "left to pin. A rule for an op on the way is wrong; please report this with the model."
+        )
+    return problem.channels
 
 
 def _groups(found: Partition, wanted: Demands, coupler: Coupler) -> tuple[Group, ...]:
@@ -147,7 +176,7 @@ def _groups(found: Partition, wanted: Demands, coupler: Coupler) -> tuple[Group,
 def _result(
     coupler: Coupler, found: Partition, wanted: Demands, groups: tuple[Group, ...], runs: Sequence[Run]
 ) -> Groups:
-    channel_of = found.channel_of
+    channel_of = found.footprints.channel_of
 
     def relabel(ids: torch.Tensor) -> Channels:
         channels: Channels = channel_of[ids.to(torch.int64).numpy()]
@@ -171,9 +200,7 @@ def _result(
 
 def _followers(found: Partition, wanted: Demands, groups: tuple[Group, ...]) -> tuple[Follower, ...]:
     """The attributes that change with the widths."""
-    group_of = np.full(len(found.pinned), -1, dtype=np.int64)
-    for group in groups:
-        group_of[group.channels] = group.index
+    group_of = _group_of(found, groups)
     followers = []
     for (module, name), value in wanted.attributes.items():
         terms: dict[int, float] = defaultdict(float)
@@ -201,10 +228,10 @@ class _Relabelled(dict[int, object]):
 
 def _pins(coupler: Coupler, channel_of: Channels) -> tuple[Pin, ...]:
     """Pins of the same reason at the same place, joined."""
-    joined: dict[tuple[str, Site, str], set[int]] = defaultdict(set)
+    joined: dict[tuple[str, Site, str], list[Channels]] = defaultdict(list)
     for pin in coupler.pins:
-        joined[pin.reason, pin.site, pin.remedy] |= set(channel_of[pin.ids].tolist())
+        joined[pin.reason, pin.site, pin.remedy].append(channel_of[pin.ids])
     return tuple(
-        Pin(reason, site.op, site.module, site.source, tuple(sorted(channels)), remedy)
-        for (reason, site, remedy), channels in joined.items()
+        Pin(reason, site.op, site.module, site.source, tuple(np.unique(np.concatenate(found)).tolist()), remedy)
+        for (reason, site, remedy), found in joined.items()
     )

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Group, Groups
-from channelcut.couple import CoupleOptions, couple
+from channelcut.couple import CoupleOptions, Coupling
 from channelcut.cut.apply import copy_with, refresh, select
 from channelcut.cut.planning import attributes, kept_positions, named_tensors
 from channelcut.cut.structure import retraced_structure
@@ -126,7 +126,8 @@ def couple_probed(
     probe = Probe(model, args, kwargs)
     pins: dict[str, str] = {}
     again: Graph | None = None
-    groups = couple(graphs, pins, options)
+    coupling = Coupling(graphs, options)
+    groups = coupling.groups()
     for _ in range(rounds):
         if not groups.groups:
             break
@@ -137,10 +138,10 @@ def couple_probed(
             first = groups.graph
             again = trace(model, args, kwargs, front_end=first.front_end, arithmetic=not first.hollow)
             if [node.name for node in again.nodes] != [node.name for node in first.nodes]:
-                graphs = [again, *graphs[1:]]
-                groups = couple(graphs, pins, options)
+                coupling = Coupling([again, *graphs[1:]], options)
+                groups = coupling.groups(pins)
                 continue
-        groups = _pin_line(graphs, pins, groups, failure, options) or _pin_groups(graphs, pins, groups, probe, options)
+        groups = _pin_line(coupling, pins, groups, failure) or _pin_groups(coupling, pins, groups, probe)
     return groups
 
 
@@ -157,9 +158,7 @@ def one_step(groups: Groups, smaller: Sequence[Group]) -> NDArray[np.bool_]:
     return kept
 
 
-def _pin_line(
-    graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, failure: Failure, options: CoupleOptions | None
-) -> Groups | None:
+def _pin_line(coupling: Coupling, pins: dict[str, str], groups: Groups, failure: Failure) -> Groups | None:
     """Pin the channels at the innermost line of the failure that handles any that are still free.
 
     A line that handles most of what is free, such as a whole forward in one expression, tells too little: None.
@@ -168,7 +167,7 @@ def _pin_line(
     for line in reversed(failure.lines):
         if line in pins:
             continue
-        tried = couple(graphs, {**pins, line: HARD_CODED}, options)
+        tried = coupling.groups({**pins, line: HARD_CODED})
         left = sum(len(group.channels) for group in tried.groups)
         if left < free:
             if left < free / 2:
@@ -178,9 +177,7 @@ def _pin_line(
     return None
 
 
-def _pin_groups(
-    graphs: Sequence[Graph], pins: dict[str, str], groups: Groups, probe: Probe, options: CoupleOptions | None
-) -> Groups:
+def _pin_groups(coupling: Coupling, pins: dict[str, str], groups: Groups, probe: Probe) -> Groups:
     """Where no line tells, find by bisection which groups the forward cannot lose channels of."""
 
     def failing(part: Sequence[Group]) -> list[Group]:
@@ -194,4 +191,4 @@ def _pin_groups(
     culprits = failing(groups.groups) or list(groups.groups)
     for group in culprits:
         pins[group.name] = HARD_CODED
-    return couple(graphs, pins, options)
+    return coupling.groups(pins)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.graph import Graph, Node, Site, refs, specs
 from channelcut.core.groups import Groups
 from channelcut.core.trees import leaves
-from channelcut.couple.replay import kept_shape
+from channelcut.couple.footprint import Footprint
+from channelcut.couple.ids import compact
 from channelcut.cut.align import Misaligned, align
 from channelcut.trace.layout import ARITHMETIC
 
@@ -73,7 +73,9 @@ def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) 
 def predicted_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
     """The shape of a node's value after a cut; None where it is no single tensor, or an empty one without channels."""
     ids = groups.values[node.index]
-    return kept_shape(ids, torch.from_numpy(kept)) if isinstance(ids, Tensor) and ids.numel() else None
+    if not isinstance(ids, Tensor) or not ids.numel():
+        return None
+    return Footprint.of(compact(ids).numpy(), ids.shape).kept_shape(kept)
 
 
 def _misaligned(error: Misaligned) -> Difference:
