@@ -130,6 +130,65 @@ class Attention(nn.Module):
         return self.head(self.proj(y))
 
 
+class FusedAttention(nn.Module):
+    """Torch's own function with its default scale: the widths of query and key stay, that of the values may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(3, 16), nn.Linear(3, 16), nn.Linear(3, 16)
+        self.proj, self.out = nn.Linear(16, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)
+        n, t, _ = tokens.shape
+        q, k, v = (layer(tokens).reshape(n, t, 2, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(self.proj(y.transpose(1, 2).reshape(n, t, -1)))
+
+
+class WholeHeads(nn.Module):
+    """Heads of a width that stays, and as many of them as there is width for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 4
+        self.q, self.k, self.v = nn.Linear(3, 24), nn.Linear(3, 24), nn.Linear(3, 24)
+        self.proj, self.out = nn.Linear(24, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)
+        n, t, _ = tokens.shape
+        q, k, v = (layer(tokens).view(n, t, -1, self.width).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.out(self.proj(self.attend(q, k, v).transpose(1, 2).reshape(n, t, -1)))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class HandWrittenHeads(WholeHeads):
+    """The same in the ops that it is made of."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
+
+
+class SharedKeys(nn.Module):
+    """Two query heads to each head of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(3, 16), nn.Linear(3, 8), nn.Linear(3, 8)
+        self.proj = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)
+        n, t, _ = tokens.shape
+        q = self.q(tokens).reshape(n, t, 4, -1).transpose(1, 2)
+        k, v = (layer(tokens).reshape(n, t, 2, -1).transpose(1, 2) for layer in (self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.5, enable_gqa=True)
+        return self.proj(y.transpose(1, 2).reshape(n, t, -1))
+
+
 class Norms(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -528,6 +587,10 @@ NETWORKS = {
         Flattened,
         Transposed,
         Attention,
+        FusedAttention,
+        WholeHeads,
+        HandWrittenHeads,
+        SharedKeys,
         Norms,
         Shared,
         HardCoded,

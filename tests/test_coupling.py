@@ -19,7 +19,16 @@ from channelcut.couple.replay import adversary
 from channelcut.trace.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
-SEES_NUMBERS = {"HardCoded", "SlicedBySelf", "ConfiguredHeads", "OwnNorm", "Closure", "Recurrent"}
+SEES_NUMBERS = {
+    "HardCoded",
+    "SlicedBySelf",
+    "ConfiguredHeads",
+    "OwnNorm",
+    "Closure",
+    "Recurrent",
+    "WholeHeads",
+    "HandWrittenHeads",
+}
 
 
 def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -38,6 +47,10 @@ def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
         ("Flattened", {"a.0.weight": (1, 6), "f1.weight": (1, 20)}),
         ("Transposed", {"a.0.weight": (1, 12), "up.weight": (1, 4), "b.0.weight": (1, 8)}),
         ("Attention", {"stem.0.weight": (1, 12), "q.weight": (2, 8), "v.weight": (2, 4), "proj.weight": (1, 10)}),
+        ("FusedAttention", {"v.weight": (2, 8), "proj.weight": (1, 10)}),
+        ("SharedKeys", {"q.weight": (2, 4), "v.weight": (2, 4)}),
+        ("WholeHeads", {"q.weight": (1, 6), "proj.weight": (1, 10)}),
+        ("HandWrittenHeads", {"q.weight": (1, 6), "proj.weight": (1, 10)}),
         (
             "Recurrent",
             {
@@ -63,6 +76,56 @@ def test_both_front_ends_find_the_same_channels(name: str) -> None:
 def test_a_chunk_makes_lanes_of_equal_width_not_equal_channels() -> None:
     (group,) = [g for g in cc.analyze(build("C2f"), example()).groups if len(g.lanes) == 2]
     assert not set(group.lanes[0]) & set(group.lanes[1])
+
+
+class Masked(nn.Module):
+    """Attention with a mask that a layer computes for every head, and the layer before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.mask, self.v = nn.Linear(16, 6), nn.Linear(6, 4), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, 0]
+        mask = self.mask(F.relu(self.inner(x))).transpose(1, 2)[:, :, None]
+        v = self.v(x).reshape(*x.shape[:2], 4, 2).transpose(1, 2)
+        return F.scaled_dot_product_attention(v, v, v, attn_mask=mask, scale=0.5).mean(1)
+
+
+@pytest.mark.parametrize("front_end", ["dispatch", "export"])
+def test_the_mask_of_an_attention_keeps_its_heads(front_end: str) -> None:
+    groups = cc.analyze(Masked(), example(), front_end=front_end)
+    assert [g.name for g in groups.groups] == ["inner.weight"]
+    assert [p.op for p in groups.pins if p.reason == "the mask of an attention"] == [
+        "aten.scaled_dot_product_attention"
+    ]
+    assert cc.prune(Masked(), example(), keep=0.5, front_end=front_end).proof.passed
+
+
+def test_attention_is_one_step_whatever_kernel_torch_takes() -> None:
+    """Values of another width than the queries have another kernel; the probe must not take that for another step."""
+    groups = cc.analyze(build("FusedAttention"), example())
+    assert [n.name for n in groups.graph.calls if "attention" in n.name] == ["aten.scaled_dot_product_attention"]
+    assert not [p for p in groups.pins if "hard-codes" in p.reason]
+    assert cc.prune(build("FusedAttention"), example(), keep=0.5).model.v.weight.shape == (8, 3)
+
+
+def test_attention_inside_torchs_layer_is_one_step() -> None:
+    layer = nn.MultiheadAttention(8, 2, batch_first=True)
+    graph = cc.analyze(nn.Sequential(nn.Linear(3, 8), Alone(layer)), torch.rand(2, 5, 3)).graph
+    assert [n.name for n in graph.calls if "attention" in n.name] == ["aten.scaled_dot_product_attention"]
+    assert F.scaled_dot_product_attention is torch._C._nn.scaled_dot_product_attention
+
+
+class Alone(nn.Module):
+    """A layer of attention over itself."""
+
+    def __init__(self, layer: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, x, x, need_weights=False)[0]
 
 
 def test_the_output_is_pinned_with_its_place() -> None:

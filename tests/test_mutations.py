@@ -276,6 +276,14 @@ def norm_groups_not_equal(patch: Patch) -> None:
     rewrite(patch, "group_norm native_group_norm", unbound)
 
 
+def attention_not_bound(patch: Patch) -> None:
+    rewrite(patch, "scaled_dot_product_attention", unbound)
+
+
+def default_scale_not_pinned(patch: Patch) -> None:
+    forget_pins(patch, "the default scale of attention follows the key width")
+
+
 MUTATIONS: list[tuple[Mutation, str]] = [
     (concat_order_swapped, "joined"),
     (concat_order_swapped, "C2f"),
@@ -308,6 +316,8 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (transpose_not_permuted, "Shuffle"),
     (repeat_interleaved, "repeat"),
     (norm_groups_not_equal, "normed"),
+    (attention_not_bound, "SharedKeys"),
+    (default_scale_not_pinned, "FusedAttention"),
 ]
 
 

@@ -8,7 +8,16 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "onnxsim", "ONNXSLIM")
+_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx",
+    "torch._subclasses.fake_tensor",
+    "onnxscript",
+    "onnx_ir",
+    "onnxsim",
+    "ONNXSLIM",
+)
 
 
 @contextlib.contextmanager

@@ -65,8 +65,8 @@ class Coupler:
 
     `equal`: pieces that must keep equal shares. `rectangles`: values that may lose elements along the last of
     several axes alone. `pieces`: lines that a slice cuts out. `bounds`: the line before (sign 1) or after (-1) a
-    slice's bound. `minted`: the ids that were made at a node. `policy`: whether grouped convolutions lose whole
-    `groups` or `offsets` in each.
+    slice's bound. `minted`: the ids that were made at a node. `decisions`: what rules found out about ids there.
+    `policy`: whether grouped convolutions lose whole `groups` or `offsets` in each.
     """
 
     next_id: int = 1
@@ -80,6 +80,7 @@ class Coupler:
     bounds: dict[tuple[int, int, str], tuple[Tensor, int]] = field(default_factory=dict)
     pieces_of: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     minted: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    decisions: dict[tuple[tuple[int, int], str], bool] = field(default_factory=dict)
     work: list[RawWork] = field(default_factory=list)
     policy: str = "groups"
     graph: Graph | None = None
@@ -133,6 +134,11 @@ class Coupler:
         known = self.slots.get((state.name, 0))
         return known.role if known is not None else ""
 
+    def decide(self, question: str, answer: bool) -> bool:
+        """Note a rule's answer to a question about the ids; a replay gets the same, even where it has one channel."""
+        self.decisions[self.place, question] = answer
+        return answer
+
     def fix(self, state: State) -> None:
         """A parameter or buffer is used in a way that no removal may change: its slots, found by any rule, are
         pinned.
@@ -169,11 +175,13 @@ class Coupler:
         if owned:
             self.pin(wide_a[conflict], reason)
 
-    def bind_along(self, ids: Tensor, axis: int) -> None:
-        """Bind every slab along `axis` to the first one."""
+    def bind_along(self, ids: Tensor, axis: int) -> Tensor:
+        """Bind every slab along `axis` to the first one; returns the ids with the first one's in every slab."""
         if ids.shape[axis] > 1 and not I.is_constant(I.compact(ids), axis):
             first = ids.narrow(axis, 0, 1)
             self.bind(first.expand_as(rest := ids.narrow(axis, 1, ids.shape[axis] - 1)), rest)
+            return first.expand(ids.shape)
+        return ids
 
     def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
         """The pieces must keep equal numbers of channels along `axis`, not the same ones."""

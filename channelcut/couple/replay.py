@@ -31,7 +31,8 @@ class Mismatch(Exception):
     def __init__(self, node: Node | None, *channels: Channels) -> None:
         super().__init__()
         found = np.unique(np.concatenate([part.reshape(-1) for part in channels] or [np.zeros(0, np.int64)]))
-        self.node, self.channels = node, found[found != 0].astype(np.int64)
+        self.node = node
+        self.channels: Channels = found[found != 0].astype(np.int64)
 
 
 class _Unknown(Exception):
@@ -100,6 +101,10 @@ class Replay(Coupler):
         ):
             raise Mismatch(self.node, I.compact(ids).numpy(), known.numpy())
         return known
+
+    def decide(self, question: str, answer: bool) -> bool:
+        """The answer of the original run; the ids that are left say less, and may have led to another question."""
+        return self.original.decisions.get((self.place, question), answer)
 
     def fix(self, state: State) -> None:
         """Nothing: it was pinned."""

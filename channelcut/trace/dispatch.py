@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.trees import mapped_only
+from channelcut.trace.attention import AttentionMode
 from channelcut.trace.attributes import tag_attributes
 from channelcut.trace.export import aliases
 from channelcut.trace.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
@@ -62,7 +63,7 @@ def record(
     try:
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
-            own = (recorder, ContiguousLinear(), recurrent, *((mode,) if widths else ()))
+            own = (recorder, ContiguousLinear(), AttentionMode(recorder.step), recurrent, *((mode,) if widths else ()))
             for entered in (torch.no_grad(), uncompiled(), slow_attention(), square_roots(), *hollows, *own):
                 modes.enter_context(entered)
             outputs = model(*args, **kwargs)
@@ -94,6 +95,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.path: list[str] = []
         self.mkldnn = torch.backends.mkldnn.enabled
         self._known = WeakTensorKeyDictionary()
+        self._paused = False
 
     def append(self, **fields: Any) -> Ref:
         self.nodes.append(Node(index=len(self.nodes), **fields))
@@ -148,15 +150,33 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
         name = str(func.overloadpacket)
         if name in ("aten.detach", "aten.lift_fresh") or name.startswith("prim."):
             result = func(*args, **kwargs)
             if isinstance(result, torch.Tensor) and isinstance(args[0], torch.Tensor):
                 self._remember(result, self.reference(args[0]))
             return result
+        return self._step(func, tuple(args), kwargs, lambda: func(*args, **kwargs))
+
+    def step(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:
+        """Record all that `run` does as one call of `target`."""
+
+        def alone() -> Any:
+            self._paused = True
+            try:
+                return run()
+            finally:
+                self._paused = False
+
+        return self._step(target, args, kwargs, alone)
+
+    def _step(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:
+        name = str(func.overloadpacket)
         site = Site(name, self.path[-1] if self.path else "", current_line())
-        links = mapped_only(torch.Tensor, self.reference, (tuple(args), kwargs))
-        result = func(*args, **kwargs)
+        links = mapped_only(torch.Tensor, self.reference, (args, kwargs))
+        result = run()
         ref = self.append(
             kind="call", name=name, value=as_spec(result), site=site, target=func, args=links[0], kwargs=links[1]
         )

@@ -25,7 +25,7 @@ class Tokens(nn.Module):
     head_width=(4, 2, 6),
     value_width=(4, 3),
     how=("matmul", "sdpa", "sdpa default", "bmm", "linear", "channels"),
-    views=("shapes", "hard", "unflatten", "chunk"),
+    views=("shapes", "hard", "unflatten", "chunk", "whole heads"),
 )
 class Attention(Tokens):
     """Query, key and value of layers of their own."""
@@ -33,7 +33,7 @@ class Attention(Tokens):
     def __init__(self, shape: Shape, o: Options) -> None:
         super().__init__()
         self.heads, self.d, self.how, self.views = o.heads, o.head_width, o.how, o.views
-        values = o.head_width if o.how == "sdpa default" else o.value_width
+        values = o.head_width if o.views == "whole heads" else o.value_width
         self.q, self.k = (nn.Conv2d(shape[0], o.heads * o.head_width, 1) for _ in range(2))
         self.v, self.proj = nn.Conv2d(shape[0], o.heads * values, 1), nn.Conv2d(o.heads * values, shape[0], 1)
 
@@ -45,6 +45,8 @@ class Attention(Tokens):
             return x.flatten(2).unflatten(1, (self.heads, -1))
         if self.views == "chunk":
             return torch.stack(x.flatten(2).chunk(self.heads, 1), 1)
+        if self.views == "whole heads":
+            return x.reshape(n, -1, self.d, h * w)
         return x.reshape(n, self.heads, -1, h * w)
 
     def forward(self, x: Tensor) -> Tensor:

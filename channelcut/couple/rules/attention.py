@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from channelcut.core.graph import specs
 from channelcut.couple import ids as I
 from channelcut.couple.coupler import FIXED, Coupler, State
-from channelcut.couple.registry import Call, rule
+from channelcut.couple.registry import Call, activation, rule
 from channelcut.couple.rules.conv import affine
 
 IRREGULAR = "channels vary along several axes of a matrix product"
@@ -44,9 +43,16 @@ def _product(coupler: Coupler, left: Tensor, right: Tensor, shape: tuple[int, ..
     macs = math.prod(shape) * left.shape[-1]
     if left_k is not None and right_k is not None:
         contracted = coupler.bind(left_k.squeeze(-2), right_k.squeeze(-1), "contracted with a fixed tensor")
-        coupler.account(macs, FIXED, contracted if bool(contracted.any()) else FIXED)
-        return I.zeros(shape)
+        whole = _whole_heads(coupler, contracted)
+        coupler.account(macs, contracted if whole else FIXED, contracted if not whole and contracted.any() else FIXED)
+        return I.compress(contracted.narrow(-1, 0, 1).unsqueeze(-1).expand(shape)) if whole else I.zeros(shape)
     return _survivor(coupler, (left, left_i, left_k), (right, right_j, right_k), shape, macs)
+
+
+def _whole_heads(coupler: Coupler, *several: Tensor) -> bool:
+    """Whether channels vary from head to head (any axis but the last), and all of a head is one channel."""
+    varying = [(I.varying_axes(ids), ids.dim() - 1) for ids in several]
+    return coupler.decide("whole heads", any(axes and axes[-1] != last for axes, last in varying))
 
 
 def _survivor(
@@ -79,24 +85,38 @@ def _survivor(
     "aten._scaled_dot_product_attention_math",
 )  # fmt: skip
 def attention(coupler: Coupler, call: Call) -> Any:
-    """softmax(q kᵀ · scale) v: query and key channels are bound, value channels pass.
+    """softmax(q kᵀ · scale) v: query and key channels are bound, value channels pass; whole heads go from all.
 
-    The default scale 1/√d follows the width, so key channels are pinned where no scale is given.
+    The default scale 1/√d follows the width, so key channels are pinned where no scale is given. A mask is added to the
+    products of queries and keys, which have no channels. Query heads may share the heads of keys and values.
     """
+    for name in ("attn_mask", "attn_bias"):
+        if isinstance(mask := call.get(name), (Tensor, State)):
+            coupler.pin(activation(coupler, mask), "the mask of an attention")
     query, key, value = call.ids("query"), call.ids("key"), call.ids("value")
     shape = specs(call.node.value)[0].shape
+    if query.dim() > 3 and 0 < key.shape[-3] < query.shape[-3]:
+        key, value = (ids.repeat_interleave(query.shape[-3] // ids.shape[-3], -3) for ids in (key, value))
     parts = [I.drop(ids, [ids.dim() - 2]) for ids in (query, key, value)]
     if any(part is None for part in parts):
         for ids in (query, key, value):
             coupler.pin(ids, IRREGULAR)
         result = I.zeros(shape)
     else:
-        q, k, v = (part for part in parts if part is not None)
-        bound = coupler.bind(q, k, "contracted with a fixed tensor")
-        if call.get("scale") is None:
-            coupler.pin(bound, "the default scale of attention follows the key width", "pass scale= explicitly")
-        tokens = key.shape[-2]
-        coupler.account(math.prod(query.shape) * tokens, FIXED, bound)
-        coupler.account(math.prod(shape) * tokens, v if bool(torch.any(v)) else FIXED, FIXED)
-        result = v.expand(shape)
+        result = _attended(coupler, call, [part for part in parts if part is not None], shape)
     return (result, *call.fixed()[1:]) if isinstance(call.node.value, (list, tuple)) else result
+
+
+def _attended(coupler: Coupler, call: Call, parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """The ids of the result, from those of query, key and value, each (..., 1, width)."""
+    q, k, v = parts
+    bound = coupler.bind(q, k, "contracted with a fixed tensor")
+    if _whole_heads(coupler, bound, v):
+        values, products = (coupler.bind_along(ids, ids.dim() - 1).narrow(-1, 0, 1) for ids in (v, bound))
+        bound = v = coupler.bind(values, products, "a head of a fixed tensor")
+    elif call.get("scale") is None:
+        coupler.pin(bound, "the default scale of attention follows the key width", "pass scale= explicitly")
+    tokens = call.ids("key").shape[-2]
+    coupler.account(math.prod(call.ids("query").shape) * tokens, FIXED, bound if bool(bound.any()) else FIXED)
+    coupler.account(math.prod(shape) * tokens, v if bool(v.any()) else FIXED, FIXED)
+    return I.compress(v.expand(shape))

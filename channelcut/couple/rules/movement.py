@@ -47,8 +47,7 @@ def reshape(coupler: Coupler, call: Call) -> Tensor:
     varying = I.varying_axes(ids)
     if len(varying) > 1 and not coupler.follows(varying[-1]) and any(coupler.follows(axis) for axis in varying[:-1]):
         # view(n, c // 2, 2, h, w): the last axis is a literal, so the one before it loses elements, in whole rows.
-        coupler.bind_along(ids, varying[-1])
-        return ids
+        return I.compress(coupler.bind_along(ids, varying[-1]))
     return coupler.rectangle(ids)
 
 

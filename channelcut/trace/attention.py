@@ -1,0 +1,49 @@
+"""Scaled dot-product attention as one step.
+
+torch decomposes it into another kernel for every device, mask and width, and into a dozen ops where query and value
+have different widths. A cut changes widths, so a trace must not depend on that choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+_ATTENTION = F.scaled_dot_product_attention
+Record = Callable[[Any, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
+
+
+class AttentionMode(TorchFunctionMode):
+    """Records attention as `aten::scaled_dot_product_attention`.
+
+    `record(target, args, kwargs, run)` makes one step of whatever ops `run` takes. Dropout is left out of the step: a
+    random mask couples nothing.
+    """
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Record attention, also inside torch's multi-head layer, which no mode can look into; run anything else."""
+        given = kwargs or {}
+        if func is _ATTENTION:
+            return self._whole(*args, **given)
+        if func is F.multi_head_attention_forward:
+            with patch.object(F, "scaled_dot_product_attention", self._whole):
+                return func(*args, **given)
+        return func(*args, **given)
+
+    def _whole(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(_NAMES, args, strict=False)) | kwargs
+        positional = (given["query"], given["key"], given["value"], given.get("attn_mask"), 0.0)
+        options = {name: given[name] for name in ("scale", "enable_gqa") if given.get(name)}
+        target = torch.ops.aten.scaled_dot_product_attention.default
+        causal = bool(given.get("is_causal", False))
+        return self.record(target, (*positional, causal), options, lambda: _ATTENTION(*args, **kwargs))
