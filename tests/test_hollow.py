@@ -119,6 +119,10 @@ OPS: list[tuple[Any, tuple[Any, ...]]] = [
     (torch.ops.aten.grid_sampler_2d.default, (A, torch.rand(2, 5, 7, 2), 0, 0, False)),
     (torch.ops.aten.grid_sampler_2d.default, (LAST, torch.rand(2, 12, 7, 2), 1, 1, True)),
     (torch.ops.aten.grid_sampler_3d.default, (torch.rand(1, 4, 3, 4, 5), torch.rand(1, 2, 3, 4, 3), 0, 0, False)),
+    (torch.ops.aten.upsample_bicubic2d.default, (A, [12, 5], False)),
+    (torch.ops.aten.upsample_bicubic2d.default, (LAST, [3, 20], True, 0.5, 2.0)),
+    (torch.ops.aten.upsample_bicubic2d.default, (A[:, :1], [12, 5], False)),
+    (torch.ops.aten.upsample_bicubic2d.default, (A.mT, [12, 5], False)),
 ]
 
 
@@ -183,6 +187,9 @@ OPS += [
 ]
 
 
+ALWAYS = {"addmm", "native_layer_norm", "grid_sampler_2d", "grid_sampler_3d", "upsample_bicubic2d"}
+
+
 @pytest.mark.parametrize(("func", "args"), OPS, ids=lambda value: str(value) if callable(value) else "")
 def test_a_shortcut_gives_shape_type_and_layout_or_nothing(func: Any, args: tuple[Any, ...]) -> None:
     found = shortcut(func, args, {}, [a for a in leaves(args) if isinstance(a, Tensor)])
@@ -190,7 +197,7 @@ def test_a_shortcut_gives_shape_type_and_layout_or_nothing(func: Any, args: tupl
         for a, b in zip(leaves(found), leaves(func(*args)), strict=True):
             assert (a.shape, a.dtype, order(a)) == (b.shape, b.dtype, order(b))
     else:
-        assert func.overloadpacket.__name__ not in ("addmm", "native_layer_norm", "grid_sampler_2d", "grid_sampler_3d")
+        assert func.overloadpacket.__name__ not in ALWAYS
 
 
 @pytest.mark.parametrize(
@@ -201,6 +208,8 @@ def test_a_shortcut_gives_shape_type_and_layout_or_nothing(func: Any, args: tupl
         (torch.ops.aten.native_layer_norm.default, (A, [9], None, None, 1e-5)),
         (torch.ops.aten.native_layer_norm.default, (A, [10], torch.rand(9), None, 1e-5)),
         (torch.ops.aten.grid_sampler_2d.default, (A, torch.rand(1, 5, 7, 2), 0, 0, False)),
+        (torch.ops.aten.upsample_bicubic2d.default, (A[0], [12, 5], False)),
+        (torch.ops.aten.upsample_bicubic2d.default, (A, [0, 5], False)),
         (torch.ops.aten.mul.Tensor, (A, torch.rand(7, 1, 1))),
         (torch.ops.aten.cat.default, ([A, torch.rand(2, 8, 6, 9)], 1)),
         (torch.ops.aten.cat.default, ([A, torch.rand(8, 6, 10)], 1)),

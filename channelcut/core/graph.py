@@ -60,6 +60,11 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def inputs(self) -> tuple[Ref, ...]:
+        """The values that it reads, in order; one that it reads twice is there twice."""
+        return tuple(refs((self.args, dict(self.kwargs))))
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -32,13 +32,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Pin:
-    """Why channels cannot be removed, where that was decided, and what would free them."""
+    """Why channels cannot be removed, where that was decided, and what would free them; `channels` are ascending."""
 
     reason: str
     op: str
     module: str
     source: str
-    channels: tuple[int, ...]
+    channels: Ids
     remedy: str = ""
 
     @property
@@ -139,7 +139,7 @@ class Groups:
             lines.append(f"  ... and {len(self.groups) - 10} smaller groups")
         for reason, count in Counter(pin.reason for pin in self.pins).most_common():
             found = [pin for pin in self.pins if pin.reason == reason]
-            held = len(set().union(*(pin.channels for pin in found)))
+            held = len(np.unique(np.concatenate([pin.channels for pin in found])))
             lines.append(f"  pinned: {reason} ({count} places), {held} channels, first at {found[0].site}")
         names = [f"{follower.module}.{follower.attribute}".lstrip(".") for follower in self.followers]
         if names:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from channelcut.core.graph import Graph, Node, Spec, refs
+from channelcut.core.graph import Graph, Node, Spec
 from channelcut.core.groups import Group
 from channelcut.core.trees import leaves
 from channelcut.couple import ids as I
@@ -74,7 +74,7 @@ class Replay(Coupler):
             except _Unknown:
                 continue
             except (RuntimeError, ValueError, IndexError, TypeError):
-                inputs = [values[ref.index] for ref in refs((node.args, dict(node.kwargs)))]
+                inputs = [values[ref.index] for ref in node.inputs]
                 found.append(Mismatch(node, *(self._channels(ids) for ids in inputs if isinstance(ids, Tensor))))
         return found
 
@@ -216,11 +216,7 @@ def touching(graph: Graph, values: Mapping[int, Any], coupler: Coupler, footprin
         )
 
     held = {index: holds(ids) for index, ids in values.items()}
-    return {
-        node.index
-        for node in graph.calls
-        if held[node.index] or any(held[ref.index] for ref in refs((node.args, dict(node.kwargs))))
-    }
+    return {node.index for node in graph.calls if held[node.index] or any(held[ref.index] for ref in node.inputs)}
 
 
 def adversary(groups: Sequence[Group], count: int, seed: int) -> Kept:

@@ -231,7 +231,11 @@ def _pins(coupler: Coupler, channel_of: Channels) -> tuple[Pin, ...]:
     joined: dict[tuple[str, Site, str], list[Channels]] = defaultdict(list)
     for pin in coupler.pins:
         joined[pin.reason, pin.site, pin.remedy].append(channel_of[pin.ids])
-    return tuple(
-        Pin(reason, site.op, site.module, site.source, tuple(np.unique(np.concatenate(found)).tolist()), remedy)
-        for (reason, site, remedy), found in joined.items()
-    )
+    pins = []
+    held = np.zeros(int(channel_of.max()) + 1, dtype=bool)  # to mark is faster than to sort: most are there often
+    for (reason, site, remedy), parts in joined.items():
+        for part in parts:
+            held[part] = True
+        pins.append(Pin(reason, site.op, site.module, site.source, np.flatnonzero(held), remedy))
+        held[pins[-1].channels] = False
+    return tuple(pins)

@@ -57,7 +57,7 @@ def make_plan(
         fingerprint=architecture_fingerprint(model),
         weights=weights_fingerprint(model),
         kept=positions,
-        attributes=attributes(model, groups, kept),
+        attributes=attributes(model, groups, kept, positions),
         groups=tuple(
             GroupPlan(g.name, len(g.lanes), g.width, int(w)) for g, w in zip(groups.groups, widths, strict=True)
         ),
@@ -77,9 +77,12 @@ def kept_positions(groups: Groups, kept: NDArray[np.bool_]) -> Kept:
     return found
 
 
-def attributes(model: nn.Module, groups: Groups, kept: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
-    """New values of the numbers by which modules repeat the shapes of tensors: torch.nn layers' own, and followers."""
-    found = _layer_attributes(model, groups, kept_positions(groups, kept))
+def attributes(model: nn.Module, groups: Groups, kept: NDArray[np.bool_], positions: Kept) -> dict[str, dict[str, Any]]:
+    """New values of the numbers by which modules repeat the shapes of tensors: torch.nn layers' own, and followers.
+
+    `positions` are what `kept_positions` says.
+    """
+    found = _layer_attributes(model, groups, positions)
     shares = [group.kept_width(kept) / group.width for group in groups.groups]
     for follower in groups.followers:
         value = follower.constant + sum(coefficient * shares[index] for index, coefficient in follower.terms)

@@ -84,7 +84,7 @@ class Probe:
         copy = _copy if self.hollow is False else _hollow_copy
         tensors = {t: copy(t, positions.get(name, {})) for name, t in named_tensors(self.model).items()}
         clone = copy_with(self.model, tensors).eval()
-        refresh(clone, attributes(self.model, groups, kept))
+        refresh(clone, attributes(self.model, groups, kept, positions))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
         given = (self.args, dict(self.kwargs))

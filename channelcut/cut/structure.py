@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.core.graph import Graph, Node, Site, refs, specs
+from channelcut.core.graph import Graph, Node, Site, specs
 from channelcut.core.groups import Groups
 from channelcut.core.trees import leaves
 from channelcut.couple.footprint import Footprint
@@ -53,7 +53,7 @@ def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) 
         pairs = align(groups.graph, graph)
     except Misaligned as error:
         return _misaligned(error)
-    used = {ref.index for node in groups.graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
+    used = {ref.index for node in groups.graph.nodes for ref in node.inputs}
     for old, new in pairs:
         if old is None or new is None or old.kind != "call" or old.index not in used:
             continue

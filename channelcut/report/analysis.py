@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from channelcut.core.graph import refs
 from channelcut.core.groups import Follower, Groups
 from channelcut.cost import BilinearCost, macs_cost, params_cost
 from channelcut.cost.bilinear import full_widths
@@ -70,7 +69,7 @@ def trace_data(groups: Groups) -> dict[str, Any]:
     Only tensors with slots are known here; none may also mean that the forward does not run in training mode alone.
     """
     graph = groups.graph
-    read = {graph.nodes[ref.index].name for node in graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
+    read = {graph.nodes[ref.index].name for node in graph.nodes for ref in node.inputs}
     return {
         "front_end": graph.front_end,
         "ops": len(graph.calls),

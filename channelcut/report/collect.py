@@ -71,7 +71,7 @@ def layers(groups: Groups, plan: Plan) -> list[dict[str, Any]]:
 def slots(groups: Groups) -> list[dict[str, Any]]:
     """For `explain`: the groups and the pins of every axis of every tensor."""
     owner = groups.group_of()
-    pinned = [np.array(pin.channels, dtype=np.int64) for pin in groups.pins]
+    pinned = [pin.channels for pin in groups.pins]
     rows = []
     for slot in groups.slots:
         held = np.unique(slot.channels[owner[slot.channels] < 0])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from channelcut.core.graph import Graph, Node, refs
+from channelcut.core.graph import Graph, Node
 from channelcut.core.groups import Groups, Slot
 from channelcut.core.plan import Plan
 
@@ -50,7 +50,7 @@ def _layers(graph: Graph, outputs: Mapping[str, Slot]) -> Iterator[tuple[Node, s
     sources: dict[int, set[int]] = {}
     count = 0
     for node in graph.nodes:
-        read = [ref.index for ref in refs((node.args, dict(node.kwargs)))]
+        read = [ref.index for ref in node.inputs]
         states[node.index] = _states(node, [states[index] for index in read])
         sources[node.index] = set().union(*(sources[index] for index in read))
         weights = [name for index in read for name in sorted(states[index] or ()) if name in outputs]

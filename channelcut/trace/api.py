@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import TraceError, UserError
-from channelcut.core.graph import Graph, refs
+from channelcut.core.graph import Graph
 from channelcut.trace.dispatch import record
 from channelcut.trace.export import export
 from channelcut.trace.hollow import weightless_copy
@@ -131,7 +131,7 @@ def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
     return {
         (node.name.removeprefix("aten.native_").removeprefix("aten.") if ops else "", nodes[ref.index].name)
         for node in graph.calls
-        for ref in refs((node.args, dict(node.kwargs)))
+        for ref in node.inputs
         if nodes[ref.index].kind == "state" and nodes[ref.index].value.dtype.is_floating_point
     }
 

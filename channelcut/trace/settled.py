@@ -36,7 +36,7 @@ def settled(graph: Graph) -> Graph:
         ref.index
         for node in graph.nodes
         if node.index in loose
-        for ref in refs((node.args, dict(node.kwargs)))
+        for ref in node.inputs
         if ref.index not in loose and (ref.index in computed or graph.nodes[ref.index].kind == "state")
     }
     return _without(graph, loose, sorted(read))
@@ -93,7 +93,7 @@ def _is_view(node: Node) -> bool:
 
 
 def _sources(node: Node) -> list[int]:
-    return [ref.index for ref in refs((node.args, dict(node.kwargs)))]
+    return [ref.index for ref in node.inputs]
 
 
 def _decides(graph: Graph, node: Node) -> bool:
@@ -140,7 +140,7 @@ def _needed(graph: Graph, loose: set[int], outputs: set[int]) -> set[int]:
     needed: set[int] = set()
     for node in reversed(graph.nodes[:-1]):
         schema = getattr(node.target, "_schema", None)
-        sources = {ref.index for ref in refs((node.args, dict(node.kwargs)))}
+        sources = {ref.index for ref in node.inputs}
         writes = schema is not None and schema.is_mutable and bool(sources & (needed | outputs))
         if node.index not in loose and (node.index in outputs or node.index in needed or writes):
             needed |= {node.index} | sources

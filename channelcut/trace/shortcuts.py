@@ -106,6 +106,13 @@ def _grid_sampler(source: Tensor, grid: Tensor, *_: Any) -> Tensor | None:
     return source.new_empty(*source.shape[:2], *grid.shape[1:-1]) if fits else None
 
 
+def _upsample(source: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
+    if source.dim() != 4 or len(size) != 2 or min(size) <= 0 or source.dtype not in (torch.float32, torch.float64):
+        return None
+    shape = [*source.shape[:2], *size]
+    return torch.empty(shape, dtype=source.dtype, device=source.device, memory_format=_layout(source))
+
+
 def _convolution(
     source: Tensor,
     weight: Tensor,
@@ -167,4 +174,5 @@ _SHAPES: dict[str, Callable[..., Any]] = {
     "native_layer_norm": _layer_norm,
     "grid_sampler_2d": _grid_sampler,
     "grid_sampler_3d": _grid_sampler,
+    "upsample_bicubic2d": _upsample,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -17,9 +18,15 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<functio
 
 def short(filename: str, line: int) -> str:
     """The last three parts of a path and the line: enough to find it, nothing of the machine."""
-    return "/".join(Path(filename).parts[-3:]) + f":{line}"
+    return f"{_end(filename)}:{line}"
 
 
+@cache  # a forward of a thousand ops stands in a dozen files
+def _end(filename: str) -> str:
+    return "/".join(Path(filename).parts[-3:])
+
+
+@cache
 def is_user_file(filename: str) -> bool:
     """Whether a file belongs to the user's model rather than to torch, Python or this package's tracing."""
     return not (filename.startswith((_TORCH, _HERE, "<")) or "/contextlib.py" in filename)

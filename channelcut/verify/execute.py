@@ -65,7 +65,7 @@ class Execution:
         self.env: dict[int, Any] = {}
         writers = [node for node in graph.calls if _writes(node)]
         self._written = {index for node in writers for index in written(graph.nodes, node)}
-        self._last = {ref.index: node.index for node in graph.nodes for ref in refs((node.args, dict(node.kwargs)))}
+        self._last = {ref.index: node.index for node in graph.nodes for ref in node.inputs}
         self._last.update(dict.fromkeys(keep, len(graph.nodes)))
 
     def value(self, index: int) -> Any:
@@ -106,7 +106,7 @@ class Execution:
     def finish(self, node: Node, value: Any) -> None:
         """Store a value and drop those that nobody needs any more."""
         self.env[node.index] = value
-        for ref in refs((node.args, dict(node.kwargs))):
+        for ref in node.inputs:
             if self._last.get(ref.index) == node.index:
                 self.env.pop(ref.index, None)
         if node.index not in self._last:

@@ -195,7 +195,9 @@ def cat(coupler: Coupler, call: Call) -> Tensor:
     axis = call["dim"] % len(shape)
     varying = {a for piece in pieces for a in I.varying_axes(piece)}
     if axis in varying and len(varying) > 1:  # such as head views of several layers: rows, or parts of rows
-        return coupler.rectangle(I.compress(torch.cat([piece.expand(piece.shape) for piece in pieces], axis)))
+        still = [a for a in range(len(shape)) if a != axis and a not in varying]
+        small = [ids for piece in pieces if (ids := I.drop(piece, still)) is not None]
+        return coupler.rectangle(I.compress(torch.cat(small, axis).expand(shape)))
     if varying - {axis}:
         first = pieces[0].narrow(axis, 0, 1)
         for piece in pieces:
