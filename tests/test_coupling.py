@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import channelcut as cc
 from channelcut.core.groups import Group
 from channelcut.couple import ids as I
+from channelcut.couple import solve as solving
 from channelcut.couple.coupler import Coupler
 from channelcut.couple.ids import shrink
 from channelcut.couple.registry import RULES, rule
@@ -354,6 +355,16 @@ def test_lanes_that_a_shuffle_brings_together_keep_the_same_positions(front_end:
     _, group = cc.analyze(model, example(), front_end=front_end).groups
     assert (len(group.lanes), group.width) == (1, 4)
     assert cc.prune(model, example(), keep=0.5, importance="random", front_end=front_end).proof.passed
+
+
+def test_all_mismatches_of_other_lanes_are_mended_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    replayed = solving._replayed
+    monkeypatch.setattr(solving, "_replayed", lambda *args: rounds.append(len(found := replayed(*args))) or found)
+    model = nn.Sequential(*(ShuffledGroups() for _ in range(3))).eval()
+    groups = cc.analyze(model, example(), probe=False).groups
+    assert rounds == [3, 0]
+    assert [(len(g.lanes), g.width) for g in groups if g.name.endswith("b.weight")] == [(1, 4)] * 3
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 8])
