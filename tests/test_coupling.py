@@ -111,6 +111,27 @@ def test_attention_is_one_step_whatever_kernel_torch_takes() -> None:
     assert cc.prune(build("FusedAttention"), example(), keep=0.5).model.v.weight.shape == (8, 3)
 
 
+class HeadsOfTwo(nn.Module):
+    """Four heads, of which one channel each is left when half are."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.q, self.k, self.v = (nn.Linear(16, 8) for _ in range(3))
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = (x := x[:, 0]).shape
+        q, k, v = (layer(x).reshape(n, t, 4, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.5) if self.fused else (q @ k.mT * 0.5).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(n, t, -1))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_head_that_is_down_to_one_channel_is_no_whole_head(fused: bool) -> None:
+    assert widths(HeadsOfTwo(fused)) == {"q.weight": (4, 2), "v.weight": (4, 2)}
+
+
 def test_attention_inside_torchs_layer_is_one_step() -> None:
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
     graph = cc.analyze(nn.Sequential(nn.Linear(3, 8), Alone(layer)), torch.rand(2, 5, 3)).graph

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import NETWORKS, build, example
 
+from channelcut.core.graph import Node
 from channelcut.core.groups import Groups
 from channelcut.couple import Coupling, couple
 from channelcut.couple import ids as I
@@ -132,19 +133,32 @@ def test_pins_of_one_answer_are_not_in_the_next(name: str) -> None:
     assert same(coupling.groups(pins), couple([graph], pins))
 
 
-def test_only_what_holds_a_channel_touches_it() -> None:
-    graph = trace(build("Attention"), (example(),))
-    groups = couple([graph])
+def touched(name: str, tensor: str) -> list[Node]:
+    """The calls that hold a channel of one group."""
+    graph = trace(build(name), (example(),))
     coupling = Coupling([graph])
-    (run,), coupler = coupling.runs, coupling.partitioner.coupler
-    (values,) = (group for group in groups.groups if group.name == "v.weight")
+    groups = coupling.groups()
+    (group,) = (group for group in groups.groups if group.name == tensor)
     some = np.zeros(groups.channel_count, dtype=bool)
-    some[values.channels] = True
-    footprints = coupling.partitioner.copy().partition().footprints
-    touched = touching(graph, run.values, coupler, footprints, some)
-    modules = {node.site.module for node in graph.calls if node.index in touched}
-    assert modules == {"", "v", "proj"}
-    assert {node.site.module for node in graph.calls} > modules
+    some[group.channels] = True
+    partitioner = coupling.partitioner
+    footprints = partitioner.partition().footprints
+    found = touching(graph, coupling.runs[0].values, partitioner.coupler, footprints, some)
+    return [node for node in graph.calls if node.index in found]
+
+
+def test_only_what_holds_a_channel_touches_it() -> None:
+    nodes = touched("Attention", "v.weight")
+    assert {node.site.module for node in nodes} == {"", "v", "proj"}
+    assert not any("softmax" in node.name for node in nodes)
+
+
+def test_an_op_on_a_weight_alone_touches_its_channels() -> None:
+    """That of the last convolution reads channels of the layer before, and its own output stays."""
+    nodes = touched("WeightNorm", "c.parametrizations.weight.original1")
+    assert [node.site.module for node in nodes] == [*["c.parametrizations.weight.0"] * 3, "c", "", "head"]
+    first = touched("Squeeze", "down.weight")[0]
+    assert first.site.module == "down"
 
 
 def test_a_footprint_is_found_once() -> None:
