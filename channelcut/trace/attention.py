@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-_ATTENTION = F.scaled_dot_product_attention
+_ATTENTION = torch._C._nn.scaled_dot_product_attention  # whatever stands in torch.nn.functional calls this
 Record = Callable[[Any, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 
 
@@ -36,14 +35,19 @@ class AttentionMode(TorchFunctionMode):
         if func is _ATTENTION:
             return self._whole(*args, **given)
         if func is F.multi_head_attention_forward:
-            with patch.object(F, "scaled_dot_product_attention", self._whole):
+            before, F.scaled_dot_product_attention = F.scaled_dot_product_attention, self._whole
+            try:
                 return func(*args, **given)
+            finally:
+                F.scaled_dot_product_attention = before
         return func(*args, **given)
 
     def _whole(self, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(_NAMES, args, strict=False)) | kwargs
-        positional = (given["query"], given["key"], given["value"], given.get("attn_mask"), 0.0)
-        options = {name: given[name] for name in ("scale", "enable_gqa") if given.get(name)}
-        target = torch.ops.aten.scaled_dot_product_attention.default
         causal = bool(given.get("is_causal", False))
-        return self.record(target, (*positional, causal), options, lambda: _ATTENTION(*args, **kwargs))
+        positional = (given["query"], given["key"], given["value"], given.get("attn_mask"), 0.0, causal)
+        options: dict[str, Any] = {"enable_gqa": True} if given.get("enable_gqa") else {}
+        if given.get("scale") is not None:
+            options["scale"] = float(given["scale"])
+        target = torch.ops.aten.scaled_dot_product_attention.default
+        return self.record(target, positional, options, lambda: _ATTENTION(*args, **kwargs))
