@@ -99,6 +99,18 @@ def test_a_row_that_lacks_the_peer_gets_it_and_nothing_else(tmp_path):
     assert results.known("plain", Namespace(**{**vars(flags), "fresh": True})) is None
 
 
+def test_what_is_not_asked_again_stays(tmp_path):
+    results = Results(tmp_path, "fake_zoo", ["plain"])
+    peer, extras = {"outcome": "cut"}, {"onnx": "ok"}
+    results.add({"name": "plain", "outcome": "proven", "prune_s": 2.0, "peer": peer, "extras": extras})
+    results.add({"name": "plain", "outcome": "proven", "prune_s": 1.0})
+    assert rows(tmp_path)["plain"] == {
+        "name": "plain", "outcome": "proven", "prune_s": 1.0, "peer": peer, "extras": extras
+    }  # fmt: skip
+    results.add({"name": "plain", "outcome": "error", "peer": {"outcome": "timeout"}})
+    assert rows(tmp_path)["plain"] == {"name": "plain", "outcome": "error", "peer": {"outcome": "timeout"}}
+
+
 def test_quick_traces_and_couples_only(tmp_path):
     main(command(tmp_path / "zoo", "plain", "--quick"))
     row = rows(tmp_path / "zoo")["plain"]

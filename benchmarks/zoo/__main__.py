@@ -3,6 +3,7 @@
     python -m benchmarks.zoo                              # everything, resumes where it stopped
     python -m benchmarks.zoo --zoo timm --no-peer         # one zoo
     python -m benchmarks.zoo --zoo torchvision resnet18   # one model, again
+    python -m benchmarks.zoo --fresh --no-peer            # all again; Torch-Pruning's columns stay
     python -m benchmarks.zoo --quick --results /tmp/quick # trace and couple only: ops without a rule, failures
 
 One process a model and task. The rows of a zoo are in benchmarks/results/zoo/ZOO.json; its table and the summary
@@ -68,8 +69,15 @@ class Results:
         return self.rows.get(name) if resumed else None
 
     def add(self, found: dict[str, Any]) -> None:
-        """Put in or replace one row; one line a row, so that a change shows which model it is about."""
-        self.rows[found["name"]] = found
+        """Put in or replace one row; one line a row, so that a change shows which model it is about.
+
+        What was not asked for (Torch-Pruning, the extras of a cut that is proven again) stays as it was.
+        """
+        former = self.rows.get(found["name"], {})
+        parts = ("peer", "extras") if found.get("outcome") == "proven" else ("peer",)
+        self.rows[found["name"]] = found | {
+            part: former[part] for part in parts if part in former and part not in found
+        }
         ordered = sorted(self.rows.values(), key=lambda r: (self.order.get(r["name"], len(self.order)), r["name"]))
         head = json.dumps({"version": version(self.zoo), "environment": environment(1)}, default=str)
         lines = ",\n".join(json.dumps(r, default=str) for r in ordered)
