@@ -41,5 +41,14 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def mapped_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same for the leaves of one class."""
-    return mapped(lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, tree)
+    """The same for the leaves of one class; written out, because a trace asks for little else."""
+    if isinstance(tree, kind):
+        return function(tree)
+    if isinstance(tree, (list, tuple)):
+        items = [mapped_only(kind, function, item) for item in tree]
+        if isinstance(tree, list):
+            return items
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, dict):
+        return {key: mapped_only(kind, function, item) for key, item in tree.items()}
+    return tree
