@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 import channelcut as cc
 from benchmarks.zoo.catalogue import open_zoo
+from benchmarks.zoo.from_ultralytics import random_backbones
 from benchmarks.zoo.record import Record, described
 
 CAPABILITY = "sm89"
@@ -96,7 +97,8 @@ def ultralytics_export(name: str, model: nn.Module, inputs: tuple[Any, ...], fol
     """`YOLO(...).export(format="onnx")` with the cut model in the wrapper's place."""
     from ultralytics import RTDETR, YOLO
 
-    wrapper = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
+    with random_backbones():
+        wrapper = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
     wrapper.model = copy.deepcopy(model)
     wrapper.model.pt_path = str(folder / f"{name}.pt")  # Ultralytics names its file after this one
     with working_directory(folder):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,9 +34,23 @@ def scaled(stem: str, scale: str) -> str:
     return re.sub(r"^(yolo(?:e-)?v?\d+)", rf"\g<1>{scale}", stem)
 
 
+@contextmanager
+def random_backbones() -> Iterator[None]:
+    """A YAML may ask for torchvision's weights of a backbone; all weights of the zoo are random, none are fetched."""
+    import torchvision
+
+    original = torchvision.models.get_model
+    torchvision.models.get_model = lambda name, **given: original(name, **{**given, "weights": None})
+    try:
+        yield
+    finally:
+        torchvision.models.get_model = original
+
+
 def example(name: str) -> Example:
     """A model from its YAML; the head is the last module of its sequence."""
-    model = open_source(f"ultralytics:{name}.yaml").build()
+    with random_backbones():
+        model = open_source(f"ultralytics:{name}.yaml").build()
     side = CLASSIFIER_SIDE if "-cls" in name else SIDE
     head = f"model.{len(model.model) - 1}"  # type: ignore[arg-type]
     return Example(model, (torch.rand(1, 3, side, side),), (head,))

@@ -17,7 +17,7 @@ from channelcut.couple.partition import Partitioner
 from channelcut.couple.sizes import Run
 from channelcut.couple.solve import solve
 
-HARD_CODED_REMEDY = "compute the width from a tensor's shape in the forward instead of a stored number"
+STORED_REMEDY = "compute the width from a tensor's shape in the forward instead of a stored number"
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,9 @@ class Coupling:
     def groups(self, pins: Mapping[str, str] | None = None) -> Groups:
         """The groups when `pins` stay as well: source lines (`file.py:line`) or names of tensors, with the reason."""
         partitioner = self.partitioner.copy()
-        for run in self.runs if pins else ():
-            _pin_lines(partitioner.coupler, run, pins or {})
-        for (tensor, _), slot in partitioner.coupler.slots.items() if pins else ():
-            if pins and tensor in pins:
-                site = Site("parameter", tensor.rpartition(".")[0])
-                _pin_slot(partitioner.coupler, slot.ids, site, pins[tensor])
+        if pins:
+            _pin_lines(partitioner.coupler, self.runs, pins)
+            _pin_tensors(partitioner.coupler, pins)
         return replace(solve(partitioner, self.runs), free_outputs=self.options.free_outputs)
 
 
@@ -84,12 +81,19 @@ def _pin_slot(coupler: Coupler, ids: torch.Tensor, site: Site, reason: str) -> N
     coupler.pin(ids, reason)
 
 
-def _pin_lines(coupler: Coupler, run: Run, pins: Mapping[str, str]) -> None:
+def _pin_tensors(coupler: Coupler, pins: Mapping[str, str]) -> None:
+    for (tensor, _), slot in coupler.slots.items():
+        if tensor in pins:
+            _pin_slot(coupler, slot.ids, Site("parameter", tensor.rpartition(".")[0]), pins[tensor])
+
+
+def _pin_lines(coupler: Coupler, runs: Sequence[Run], pins: Mapping[str, str]) -> None:
     """Pin what goes into and comes out of the ops of some source lines."""
-    coupler.graph = run.graph
-    for node in run.graph.calls:
-        if node.site.source in pins and node.name != "getitem":  # its op is pinned already
+    for run in runs:
+        for node in run.graph.calls:
+            if node.site.source not in pins or node.name == "getitem":  # its op is pinned already
+                continue
             coupler.node = node
             for leaf in leaves((resolve(node.args, run.values), run.values[node.index])):
                 if isinstance(leaf, torch.Tensor):
-                    coupler.pin(leaf, pins[node.site.source], HARD_CODED_REMEDY)
+                    coupler.pin(leaf, pins[node.site.source], STORED_REMEDY)

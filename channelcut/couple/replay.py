@@ -36,7 +36,11 @@ class Mismatch(Exception):
 
 
 class _Unknown(Exception):
-    """A value of which no rectangle is left, after a mismatch that has been noted."""
+    """A value of which no rectangle is left is asked for."""
+
+    def __init__(self, problem: Mismatch) -> None:
+        super().__init__()
+        self.problem = problem
 
 
 class Replay(Coupler):
@@ -71,8 +75,8 @@ class Replay(Coupler):
                 env[node.index] = run_rule(self, node, env, self.adapted)
             except Mismatch as problem:
                 found.append(problem)
-            except _Unknown:
-                continue
+            except _Unknown as unknown:
+                found += [] if found else [unknown.problem]  # most often it follows from one that has been noted
             except (RuntimeError, ValueError, IndexError, TypeError):
                 inputs = [values[ref.index] for ref in node.inputs]
                 found.append(Mismatch(node, *(self._channels(ids) for ids in inputs if isinstance(ids, Tensor))))
@@ -197,8 +201,8 @@ class _Predicted(dict[int, Any]):
     def __missing__(self, index: int) -> Any:
         try:
             found = self[index] = self._replay.predicted(index)
-        except Mismatch:
-            raise _Unknown from None
+        except Mismatch as problem:
+            raise _Unknown(problem) from None
         return found
 
 
