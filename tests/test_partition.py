@@ -12,7 +12,7 @@ from channelcut.core.graph import Node
 from channelcut.core.groups import Groups
 from channelcut.couple import Coupling, couple
 from channelcut.couple import ids as I
-from channelcut.couple.coupler import Coupler
+from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.footprint import Footprint, Footprints
 from channelcut.couple.partition import Partition, Partitioner
 from channelcut.couple.replay import touching
@@ -51,7 +51,7 @@ def random_coupler(generator: np.random.Generator) -> Coupler:
     coupler = Coupler()
     lines = [coupler.mint(int(generator.integers(2, 7))) for _ in range(6)]
     for index, line in enumerate(lines):
-        coupler.slot(_state(index, len(line)), 0, line, "out")
+        coupler.slot(State(f"w{index}", (len(line),)), 0, line, "out")
     bind_some(coupler, generator, lines, 3)
     coupler.equal.append(((lines[0][:2], lines[1][:2]), coupler.site))
     coupler.pieces.append(lines[2][1:])
@@ -65,12 +65,6 @@ def bind_some(coupler: Coupler, generator: np.random.Generator, lines: list[torc
         a, b = (lines[int(generator.integers(len(lines)))] for _ in range(2))
         n = min(len(a), len(b))
         coupler.bind(a[:n], b[:n])
-
-
-def _state(index: int, extent: int):
-    from channelcut.couple.coupler import State
-
-    return State(f"w{index}", (extent,))
 
 
 def described(found: Partition) -> tuple[object, ...]:
