@@ -172,6 +172,20 @@ class HandWrittenHeads(WholeHeads):
         return (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
 
 
+class Weighed(nn.Module):
+    """Channels weighed by a vector, of many pixels and of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 1), nn.Linear(12, 8)
+        self.vector, self.other = nn.Parameter(torch.randn(12)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.a(x))
+        pixels = F.linear(y.flatten(2).transpose(1, 2).reshape(-1, y.shape[1]), self.vector)
+        return pixels.reshape(len(x), -1) + torch.dot(F.relu(self.b(y.mean((0, 2, 3)))), self.other)
+
+
 class SharedKeys(nn.Module):
     """Two query heads to each head of keys and values."""
 
@@ -591,6 +605,7 @@ NETWORKS = {
         WholeHeads,
         HandWrittenHeads,
         SharedKeys,
+        Weighed,
         Norms,
         Shared,
         HardCoded,

@@ -50,6 +50,7 @@ def widths(model: nn.Module) -> dict[str, tuple[int, int]]:
         ("Attention", {"stem.0.weight": (1, 12), "q.weight": (2, 8), "v.weight": (2, 4), "proj.weight": (1, 10)}),
         ("FusedAttention", {"v.weight": (2, 8), "proj.weight": (1, 10)}),
         ("SharedKeys", {"q.weight": (2, 4), "v.weight": (2, 4)}),
+        ("Weighed", {"a.weight": (1, 12), "b.weight": (1, 8)}),
         ("WholeHeads", {"q.weight": (1, 6), "proj.weight": (1, 10)}),
         ("HandWrittenHeads", {"q.weight": (1, 6), "proj.weight": (1, 10)}),
         (

@@ -105,8 +105,43 @@ def _offset_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, 
 
 @rule("aten.linear")
 def linear(coupler: Coupler, call: Call) -> Tensor:
-    """y = x Wᵀ + b with W (O, I)."""
-    return affine(coupler, call, call.ids("input"), call["weight"], call["bias"])
+    """y = x Wᵀ + b with W (O, I), or x w + b with w (I)."""
+    weight = call["weight"]
+    if len(weight.shape) == 1:
+        return _weighed_sum(coupler, call, call.ids("input"), weight)
+    return affine(coupler, call, call.ids("input"), weight, call["bias"])
+
+
+@rule("aten.mv")
+def times_vector(coupler: Coupler, call: Call) -> Tensor:
+    """(i, k) × (k): k is contracted."""
+    return _weighed_sum(coupler, call, call.ids("self"), call["vec"])
+
+
+@rule("aten.dot")
+def dot(coupler: Coupler, call: Call) -> Tensor:
+    """(k) × (k): k is contracted."""
+    return _weighed_sum(coupler, call, call.ids("self"), call["tensor"])
+
+
+def _weighed_sum(coupler: Coupler, call: Call, ids: Tensor, vector: State | Tensor) -> Tensor:
+    """The last axis is contracted with a vector; of a parameter the elements of what is removed go as well."""
+    columns, rows = I.line(ids, -1), I.drop(ids, [ids.dim() - 1])
+    if isinstance(vector, State):
+        if columns is not None:
+            coupler.slot(vector, 0, columns, "in")
+        else:
+            coupler.fix(vector)
+    elif columns is not None:
+        columns = coupler.bind(columns, vector, "contracted with a fixed tensor")
+    else:
+        coupler.pin(vector, IRREGULAR)
+    coupler.account(math.prod(ids.shape), FIXED, FIXED if columns is None else columns)
+    if columns is None and rows is None:
+        coupler.pin(ids, IRREGULAR)
+    if columns is None and rows is not None:
+        return I.compress(rows.squeeze(-1).expand(call.shape))
+    return I.zeros(call.shape)
 
 
 @rule("aten.addmm")
