@@ -14,6 +14,7 @@ from channelcut.adapters import open_source
 
 SIDE = 256
 CLASSIFIER_SIDE = 224
+POOLED_SIDE = 288  # yolov8-world pools its maps to 3x3, and Ultralytics' exporter wants windows of one size
 
 
 def names() -> list[str]:
@@ -51,6 +52,6 @@ def example(name: str) -> Example:
     """A model from its YAML; the head is the last module of its sequence."""
     with random_backbones():
         model = open_source(f"ultralytics:{name}.yaml").build()
-    side = CLASSIFIER_SIDE if "-cls" in name else SIDE
+    side = CLASSIFIER_SIDE if "-cls" in name else POOLED_SIDE if name.endswith("-world") else SIDE
     head = f"model.{len(model.model) - 1}"  # type: ignore[arg-type]
     return Example(model, (torch.rand(1, 3, side, side),), (head,))

@@ -20,6 +20,7 @@ from channelcut.export.files import save_onnx
 from channelcut.export.inputs import random_like
 from channelcut.export.metadata import set_metadata
 from channelcut.export.names import input_names, output_names
+from channelcut.export.operators import translations
 from channelcut.export.parity import ParityCheck, accept_rewrite, tensor_leaves
 from channelcut.export.simplify import rewrites
 from channelcut.trace.modes import private_copy
@@ -188,6 +189,7 @@ def _export(
                 traced,
                 dynamo=True,
                 opset_version=opset,
+                custom_translation_table=translations(),
                 input_names=list(names[0]),
                 output_names=list(names[1]),
                 verbose=False,
