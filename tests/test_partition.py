@@ -15,7 +15,7 @@ from channelcut.couple import ids as I
 from channelcut.couple.coupler import Coupler, State
 from channelcut.couple.footprint import Footprint, Footprints
 from channelcut.couple.partition import Partition, Partitioner
-from channelcut.couple.replay import touching
+from channelcut.couple.replay import Replay, touching
 from channelcut.trace import trace
 
 
@@ -161,6 +161,21 @@ def test_only_what_holds_a_channel_touches_it() -> None:
 
 def test_an_op_on_a_weight_alone_touches_its_channels() -> None:
     assert [node.name for node in touched(Turned(), "first")].count("aten.t") == 2
+
+
+def test_what_is_no_rectangle_is_a_mismatch_for_who_reads_it_too() -> None:
+    """One channel less in one of two heads; the product of the heads alone is replayed, not what makes them."""
+    graph = trace(build("Attention"), (example(),))
+    coupling = Coupling([graph])
+    groups = coupling.groups()
+    (heads,) = (group for group in groups.groups if group.name == "q.weight")
+    kept = np.ones(groups.channel_count, dtype=bool)
+    kept[heads.lanes[0][0]] = False
+    partitioner = coupling.partitioner
+    replay = Replay(partitioner.coupler, partitioner.partition().footprints, kept)
+    product = next(node.index for node in graph.calls if node.name in ("aten.bmm", "aten.matmul"))
+    (problem,) = replay.run(graph, coupling.runs[0].values, {product})
+    assert set(problem.channels.tolist()) == set(heads.channels.tolist())
 
 
 def test_a_footprint_is_found_once() -> None:
