@@ -30,20 +30,11 @@ def _collect(tree: Any, found: list[Any]) -> None:
 
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
     """The tree with `function` applied to every leaf; containers become plain ones, named tuples keep their class."""
-    if isinstance(tree, (list, tuple)):
-        items = [mapped(function, item) for item in tree]
-        if isinstance(tree, list):
-            return items
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    if isinstance(tree, dict):
-        return {key: mapped(function, item) for key, item in tree.items()}
-    return function(tree)
+    return mapped_only(object, function, tree)
 
 
 def mapped_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same for the leaves of one class; written out, because a trace asks for little else."""
-    if isinstance(tree, kind):
-        return function(tree)
+    """The same for the leaves of one class."""
     if isinstance(tree, (list, tuple)):
         items = [mapped_only(kind, function, item) for item in tree]
         if isinstance(tree, list):
@@ -51,4 +42,4 @@ def mapped_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     if isinstance(tree, dict):
         return {key: mapped_only(kind, function, item) for key, item in tree.items()}
-    return tree
+    return function(tree) if isinstance(tree, kind) else tree

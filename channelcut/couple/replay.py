@@ -82,6 +82,10 @@ class Replay(Coupler):
                 found.append(Mismatch(node, *(self._channels(ids) for ids in inputs if isinstance(ids, Tensor))))
         return found
 
+    def _mismatch(self, *channels: Tensor) -> Mismatch:
+        """These channels do not fit here."""
+        return Mismatch(self.node, *(I.compact(line).numpy() for line in channels))
+
     def _channels(self, ids: Tensor) -> Channels:
         return self.footprints.of(ids).channels
 
@@ -103,7 +107,7 @@ class Replay(Coupler):
         if ids is not None and (
             ids.numel() != known.numel() or bool(((ids != known) & (ids != 0) & (known != 0)).any())
         ):
-            raise Mismatch(self.node, I.compact(ids).numpy(), known.numpy())
+            raise self._mismatch(ids, known)
         return known
 
     def decide(self, question: str, answer: bool) -> bool:
@@ -118,16 +122,16 @@ class Replay(Coupler):
         try:
             shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
         except ValueError:
-            raise Mismatch(self.node, I.compact(a).numpy(), I.compact(b).numpy()) from None
+            raise self._mismatch(a, b) from None
         wide_a, wide_b = I.shrink(a.expand(shape), b.expand(shape))
         if bool(((wide_a != wide_b) & (wide_a != 0) & (wide_b != 0)).any()):
-            raise Mismatch(self.node, I.compact(a).numpy(), I.compact(b).numpy())
+            raise self._mismatch(a, b)
         return torch.where(wide_a != 0, wide_a, wide_b).expand(shape)
 
     def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
         """Pieces must have kept equal counts."""
         if len({tuple(piece.shape) for piece in pieces}) > 1:
-            raise Mismatch(self.node, *(I.compact(piece).numpy() for piece in pieces))
+            raise self._mismatch(*pieces)
 
     def rectangle(self, ids: Tensor) -> Tensor:
         """Nothing: the shape was checked when it was predicted."""
@@ -208,13 +212,12 @@ class _Predicted(dict[int, Any]):
 
 def touching(graph: Graph, values: Mapping[int, Any], coupler: Coupler, footprints: Footprints, some: Kept) -> set[int]:
     """The calls that read or give one of some channels, in an activation or in a parameter."""
-    states: dict[str, bool] = {}
-    for (tensor, _), slot in coupler.slots.items():
-        states[tensor] = states.get(tensor, False) or bool(some[footprints.of(slot.ids).channels].any())
+    slots = coupler.slots.items()
+    states = {tensor for (tensor, _), slot in slots if some[footprints.of(slot.ids).channels].any()}
 
     def holds(ids: Any) -> bool:
         return any(
-            states.get(leaf.name, False) if isinstance(leaf, State) else bool(some[footprints.of(leaf).channels].any())
+            leaf.name in states if isinstance(leaf, State) else bool(some[footprints.of(leaf).channels].any())
             for leaf in leaves(ids)
             if isinstance(leaf, (State, Tensor))
         )
