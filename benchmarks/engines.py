@@ -34,12 +34,12 @@ def row(name: str, capabilities: tuple[str, ...], size: int, seconds: float) -> 
     import torch
 
     import channelcut as cc
-    from channelcut.adapters import open_source
     from channelcut.bench.measure import BenchOptions
     from channelcut.bench.onnx import measure_onnx
     from channelcut.engine.protocol import EngineOptions
     from channelcut.engine.registry import require
-    from channelcut.export.onnx import onnx_from_module
+    from channelcut.onnx_out.module import onnx_from_module
+    from channelcut.sources import open_source
 
     torch.manual_seed(0)
     inputs = (torch.rand(1, 3, size, size),)

@@ -19,7 +19,7 @@ import onnx
 
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.files import write_atomically
-from channelcut.export.files import all_tensors, load_onnx, save_onnx
+from channelcut.onnx_out.files import all_tensors, load_onnx, save_onnx
 
 SOURCES = {
     "yolo26n": "ultralytics:yolo26n.yaml",
@@ -79,7 +79,7 @@ def prepare(folder: Path, models: list[str], cuts: list[tuple[float, int]], size
 
 def built(name: str) -> Any:
     """Make the network with random weights."""
-    from channelcut.adapters import open_source
+    from channelcut.sources import open_source
 
     if name == "nanodet_m":
         from benchmarks.zoo import nanodet
@@ -170,7 +170,7 @@ def heavy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _write(model: Any, inputs: Any, path: Path) -> None:
-    from channelcut.export.onnx import ExportOptions, onnx_from_module
+    from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 
     onnx_from_module(model, inputs, path, ExportOptions(dynamic_batch=True))
     print(f"  {path.name}", flush=True)

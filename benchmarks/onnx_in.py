@@ -21,12 +21,12 @@ from torch import Tensor, nn
 import channelcut as cc
 from benchmarks.zoo.data import require_assets
 from benchmarks.zoo.registry import ENTRIES
-from channelcut.adapters import open_source
 from channelcut.bench.environment import environment
 from channelcut.core.files import write_atomically
-from channelcut.export.files import load_onnx
-from channelcut.export.onnx import onnx_from_module
-from channelcut.export.parity import max_relative_error, run_onnx, tensor_leaves
+from channelcut.onnx_out.files import load_onnx
+from channelcut.onnx_out.module import onnx_from_module
+from channelcut.onnx_out.parity import max_relative_error, run_onnx, tensor_leaves
+from channelcut.sources import open_source
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -26,14 +26,14 @@ from rich.progress import track
 from benchmarks.zoo import fastestdet, metrics, nanodet, yolov5
 from benchmarks.zoo.data import coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, MAX_IOU
-from channelcut.adapters import Source, open_source
 from channelcut.bench.environment import environment
 from channelcut.command_verify import verify_model
 from channelcut.compress import ORIGINAL, PRUNED, CompressOptions, compress
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
-from channelcut.export.files import copy_onnx
+from channelcut.onnx_out.files import copy_onnx
 from channelcut.precision.convert import convert_precision
+from channelcut.sources import Source, open_source
 
 RESULTS = Path(__file__).parent / "results"
 ULTRALYTICS = ("yolo26n", "yolo11n")

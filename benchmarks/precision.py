@@ -28,8 +28,8 @@ from channelcut import prune
 from channelcut.bench.environment import environment
 from channelcut.core.errors import BudgetError
 from channelcut.core.files import write_atomically
-from channelcut.export.onnx import onnx_from_module
-from channelcut.export.runtime import session_from_file
+from channelcut.onnx_out.module import onnx_from_module
+from channelcut.onnx_out.runtime import session_from_file
 from channelcut.precision.cast import castable, prepared, simulated
 from channelcut.precision.convert import convert_precision
 

@@ -32,11 +32,11 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     """Seconds of each part and the peak memory, in this process."""
     import torch
 
-    from channelcut.adapters import open_source
     from channelcut.bench.environment import environment
-    from channelcut.couple import couple
-    from channelcut.cut.probe import couple_probed
-    from channelcut.trace import trace
+    from channelcut.coupling import couple
+    from channelcut.cutting.probe import couple_probed
+    from channelcut.sources import open_source
+    from channelcut.tracing import trace
 
     torch.set_num_threads(1)
     model = open_source(f"ultralytics:{name}.yaml").build()

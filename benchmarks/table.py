@@ -28,17 +28,17 @@ from torch import Tensor, nn
 from benchmarks.zoo.data import require_assets
 from benchmarks.zoo.registry import ENTRIES, Entry
 from channelcut import prune
-from channelcut.adapters import open_source
+from channelcut.api import silent
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.compress import build_engine
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
-from channelcut.core.pruned import Pruned
-from channelcut.export.onnx import onnx_from_module
-from channelcut.pipeline import silent
-from channelcut.recover import recalibrate
+from channelcut.core.result import Pruned
+from channelcut.onnx_out.module import onnx_from_module
+from channelcut.recovery import recalibrate
+from channelcut.sources import open_source
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "table"

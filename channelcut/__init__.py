@@ -12,34 +12,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from channelcut.adapters.onnx_in.api import example_inputs_from_onnx, from_onnx
+    from channelcut.api import analyze, load, prune, save
     from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, TraceError, UserError
     from channelcut.core.groups import Group, Groups, Pin, Slot
     from channelcut.core.plan import Plan
     from channelcut.core.proof import Proof
-    from channelcut.core.pruned import Pruned
-    from channelcut.couple.coupler import Coupler
-    from channelcut.couple.registry import Call, rule
-    from channelcut.export.metadata import metadata
-    from channelcut.pipeline import analyze, load, prune, save
+    from channelcut.core.result import Pruned
+    from channelcut.coupling.collect import Coupler
+    from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
+    from channelcut.onnx_out.metadata import metadata
+    from channelcut.ops.registry import Call, rule
     from channelcut.precision.convert import PrecisionOptions, convert_precision
-    from channelcut.recover.images import Preprocessing
+    from channelcut.recovery.images import Preprocessing
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "channelcut.adapters.onnx_in.api": ("example_inputs_from_onnx", "from_onnx"),
+    "channelcut.onnx_in.module": ("example_inputs_from_onnx", "from_onnx"),
     "channelcut.core.errors": ("BudgetError", "ChannelcutError", "ProofError", "TraceError", "UserError"),
     "channelcut.core.groups": ("Group", "Groups", "Pin", "Slot"),
     "channelcut.core.plan": ("Plan",),
     "channelcut.core.proof": ("Proof",),
-    "channelcut.core.pruned": ("Pruned",),
-    "channelcut.couple.coupler": ("Coupler",),
-    "channelcut.couple.registry": ("Call", "rule"),
-    "channelcut.export.metadata": ("metadata",),
-    "channelcut.pipeline": ("analyze", "load", "prune", "save"),
+    "channelcut.core.result": ("Pruned",),
+    "channelcut.coupling.collect": ("Coupler",),
+    "channelcut.ops.registry": ("Call", "rule"),
+    "channelcut.onnx_out.metadata": ("metadata",),
+    "channelcut.api": ("analyze", "load", "prune", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
-    "channelcut.recover.images": ("Preprocessing",),
+    "channelcut.recovery.images": ("Preprocessing",),
 }
 
 __all__ = [

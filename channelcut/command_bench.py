@@ -94,9 +94,9 @@ def _file(name: str, flags: Namespace, made: Path) -> Path:
         raise UserError(f"There is no file {name}. bench takes an .onnx file, an engine, a result folder or a model.")
     import torch
 
-    from channelcut.adapters import open_source
     from channelcut.commands import parse_shape
-    from channelcut.export.onnx import onnx_from_module
+    from channelcut.onnx_out.module import onnx_from_module
+    from channelcut.sources import open_source
 
     given = parse_shape(flags.input) if flags.input else None
     source = open_source(name, None, trust=flags.trust, input_shape=given)

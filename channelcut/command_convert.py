@@ -9,10 +9,10 @@ def convert(flags: Namespace) -> int:
     """`channelcut convert`."""
     from channelcut.commands import refuse_existing
     from channelcut.console import Bars, console, print_json
-    from channelcut.export.files import load_onnx
+    from channelcut.onnx_out.files import load_onnx
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.precision.feeds import image_shape
-    from channelcut.recover.images import Preprocessing, load_images
+    from channelcut.recovery.images import Preprocessing, load_images
 
     refuse_existing(flags.out, flags.force)
     options = PrecisionOptions(budget=flags.budget, method=flags.method, rest=flags.rest, size=(flags.size, flags.size))

@@ -61,8 +61,8 @@ def run(flags: Namespace) -> int:
 
 def describe(path: Path) -> dict[str, Any]:
     """What is in an ONNX file, in plain data: sizes, inputs, outputs, metadata. Raises `UserError` as `load_onnx`."""
-    from channelcut.export.files import file_bytes, load_onnx
-    from channelcut.export.metadata import metadata_of
+    from channelcut.onnx_out.files import file_bytes, load_onnx
+    from channelcut.onnx_out.metadata import metadata_of
 
     model = load_onnx(path, weights=False)
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -79,7 +79,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def describe_folder(folder: Path) -> dict[str, Any]:
     """Every ONNX file of a result folder, with whether the plan that it names is the folder's."""
-    from channelcut.cut.storage import PLAN, plan_fingerprint
+    from channelcut.cutting.storage import PLAN, plan_fingerprint
 
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no result of `channelcut compress`: it has no {PLAN}.")

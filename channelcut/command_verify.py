@@ -28,7 +28,7 @@ def add_flags(command: ArgumentParser) -> None:
 def run(flags: Namespace) -> int:
     """Compare, write parity.json, print; returns 0, or 1 where a stage breaks."""
     from channelcut.console import Bars, print_json
-    from channelcut.recover import Preprocessing
+    from channelcut.recovery import Preprocessing
 
     how = Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std)
     with Bars(quiet=flags.quiet or flags.json) as progress:
@@ -47,8 +47,8 @@ def verify_folder(
 
     `flags`: data, images, score, trust. Raises `UserError` for a folder that is no result, or --data without images.
     """
-    from channelcut.adapters import open_source
     from channelcut.core.files import write_atomically
+    from channelcut.sources import open_source
 
     if not (folder / "plan.json").is_file():
         raise UserError(f"{folder} is no result of `channelcut compress`: it has no plan.json.")
@@ -117,8 +117,8 @@ def print_parity(found: Mapping[str, Any]) -> None:
 def _inputs(flags: Namespace, shape: tuple[int, ...], how: Any) -> tuple[list[Any], str]:
     import numpy as np
 
-    from channelcut.export.inputs import image_like
-    from channelcut.recover import load_images
+    from channelcut.onnx_out.inputs import image_like
+    from channelcut.recovery import load_images
 
     batch = shape[0]
     count = max(1, -(-flags.images // batch))
@@ -139,7 +139,7 @@ def _stages(folder: Path, module: Any, example: Any, temporary: Path) -> tuple[l
     """All stages with their runners, and the outputs' names."""
     from channelcut.bench.chain import Stage
     from channelcut.engine.onnxruntime import load
-    from channelcut.export.onnx import ExportOptions, onnx_from_module
+    from channelcut.onnx_out.module import ExportOptions, onnx_from_module
     from channelcut.precision.convert import BUDGETS
 
     plain = temporary / "onnx.onnx"
@@ -220,7 +220,7 @@ def _runner(runner: Any) -> Callable[[Any], Mapping[str, Any]]:
 def _reference(module: Any, names: tuple[str, ...]) -> Callable[[Any], Mapping[str, Any]]:
     import torch
 
-    from channelcut.export.parity import tensor_leaves
+    from channelcut.onnx_out.parity import tensor_leaves
 
     def call(batch: Any) -> Mapping[str, Any]:
         with torch.no_grad():

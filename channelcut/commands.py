@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from channelcut.core.errors import UserError
 
 if TYPE_CHECKING:
-    from channelcut.adapters import Source
+    from channelcut.sources import Source
 
 
 def analyze(flags: Namespace) -> int:
     """`channelcut analyze`."""
+    from channelcut.api import analyze as run
     from channelcut.console import Bars, print_analysis, print_json
     from channelcut.core.files import write_atomically
-    from channelcut.pipeline import analyze as run
     from channelcut.report.analysis import analysis_data
     from channelcut.report.graph_svg import draw_graph
     from channelcut.report.reader import Part
@@ -53,7 +53,7 @@ def compress(flags: Namespace) -> int:
     from channelcut.compress import CompressOptions
     from channelcut.compress import compress as run
     from channelcut.console import Bars, console, print_json
-    from channelcut.recover import Preprocessing
+    from channelcut.recovery import Preprocessing
     from channelcut.report import print_report
 
     source, shape = _source(flags)
@@ -91,10 +91,10 @@ def compress(flags: Namespace) -> int:
 
 def export(flags: Namespace) -> int:
     """`channelcut export`."""
-    from channelcut.adapters.provenance import provenance
     from channelcut.compress import describe_export
     from channelcut.console import Bars, console, print_json
-    from channelcut.export.onnx import ExportOptions, onnx_from_module
+    from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+    from channelcut.sources.provenance import provenance
 
     source, shape = _source(flags)
     refuse_existing(flags.out, flags.force)
@@ -172,7 +172,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 def _source(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
     import torch
 
-    from channelcut.adapters import open_source
+    from channelcut.sources import open_source
 
     torch.set_num_threads(max(1, flags.threads))
     given = parse_shape(flags.input) if flags.input else None

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.adapters import Source
-from channelcut.adapters.provenance import provenance, weights_digest
+from channelcut.api import Progress, PruneOptions, Stopwatch, prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -23,17 +22,18 @@ from channelcut.bench.profile import profile_pair
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
-from channelcut.core.pruned import Pruned
-from channelcut.cut import store
-from channelcut.cut.storage import plan_fingerprint
+from channelcut.core.result import Pruned
+from channelcut.cutting import store
+from channelcut.cutting.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
-from channelcut.export.onnx import ExportOptions, ExportReport, onnx_from_module
-from channelcut.pipeline import Progress, PruneOptions, Stopwatch, prune
+from channelcut.onnx_out.module import ExportOptions, ExportReport, onnx_from_module
 from channelcut.precision.convert import check_precisions, convert_precision
-from channelcut.recover.images import load_images
+from channelcut.recovery.images import load_images
 from channelcut.report import render_html
 from channelcut.report.collect import collect
+from channelcut.sources import Source
+from channelcut.sources.provenance import provenance, weights_digest
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 _INT8_IMAGES = 64

@@ -14,12 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import channelcut as cc
-from channelcut.allocate import Budget, admissible_widths, allocate
-from channelcut.allocate.steps import nearest_width
+from channelcut.allocation import Budget, admissible_widths, allocate
+from channelcut.allocation.steps import nearest_width
+from channelcut.api import network_costs
 from channelcut.cost.bilinear import full_widths
-from channelcut.cut.planning import named_tensors
-from channelcut.pipeline import network_costs
-from channelcut.score import score
+from channelcut.cutting.planning import named_tensors
+from channelcut.scoring import score
 
 
 def of_a_vector(shape: Sequence[int], *_: object, **__: object) -> int:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from benchmarks import engines, gpu, gpu_files
 from benchmarks.honesty import network
 from channelcut.core.errors import UserError
-from channelcut.export.files import all_tensors, load_onnx
+from channelcut.onnx_out.files import all_tensors, load_onnx
 from tests.test_engine import convnet
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from channelcut.verify.compare import kept_elements, kept_mask, moved, relative_error
+from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
 
 INF, NAN = float("inf"), float("nan")
 

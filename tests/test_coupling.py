@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.core.groups import Group
-from channelcut.couple import ids as I
-from channelcut.couple import solve as solving
-from channelcut.couple.coupler import Coupler
-from channelcut.couple.ids import shrink
-from channelcut.couple.registry import RULES, rule
-from channelcut.couple.replay import adversary
-from channelcut.trace.attributes import get_attribute
+from channelcut.coupling import solve as solving
+from channelcut.coupling.collect import Coupler
+from channelcut.coupling.replay import adversary
+from channelcut.ops import ids as I
+from channelcut.ops.ids import shrink
+from channelcut.ops.registry import RULES, rule
+from channelcut.tracing.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
 SEES_NUMBERS = {

@@ -13,15 +13,15 @@ from networks import NETWORKS, build, example
 from torch import nn
 
 import channelcut as cc
-from channelcut.allocate import Budget, allocate
-from channelcut.cut import cut, make_plan
-from channelcut.cut.apply import select
-from channelcut.cut.planning import named_tensors
-from channelcut.pipeline import network_costs
-from channelcut.score import score
-from channelcut.trace import trace
-from channelcut.verify import verify
-from channelcut.verify.proof import Lockstep
+from channelcut.allocation import Budget, allocate
+from channelcut.api import network_costs
+from channelcut.cutting import cut, make_plan
+from channelcut.cutting.apply import select
+from channelcut.cutting.planning import named_tensors
+from channelcut.proof import verify
+from channelcut.proof.prover import Lockstep
+from channelcut.scoring import score
+from channelcut.tracing import trace
 
 
 @pytest.mark.parametrize("front_end", ["export", "dispatch"])
@@ -158,8 +158,8 @@ def test_a_failed_proof_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_failed_proof_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that misreads one slot: the error names the group behind it."""
-    from channelcut.couple.registry import RULES, Call
-    from channelcut.couple.rules.conv import any_convolution
+    from channelcut.ops.conv import any_convolution
+    from channelcut.ops.registry import RULES, Call
 
     def misread(coupler: object, call: Call) -> torch.Tensor:
         ids = any_convolution(coupler, call)

@@ -17,9 +17,9 @@ from networks import build, example
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.adapters import open_source
 from channelcut.cli import main
-from channelcut.trace import trace
+from channelcut.sources import open_source
+from channelcut.tracing import trace
 
 HERE = Path(__file__).parent
 MODEL = f"{HERE / 'networks.py'}:residual"

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 pytest.importorskip("sklearn", reason="the digits demo needs scikit-learn: pip install 'channelcut[demo]'")
 
 from channelcut.core.errors import UserError
-from channelcut.recover.images import load_images
+from channelcut.recovery.images import load_images
 from examples import digits_demo, digits_detector, digits_map, digits_scenes, digits_train
 from examples.digits_optimizer import orthogonalise
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import channelcut
-from channelcut.adapters import Source, open_source
-from channelcut.adapters.provenance import provenance, weights_digest
 from channelcut.cli import main
+from channelcut.sources import Source, open_source
+from channelcut.sources.provenance import provenance, weights_digest
 
 NET = (
     "from torch import nn\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))\n"

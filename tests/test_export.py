@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
-from channelcut.export import simplify
-from channelcut.export.files import load_onnx
-from channelcut.export.inputs import image_like, random_array, random_like
-from channelcut.export.names import input_names, output_names
-from channelcut.export.onnx import ExportOptions, onnx_from_module
-from channelcut.export.parity import (
+from channelcut.onnx_out import simplify
+from channelcut.onnx_out.files import load_onnx
+from channelcut.onnx_out.inputs import image_like, random_array, random_like
+from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+from channelcut.onnx_out.names import input_names, output_names
+from channelcut.onnx_out.parity import (
     ROUNDINGS,
     Parity,
     ParityCheck,
@@ -31,7 +31,7 @@ from channelcut.export.parity import (
     relative_error,
     run_onnx,
 )
-from channelcut.export.selection import Forced, with_index_outputs
+from channelcut.onnx_out.selection import Forced, with_index_outputs
 
 torch.set_num_threads(1)
 

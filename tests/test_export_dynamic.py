@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from channelcut.cli import main
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import EngineOptions
-from channelcut.export.dynamic import OpenAxes, guard_probes
-from channelcut.export.files import load_onnx
-from channelcut.export.onnx import ExportOptions, onnx_from_module
-from channelcut.export.parity import max_relative_error, run_onnx, tensor_leaves
+from channelcut.onnx_out.dynamic import OpenAxes, guard_probes
+from channelcut.onnx_out.files import load_onnx
+from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+from channelcut.onnx_out.parity import max_relative_error, run_onnx, tensor_leaves
 
 torch.set_num_threads(1)
 OPEN = ExportOptions(dynamic_size=True)

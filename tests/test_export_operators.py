@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.export.onnx import ExportOptions, onnx_from_module
+from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 
 
 class Pooled(nn.Module):

@@ -18,10 +18,10 @@ from channelcut.core import files as core_files
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.engine.registry import require
-from channelcut.export import files
-from channelcut.export.files import copy_onnx, file_bytes, is_split, load_onnx, save_onnx, weight_bytes
-from channelcut.export.onnx import onnx_from_module
-from channelcut.export.parity import run_onnx
+from channelcut.onnx_out import files
+from channelcut.onnx_out.files import copy_onnx, file_bytes, is_split, load_onnx, save_onnx, weight_bytes
+from channelcut.onnx_out.module import onnx_from_module
+from channelcut.onnx_out.parity import run_onnx
 from channelcut.precision.convert import convert_precision
 
 torch.set_num_threads(1)

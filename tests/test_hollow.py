@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import channelcut as cc
 from channelcut.core.trees import leaves
-from channelcut.trace import hollow, trace_modes
-from channelcut.trace.hollow import Hollow, roots, weightless_copy
-from channelcut.trace.shortcuts import shortcut
+from channelcut.tracing import hollow, trace_modes
+from channelcut.tracing.hollow import Hollow, roots, weightless_copy
+from channelcut.tracing.shortcuts import shortcut
 from tests.networks import NETWORKS, build
 
 INPUT = torch.rand(2, 3, 32, 32)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut import pipeline
-from channelcut.couple import couple
-from channelcut.trace import trace
-from channelcut.trace.dispatch import record
-from channelcut.trace.hollow import ValuesNeeded, is_hollow, weightless_copy
+from channelcut.coupling import couple
+from channelcut.tracing import trace
+from channelcut.tracing.dispatch import record
+from channelcut.tracing.hollow import ValuesNeeded, is_hollow, weightless_copy
 from tests.networks import NETWORKS, build, example
 
 

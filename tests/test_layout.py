@@ -10,22 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "channelcut"
-ORDER = [
-    "core",
-    "trace",
-    "couple",
-    "score",
-    "cost",
-    "allocate",
-    "cut",
-    "verify",
-    "recover",
-    "export",
-    "precision",
-    "engine",
-    "bench",
-    "report",
-]
+ORDER = (
+    "core ops tracing coupling scoring cost allocation cutting proof recovery onnx_out precision engine bench report"
+).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut import pipeline
-from channelcut.couple import couple
-from channelcut.couple.coupler import Coupler
-from channelcut.couple.registry import RULES, Call
-from channelcut.couple.solve import ORDER
+from channelcut.coupling import couple
+from channelcut.coupling.collect import Coupler
+from channelcut.coupling.solve import ORDER
+from channelcut.ops.registry import RULES, Call
 
 Patch = pytest.MonkeyPatch
 Mutation = Callable[[Patch], None]

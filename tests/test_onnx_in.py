@@ -20,13 +20,13 @@ from torch import nn
 import channelcut as cc
 from benchmarks.zoo import data
 from benchmarks.zoo.registry import ENTRIES
-from channelcut.adapters import open_source
-from channelcut.adapters.onnx_in import example_inputs_from_onnx, module_from_onnx
-from channelcut.adapters.onnx_in.registry import OPERATORS
-from channelcut.adapters.onnx_in.reshape import blocks
 from channelcut.cli import main
 from channelcut.core.errors import UserError
-from channelcut.export.onnx import onnx_from_module
+from channelcut.onnx_in import example_inputs_from_onnx, module_from_onnx
+from channelcut.onnx_in.registry import OPERATORS
+from channelcut.onnx_in.reshape import blocks
+from channelcut.onnx_out.module import onnx_from_module
+from channelcut.sources import open_source
 
 ASSETS = data.assets_root()
 needs_assets = pytest.mark.skipif(ASSETS is None, reason="no assets folder: set CHANNELCUT_ASSETS")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from channelcut.adapters import open_source
 from channelcut.command_explain import describe
-from channelcut.export.names import output_names
-from channelcut.export.onnx import ExportOptions, onnx_from_module
-from channelcut.export.parity import tensor_leaves
+from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+from channelcut.onnx_out.names import output_names
+from channelcut.onnx_out.parity import tensor_leaves
+from channelcut.sources import open_source
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed: pip install 'channelcut[ultralytics]'")
 torch.set_num_threads(1)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from channelcut.core.graph import Node
 from channelcut.core.groups import Groups
-from channelcut.couple import Coupling, couple
-from channelcut.couple import ids as I
-from channelcut.couple.coupler import Coupler, State
-from channelcut.couple.footprint import Footprint, Footprints
-from channelcut.couple.partition import Partition, Partitioner
-from channelcut.couple.replay import Replay, touching
-from channelcut.trace import trace
+from channelcut.coupling import Coupling, couple
+from channelcut.coupling.collect import Coupler, State
+from channelcut.coupling.footprint import Footprint, Footprints
+from channelcut.coupling.partition import Partition, Partitioner
+from channelcut.coupling.replay import Replay, touching
+from channelcut.ops import ids as I
+from channelcut.tracing import trace
 
 
 def random_table(generator: np.random.Generator) -> np.ndarray:

@@ -16,18 +16,18 @@ from PIL import Image
 from torch import nn
 
 import channelcut
-from channelcut.adapters import Source
 from channelcut.cli import main
 from channelcut.compress import CompressOptions, compress
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.engine.protocol import EngineOptions
-from channelcut.export.runtime import session_from_file
+from channelcut.onnx_out.runtime import session_from_file
 from channelcut.precision.cast import castable, prepared, simulated
 from channelcut.precision.convert import PrecisionOptions, convert_precision
 from channelcut.precision.feeds import feeds_from_images
 from channelcut.precision.judge import judged, output_error
 from channelcut.precision.judge import run as run_model
 from channelcut.precision.quantize import METHODS, ranges
+from channelcut.sources import Source
 
 SIZE = 32
 

@@ -13,8 +13,8 @@ from networks import example
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.couple.registry import RULES
-from channelcut.couple.table import page
+from channelcut.ops.registry import RULES
+from channelcut.ops.table import page
 
 DOCS = Path(__file__).parent.parent / "docs"
 FRONT_ENDS = ("dispatch", "export")
@@ -136,7 +136,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_the_list_of_ops_is_the_table_of_rules() -> None:
-    assert (DOCS / "ops.md").read_text() == page(), "python -m channelcut.couple.table > docs/ops.md"
+    assert (DOCS / "ops.md").read_text() == page(), "python -m channelcut.ops.table > docs/ops.md"
 
 
 def test_the_list_of_ops_has_every_op_and_no_rule_of_others() -> None:
@@ -147,7 +147,8 @@ def test_the_list_of_ops_has_every_op_and_no_rule_of_others() -> None:
 
 
 def test_public_names_of_rules_are_those_of_the_package() -> None:
-    from channelcut.couple import coupler, registry
+    from channelcut.coupling import collect
+    from channelcut.ops import registry
 
-    assert (cc.rule, cc.Call, cc.Coupler) == (registry.rule, registry.Call, coupler.Coupler)
+    assert (cc.rule, cc.Call, cc.Coupler) == (registry.rule, registry.Call, collect.Coupler)
     assert {"rule", "Call", "Coupler"} <= set(cc.__all__)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import channelcut as cc
-from channelcut.adapters import open_source
+from channelcut.sources import open_source
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed: pip install 'channelcut[ultralytics]'")
 

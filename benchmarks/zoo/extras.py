@@ -60,15 +60,15 @@ class Steps:
 
 def to_onnx(model: nn.Module, inputs: tuple[Any, ...], folder: Path) -> Any:
     """ONNX that was checked against the module."""
-    from channelcut.export.onnx import onnx_from_module
+    from channelcut.onnx_out.module import onnx_from_module
 
     return onnx_from_module(model, inputs, folder / "pruned.onnx")
 
 
 def to_engine(folder: Path) -> Any:
     """An engine for a GPU that need not be here."""
+    from channelcut.api import silent
     from channelcut.compress import build_engine
-    from channelcut.pipeline import silent
 
     return build_engine(folder / "pruned.onnx", "tensorrt_rtx", CAPABILITY, folder / "pruned.engine", silent)
 

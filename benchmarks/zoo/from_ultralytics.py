@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.zoo.catalogue import Example
-from channelcut.adapters import open_source
+from channelcut.sources import open_source
 
 SIDE = 256
 CLASSIFIER_SIDE = 224

@@ -41,9 +41,9 @@ def first_use(record: Record) -> None:
 
 def analyze(zoo: str, name: str, record: Record, folder: Path) -> None:  # noqa: ARG001  every task has one signature
     """Trace and couple, without the probe: the quick look at what has no rule and what fails."""
-    from channelcut.couple import couple
-    from channelcut.pipeline import split_inputs
-    from channelcut.trace import trace
+    from channelcut.api import split_inputs
+    from channelcut.coupling import couple
+    from channelcut.tracing import trace
 
     with record.outcome():
         example = prepare(zoo, name, record)
@@ -91,7 +91,7 @@ def beside_export(example: Example, record: Record) -> None:
 
     Its imports and first use are paid on one layer before. It runs last, so that its memory is in nobody's peak.
     """
-    from channelcut.pipeline import split_inputs
+    from channelcut.api import split_inputs
 
     args, kwargs = split_inputs(example.inputs)
     example.model.eval()

@@ -24,7 +24,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.measurement import Latency, Measurement
 from channelcut.engine.protocol import Arrays, EngineOptions
 from channelcut.engine.registry import require
-from channelcut.export.files import file_bytes
+from channelcut.onnx_out.files import file_bytes
 
 STAGES = ("upload", "compute", "download")
 _STAGE_ROUNDS, _STAGE_S = 200, 2.0

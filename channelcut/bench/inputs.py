@@ -8,7 +8,7 @@ import numpy as np
 
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import Array
-from channelcut.export.inputs import random_array
+from channelcut.onnx_out.inputs import random_array
 
 
 def inputs_for(runner: Any, batch: int, seed: int, size: tuple[int, int] | None = None) -> tuple[dict[str, Array], int]:

@@ -20,8 +20,8 @@ import torch
 
 from channelcut.bench.inputs import inputs_for
 from channelcut.engine.onnxruntime import load
-from channelcut.export.files import load_onnx
-from channelcut.export.runtime import onnxruntime
+from channelcut.onnx_out.files import load_onnx
+from channelcut.onnx_out.runtime import onnxruntime
 
 FORMAT = "channelcut-profile-1"
 _WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}

@@ -21,8 +21,8 @@ from channelcut.engine.protocol import (
     Stages,
     checked_inputs,
 )
-from channelcut.export.files import copy_onnx, load_onnx, read_bytes
-from channelcut.export.runtime import failures, onnxruntime, session_from_file
+from channelcut.onnx_out.files import copy_onnx, load_onnx, read_bytes
+from channelcut.onnx_out.runtime import failures, onnxruntime, session_from_file
 
 NAME = "onnxruntime"
 

@@ -23,7 +23,7 @@ from channelcut.engine.protocol import (
     Stages,
     checked_inputs,
 )
-from channelcut.export.files import load_onnx, read_bytes
+from channelcut.onnx_out.files import load_onnx, read_bytes
 
 NAME = "openvino"
 

@@ -16,7 +16,7 @@ from channelcut.core.files import write_atomically
 from channelcut.engine.profiles import add_profile
 from channelcut.engine.protocol import BuildProgress, EngineOptions, EngineReport
 from channelcut.engine.timing_cache import merge_into, read_cache
-from channelcut.export.files import load_onnx, read_bytes
+from channelcut.onnx_out.files import load_onnx, read_bytes
 
 
 @dataclass

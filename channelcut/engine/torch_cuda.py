@@ -25,7 +25,7 @@ from channelcut.engine.protocol import (
     Stages,
     checked_inputs,
 )
-from channelcut.export.files import copy_onnx, load_onnx
+from channelcut.onnx_out.files import copy_onnx, load_onnx
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

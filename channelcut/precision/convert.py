@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from channelcut.core.errors import BudgetError, UserError
-from channelcut.export.files import load_onnx, save_onnx
-from channelcut.export.metadata import set_metadata
+from channelcut.onnx_out.files import load_onnx, save_onnx
+from channelcut.onnx_out.metadata import set_metadata
 from channelcut.precision.cast import cast, castable, prepared, simulated
 from channelcut.precision.feeds import feeds_from_images, random_feeds
 from channelcut.precision.judge import Judged, judged, judging, output_error, run

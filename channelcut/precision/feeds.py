@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from channelcut.core.errors import UserError
-from channelcut.export.inputs import image_like, random_array
+from channelcut.onnx_out.inputs import image_like, random_array
 from channelcut.precision.quantize import Feed
 
 Array = npt.NDArray[Any]

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from channelcut.core.errors import UserError
-from channelcut.export.runtime import failures, session_from_model
+from channelcut.onnx_out.runtime import failures, session_from_model
 from channelcut.precision.cast import element_types, without_unread
 from channelcut.precision.quantize import Feed
 

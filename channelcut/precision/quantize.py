@@ -15,8 +15,8 @@ import onnx
 from onnx import numpy_helper
 
 from channelcut.core.errors import UserError
-from channelcut.export.files import is_split, save_onnx
-from channelcut.export.runtime import onnxruntime
+from channelcut.onnx_out.files import is_split, save_onnx
+from channelcut.onnx_out.runtime import onnxruntime
 from channelcut.precision.cast import without_unread
 
 Feed = Mapping[str, npt.NDArray[Any]]

@@ -11,7 +11,7 @@ from torch import nn
 from channelcut.core.graph import Ref
 from channelcut.core.groups import Groups
 from channelcut.core.plan import Plan
-from channelcut.core.pruned import Pruned
+from channelcut.core.result import Pruned
 from channelcut.report.graph import graph_data
 
 

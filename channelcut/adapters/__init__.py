@@ -1,6 +1,0 @@
-"""Where models come from: other libraries, files of the user's, and saved results."""
-
-from channelcut.adapters.onnx_in import example_inputs_from_onnx, module_from_onnx
-from channelcut.adapters.sources import Source, open_source
-
-__all__ = ["Source", "example_inputs_from_onnx", "module_from_onnx", "open_source"]

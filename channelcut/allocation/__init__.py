@@ -1,0 +1,6 @@
+"""Allocation: how many channels each group keeps, and which."""
+
+from channelcut.allocation.budget import Budget, allocate
+from channelcut.allocation.steps import admissible_widths
+
+__all__ = ["Budget", "admissible_widths", "allocate"]

@@ -1,5 +1,0 @@
-"""Coupling: a `Graph` in, the `Groups` of channels that live and die together out."""
-
-from channelcut.couple.analyze import CoupleOptions, Coupling, couple
-
-__all__ = ["CoupleOptions", "Coupling", "couple"]

@@ -1,0 +1,7 @@
+"""Cutting: a `Plan` applied to a copy of the module, and the on-disk form of the result."""
+
+from channelcut.cutting.apply import cut
+from channelcut.cutting.planning import make_plan
+from channelcut.cutting.storage import load_plan, restore, store
+
+__all__ = ["cut", "load_plan", "make_plan", "restore", "store"]

@@ -1,0 +1,47 @@
+"""Which step of the original is which step of the cut model.
+
+Both run the same ops, but a copy that only changes the layout depends on strides, and those on widths: such a step may
+stand on one side alone.
+"""
+
+from __future__ import annotations
+
+from channelcut.core.graph import Graph, Node
+from channelcut.tracing.layout import COPIES, RESHAPES
+
+Pair = tuple[Node | None, Node | None]
+
+
+class Misaligned(Exception):
+    """The two graphs run different ops; holds the first pair."""
+
+    def __init__(self, before: Node | None, after: Node | None) -> None:
+        super().__init__()
+        self.before, self.after = before, after
+
+
+def align(before: Graph, after: Graph) -> list[Pair]:
+    """Pairs of the same step, with None where a layout copy has no partner; raises `Misaligned`."""
+    pairs: list[Pair] = []
+    i = j = 0
+    while i < len(before.nodes) or j < len(after.nodes):
+        old = before.nodes[i] if i < len(before.nodes) else None
+        new = after.nodes[j] if j < len(after.nodes) else None
+        if old is not None and new is not None and _same(old, new):
+            pairs.append((old, new))
+            i, j = i + 1, j + 1
+        elif old is not None and old.name in COPIES:
+            pairs.append((old, None))
+            i += 1
+        elif new is not None and new.name in COPIES:
+            pairs.append((None, new))
+            j += 1
+        else:
+            raise Misaligned(old, new)
+    return pairs
+
+
+def _same(old: Node, new: Node) -> bool:
+    if old.kind != new.kind:
+        return False
+    return old.name == new.name or (old.name in RESHAPES and new.name in RESHAPES)

@@ -1,0 +1,18 @@
+"""The lowerings, one file a family. Importing this package fills the table."""
+
+from channelcut.onnx_in.ops import (
+    indexing,
+    layers,
+    logic,
+    movement,
+    normalisation,
+    pointwise,
+    pooling,
+    reduce,
+    resize,
+    shapes,
+)
+
+__all__ = [
+    "indexing", "layers", "logic", "movement", "normalisation", "pointwise", "pooling", "reduce", "resize", "shapes",
+]  # fmt: skip

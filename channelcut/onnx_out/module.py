@@ -1,0 +1,260 @@
+"""ONNX from a module: exported, simplified, and proven equal to the module before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from channelcut.core.errors import UserError
+from channelcut.core.quiet import quietly
+from channelcut.onnx_out.dynamic import OpenAxes, guard_probes, name_axes, open_axes, refuse_decisions, watching
+from channelcut.onnx_out.files import save_onnx
+from channelcut.onnx_out.inputs import random_like
+from channelcut.onnx_out.metadata import set_metadata
+from channelcut.onnx_out.names import input_names, output_names
+from channelcut.onnx_out.operators import translations
+from channelcut.onnx_out.parity import ParityCheck, accept_rewrite, tensor_leaves
+from channelcut.onnx_out.simplify import rewrites
+from channelcut.tracing.modes import private_copy
+
+# An output must change by this many tolerances between two inputs for its parity to mean something.
+_SIGNAL = 100
+_OTHER_BATCH = 3  # the batch that a dynamic export is checked with, besides the example's
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export. `simplifiers` are tried in order; `tolerance` is relative, see `parity.relative_error`.
+
+    `dynamic_batch` leaves the first axis of every input open, `dynamic_size` height and width of images (N, C, H, W).
+    `random_inputs`: how many inputs beside the example the parity is checked on. `metadata`: further pairs for the
+    file, see `metadata.metadata`.
+    """
+
+    opset: int = 20
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
+    simplifiers: tuple[str, ...] = ("onnxsim", "onnxslim")
+    tolerance: float = 1e-4
+    random_inputs: int = 1
+    seed: int = 0
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
+            raise UserError(
+                "The export options need opset 18 or later, a tolerance above 0 and at least one random input; got "
+                f"opset {self.opset}, tolerance {self.tolerance}, random_inputs {self.random_inputs}."
+            )
+
+
+DEFAULTS = ExportOptions()
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and the evidence for it.
+
+    `simplifier`: "onnxsim", "onnxslim" or "none". `max_relative_error`: the worst output over all inputs, ONNX Runtime
+    against the module. `selection_error`, `reordered`: see `parity.Parity`. `refusals`: why a simplifier's result
+    was not taken. `warnings`: where the evidence is weak.
+    """
+
+    path: Path
+    opset: int
+    nodes_before: int
+    nodes_after: int
+    simplifier: str
+    max_relative_error: float
+    refusals: tuple[str, ...]
+    size_bytes: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    selection_error: float = 0.0
+    reordered: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class _TensorsOnly(nn.Module):
+    """Returns the tensors of the model's result as a flat tuple: numbers and None have no place in ONNX."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(tensor_leaves(self.model(*inputs)))
+
+
+def onnx_from_module(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    path: Path,
+    options: ExportOptions = DEFAULTS,
+) -> ExportReport:
+    """Write the model to `path` as ONNX (float32, eval mode) that was checked against it; the model is not changed.
+
+    `example_inputs`: the positional arguments of one forward, tensors or nests of tensors of shape (N, ...). Every
+    tensor of the result becomes an output; see `names.output_names`. The simplified graph is written only
+    if it computes what the module computes (relative error at most `options.tolerance` on the example and on random
+    inputs), else the graph as exported. Raises `UserError` when the forward cannot be exported or nothing passes.
+    """
+    example_inputs = tuple(example_inputs)
+    names_in = input_names(model, example_inputs)
+    module = _TensorsOnly(private_copy(model).float()).eval()
+    inputs = tuple(_float32(example_inputs))
+    with torch.no_grad(), quietly():
+        names_out = output_names(_forward(module.model, inputs), taken=names_in, model=model)
+        if not names_out:
+            raise UserError("The model's forward returns no tensor, so there is nothing to export.")
+        axes = open_axes(module, inputs, batch=options.dynamic_batch, size=options.dynamic_size)
+        exported, probes, made_at = _export(module, inputs, (names_in, names_out), axes, options.opset)
+        check = ParityCheck(module, _check_inputs(inputs, axes, options), options.tolerance)
+        accepted = accept_rewrite(exported, rewrites(options.simplifiers), check)
+        weak = refuse_decisions(probes, lambda probe: _difference(module, accepted.model, probe, options), made_at)
+        weak += _weak_evidence(check, accepted.model, options)
+        if accepted.parity.max_relative_error > options.tolerance:
+            weak += (
+                f"this network amplifies rounding: the module in float32 is {check.rounding():.0e} from itself in "
+                f"float64, so the ONNX model was accepted at {accepted.parity.max_relative_error:.0e} instead of "
+                f"{options.tolerance:.0e}",
+            )
+    set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
+    size_bytes = save_onnx(accepted.model, Path(path))
+    return ExportReport(
+        path=Path(path),
+        opset=_opset(accepted.model),
+        nodes_before=len(exported.graph.node),
+        nodes_after=len(accepted.model.graph.node),
+        simplifier=accepted.name,
+        max_relative_error=accepted.parity.max_relative_error,
+        refusals=accepted.refusals,
+        size_bytes=size_bytes,
+        input_names=tuple(names_in),
+        output_names=tuple(names_out),
+        selection_error=accepted.parity.selection_error,
+        reordered=accepted.parity.reordered,
+        warnings=weak,
+    )
+
+
+def _float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def convert(leaf: Any) -> Any:
+        return leaf.detach().float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    converted: tuple[Any, ...] = pytree.tree_map(convert, inputs)
+    return converted
+
+
+def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    try:
+        return model(*inputs)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as problem:
+        shapes = [tuple(t.shape) for t in tensor_leaves(inputs)]
+        raise UserError(
+            f"The model's forward does not run on the example inputs of shapes {shapes}: "
+            f"{type(problem).__name__}: {problem}. Give inputs as the model gets them in use."
+        ) from problem
+
+
+def _export(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    names: tuple[Sequence[str], Sequence[str]],
+    axes: OpenAxes,
+    opset: int,
+) -> tuple[onnx.ModelProto, list[tuple[str, tuple[Any, ...]]], str]:
+    """Return the model, inputs at which what the trace assumes of sizes does not hold, and where sizes are compared."""
+    if axes:
+        # A forward that recomputes what it kept for another size must be seen recomputing it: a copy of it has just run
+        # at the example's size, and is traced at another, of which no extent is 1 (taken for a constant).
+        module = private_copy(module)
+        _forward(module, inputs)
+    traced = axes.traced(inputs) if axes else inputs
+    with watching(module) as decisions:
+        try:
+            program = torch.export.export(
+                module, traced, dynamic_shapes=(axes.shapes(inputs),) if axes else None, strict=False
+            )
+            result = torch.onnx.export(
+                program,
+                traced,
+                dynamo=True,
+                opset_version=opset,
+                custom_translation_table=translations(),
+                input_names=list(names[0]),
+                output_names=list(names[1]),
+                verbose=False,
+            )
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            AssertionError,
+            NotImplementedError,
+        ) as problem:
+            opened = f" with {axes.words}" if axes else ""
+            hint = " What is a number in the forward (view(1, ...), a kept grid) cannot be open." if axes else ""
+            raise UserError(
+                f"The model {type(module.model).__name__} cannot be exported to ONNX{opened}: "
+                f"{decisions.closing() or _cause(problem)}. Expected a forward without branches on tensor values, made "
+                f"of operators that ONNX opset {opset} has.{hint}"
+            ) from problem
+    if result is None:
+        raise UserError("The ONNX exporter returned nothing for this model; try a newer torch.")
+    proto: onnx.ModelProto = result.model_proto
+    name_axes(proto, axes)
+    return proto, guard_probes(program, inputs, axes), decisions.made_at()
+
+
+def _check_inputs(inputs: tuple[Any, ...], axes: OpenAxes, options: ExportOptions) -> list[tuple[Any, ...]]:
+    """Return the example and random inputs in its range, with another batch and size where these are open."""
+    generator = np.random.default_rng(options.seed)
+    batch = _OTHER_BATCH if axes.batch else None
+    other = axes.second(inputs)
+    drawn = (pytree.tree_map(lambda t: random_like(t, generator, batch), other) for _ in range(options.random_inputs))
+    return [inputs, *drawn]
+
+
+def _difference(
+    module: nn.Module, model: onnx.ModelProto, inputs: tuple[Any, ...], options: ExportOptions
+) -> str | None:
+    """Why the model differs from the module on these inputs; None if it does not."""
+    module(*inputs)  # what does not run must say so here, not as the ONNX model's failure
+    check = ParityCheck(module, [inputs], options.tolerance)
+    return check.refusal(check(model))
+
+
+def _weak_evidence(check: ParityCheck, model: onnx.ModelProto, options: ExportOptions) -> tuple[str, ...]:
+    """Return a warning that names the outputs that hardly depend on the input, if there are any."""
+    generator = np.random.default_rng(options.seed + 1)
+    probe = pytree.tree_map(lambda t: random_like(t, generator), check.inputs[0])
+    faint = {n: s for n, s in check.signals(model, probe).items() if s < _SIGNAL * options.tolerance}
+    if not faint:
+        return ()
+    return (
+        f"the outputs {', '.join(faint)} hardly change with the input (by {max(faint.values()):.0e} of their size), as "
+        "those of an untrained model: that they agree with the module's says little about the layers behind them",
+    )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"})
+
+
+def _cause(problem: BaseException) -> str:
+    """Return the innermost exception in one line: the exporter wraps it in pages of advice."""
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    text = " ".join(str(problem).split())
+    return f"{type(problem).__name__}: {text[:400]}"

@@ -1,0 +1,59 @@
+"""Pooling, resizing and padding: channel by channel over the trailing axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from channelcut.coupling.collect import Coupler
+from channelcut.ops import ids as I
+from channelcut.ops.registry import Call, rule
+
+EXTENT = {
+    1: """max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d upsample_linear1d reflection_pad1d
+          replication_pad1d""",
+    2: """max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool2d_with_indices _adaptive_avg_pool2d
+          upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d
+          replication_pad2d grid_sampler grid_sampler_2d _upsample_bilinear2d_aa""",
+    3: """max_pool3d avg_pool3d adaptive_avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
+          upsample_nearest3d upsample_trilinear3d""",
+}
+AXES = {f"aten.{name}": count for count, names in EXTENT.items() for name in names.split()}
+VARYING = "channels vary along space"
+
+
+@rule(*AXES)
+def spatial(coupler: Coupler, call: Call) -> Any:
+    """Ids of (N, C) stay, the trailing axes change."""
+    ids = call.ids(next(iter(call.arguments)))
+    shape = call.shape
+    small = I.drop(ids, range(ids.dim() - AXES[call.node.name], ids.dim()))
+    if small is None:
+        coupler.pin(ids, VARYING)
+        small = I.zeros([1] * len(shape))
+    result = small.expand(shape)
+    if isinstance(call.node.value, (list, tuple)):  # the indices of a max pool have the shape of its values
+        return (result,) * len(call.node.value)
+    return result
+
+
+@rule("aten.pad", "aten.constant_pad_nd")
+def pad(coupler: Coupler, call: Call) -> Tensor:
+    """Padding along space keeps the ids; padding of channels adds fixed elements, because their number is
+    hard-coded.
+    """
+    ids, amounts, shape = call.ids("self"), call["pad"], call.shape
+    padded = [ids.dim() - 1 - i for i in range(len(amounts) // 2) if amounts[2 * i] or amounts[2 * i + 1]]
+    varying = set(I.varying_axes(ids)) & set(padded)
+    for axis in padded:
+        if axis not in varying:
+            ids = ids.narrow(axis, 0, 1).expand([shape[a] if a == axis else e for a, e in enumerate(ids.shape)])
+    if not varying:
+        return ids.expand(shape)
+    before_after = [a if ids.dim() - 1 - i // 2 in varying else 0 for i, a in enumerate(amounts)]
+    if min(before_after) < 0 or call.get("mode", "constant") != "constant":
+        coupler.pin(ids, "channels cropped or reflected")
+        return I.zeros(shape)
+    return I.compress(torch.nn.functional.pad(ids.contiguous(), before_after, value=0))

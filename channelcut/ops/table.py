@@ -1,0 +1,43 @@
+"""The ops that have rules, as the page docs/ops.md: `python -m channelcut.ops.table > docs/ops.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from channelcut.ops import catalogue as _rules  # noqa: F401  importing fills the table
+from channelcut.ops.registry import RULES, Rule
+
+_PACKAGE = "channelcut.ops."
+_HEAD = """\
+# Ops with rules
+
+Written by `python -m channelcut.ops.table > docs/ops.md`; a test compares it with the table. An op that is not here
+pins the channels that go into it; [rules.md](rules.md) says how to give it a rule.
+"""
+
+
+def page(table: Mapping[str, Rule] = RULES) -> str:
+    """The page: a section for each family, a row for each rule; rules from outside the package are left out."""
+    families: dict[str, dict[Rule, list[str]]] = {}
+    for op, rule in table.items():
+        if rule.__module__.startswith(_PACKAGE):
+            families.setdefault(rule.__module__, {}).setdefault(rule, []).append(op)
+    count = sum(len(ops) for rules in families.values() for ops in rules.values())
+    parts = [_HEAD, f"{count} ops in {len(families)} families.\n"]
+    for module in sorted(families):
+        parts.append(f"## {_first(sys.modules[module].__doc__)}\n\n`{module.replace('.', '/')}.py`\n")
+        rows = [
+            f"| {', '.join(f'`{op}`' for op in ops)} | {_first(r.__doc__)} |" for r, ops in families[module].items()
+        ]
+        parts.append("\n".join(["| ops | what the rule says |", "|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _first(text: str | None) -> str:
+    """The first paragraph of a docstring in one line, fit for a table's cell."""
+    return " ".join((text or "").strip().split("\n\n")[0].split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,138 @@
+"""The reference: the original with the slots of every removed channel zeroed.
+
+Ops that mix channels without weights (a norm over them, their mean) are computed over the kept channels alone, because
+zeros would count there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from channelcut.core.graph import Node, Ref, refs
+from channelcut.core.groups import Groups
+from channelcut.proof.execute import Derived
+
+MIXING = {
+    "aten.layer_norm": -1,
+    "aten.native_layer_norm": -1,
+    "aten.rms_norm": -1,
+    "aten.group_norm": 1,
+    "aten.native_group_norm": 1,
+    "aten.mean": None,
+}
+
+
+def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Zero every removed position of every slot.
+
+    A variance stays, and the direction of a normalised weight, or their channels would become infinite; the zeros of
+    the scale beside them are enough.
+    """
+    directions = _directions(groups)
+    removed: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+    for slot in groups.slots:
+        positions = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
+        divides = slot.tensor.endswith("running_var") or (slot.tensor in directions and slot.role != "in")
+        if len(positions) and not divides:
+            removed[slot.tensor].append((slot.axis, positions))
+
+    def masked(name: str, tensor: Tensor) -> Tensor:
+        found = tensor.clone() if name in removed else tensor
+        for axis, positions in removed.get(name, ()):
+            found.index_fill_(axis, positions.to(tensor.device), 0.0)
+        return found
+
+    return Derived(state, masked)
+
+
+def _directions(groups: Groups) -> set[str]:
+    """The parameters that a weight norm divides by their length."""
+    nodes = groups.graph.nodes
+    firsts = [refs(node.args)[0] for node in groups.graph.calls if "weight_norm" in node.name and refs(node.args)]
+    return {nodes[ref.index].name for ref in firsts if nodes[ref.index].kind == "state"}
+
+
+class UnequalGroups(Exception):
+    """The groups of a group norm keep different numbers of channels, so that the cut one has other groups."""
+
+
+def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> bool:
+    schema = node.target._schema  # type: ignore[union-attr]
+    names = [argument.name for argument in schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    groups = int(given.get("num_groups") or given["group"])
+    line = mask.movedim(1, 0).reshape(mask.shape[1], -1)[:, 0]
+    counts = line.view(groups, -1).sum(1)
+    return bool((counts == counts[0]).all())
+
+
+def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> Any:
+    """Compute a mixing op over the kept channels of its input; removed ones come out as zero."""
+    axis = MIXING[node.name]
+    assert node.target is not None
+    if "group_norm" in node.name and not _equal_groups(node, args, kwargs, mask):
+        raise UnequalGroups
+    if axis is None:
+        axis = next(a for a in range(mask.dim()) if not bool((mask == mask.narrow(a, 0, 1)).all()))
+    axis %= mask.dim()
+    line = mask
+    for other in range(mask.dim()):
+        if other != axis:
+            line = line.narrow(other, 0, 1)
+    positions = line.reshape(-1).nonzero().flatten().to(args[0].device)
+    extent = mask.shape[axis]
+    value = args[0].index_select(axis, positions)
+    if node.name == "aten.mean":
+        return node.target(value, *args[1:], **kwargs)
+    # The extent itself is an argument of a layer norm, as a list, and of the dispatcher's group norm, as its fifth.
+    counts = {4: len(positions)} if node.name == "aten.native_group_norm" else {}
+    rest = [
+        a.index_select(0, positions)
+        if isinstance(a, Tensor)
+        else [len(positions)]
+        if a == [extent]
+        else counts.get(i, a)
+        for i, a in enumerate(args[1:], 1)
+    ]
+    result = node.target(value, *rest, **kwargs)
+    first = result[0] if isinstance(result, tuple) else result
+    full = torch.zeros_like(args[0]).index_copy(axis, positions, first)
+    return (full, *result[1:]) if isinstance(result, tuple) else full
+
+
+def producers(groups: Groups) -> set[int]:
+    """The nodes that read a parameter or buffer with a slot: what they give is compared as well.
+
+    A wrong bias can hide behind a dead rectifier from every later layer; it cannot hide from its own layer's output.
+    """
+    slotted = {slot.tensor for slot in groups.slots}
+    nodes = groups.graph.nodes
+    return {
+        node.index
+        for node in groups.graph.calls
+        if isinstance(groups.values[node.index], Tensor)
+        and any(nodes[ref.index].kind == "state" and nodes[ref.index].name in slotted for ref in refs(node.args))
+    }
+
+
+def consumers(groups: Groups) -> dict[int, list[Ref]]:
+    """For every node that consumes channels, the values it consumes: inputs of layers and of matrix products."""
+    roles = {slot.tensor for slot in groups.slots if slot.role in ("in", "depthwise", "group")}
+    nodes = groups.graph.nodes
+    found: dict[int, list[Ref]] = {}
+    for node in groups.graph.calls:
+        plain: Sequence[Ref] = [a for a in node.args if isinstance(a, Ref)]
+        values = [r for r in plain if nodes[r.index].kind == "call" and isinstance(groups.values[r.index], Tensor)]
+        weights = [r for r in refs(node.args) if nodes[r.index].kind == "state" and nodes[r.index].name in roles]
+        if weights and values:
+            found[node.index] = values[:1]
+        elif "matmul" in node.name or "mm" in node.name or "attention" in node.name:
+            found[node.index] = values
+    return found

@@ -1,0 +1,6 @@
+"""Recovery: what restores accuracy after a cut, cheapest first."""
+
+from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.recovery.recalibrate import recalibrate
+
+__all__ = ["Preprocessing", "load_images", "recalibrate"]

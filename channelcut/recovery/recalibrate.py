@@ -1,0 +1,58 @@
+"""Batch-norm recalibration: the statistics of the cut network, measured anew on unlabelled inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from channelcut.core.errors import UserError
+from channelcut.core.result import Recalibration
+from channelcut.tracing.modes import private_copy
+
+
+def recalibrate(
+    model: nn.Module, batches: Sequence[Tensor], on_progress: Callable[[int, int], None] | None = None
+) -> tuple[nn.Module, Recalibration]:
+    """A copy of `model` whose running means and variances are the averages over `batches`.
+
+    Removing channels changes what later layers receive; for a layer without its old inputs the stored statistics are
+    wrong, and correcting them costs a few forward passes and no labels (Li et al. 2020, EagleEye, arXiv:2007.02491).
+
+    Args:
+        model: a cut network; it is not changed.
+        batches: inputs, each (N, ...), at least one; batches of 16 or more give steadier variances.
+        on_progress: called with (batches done, batches in all).
+    """
+    start = time.perf_counter()
+    clone = private_copy(model).eval()
+    norms = [m for m in clone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average over all batches
+        norm.train()
+    try:
+        with torch.no_grad():
+            for done, batch in enumerate(batches, 1):
+                clone(batch)
+                if on_progress is not None:
+                    on_progress(done, len(batches))
+    except (RuntimeError, ValueError) as error:
+        shapes = sorted({"x".join(map(str, batch.shape)) for batch in batches})
+        raise UserError(
+            f"The calibration inputs ({', '.join(shapes)}) do not run through the network: "
+            f"{str(error).splitlines()[0]}. Expected batches of the inputs that the network takes."
+        ) from error
+    for name, buffer in clone.named_buffers():
+        if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
+            raise UserError(
+                f"After recalibration {name} is not finite: the calibration inputs hold NaN, infinity or values far "
+                "outside of what the network was trained on. Check the images and how they are prepared."
+            )
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    images = sum(len(batch) for batch in batches)
+    return clone.eval(), Recalibration(images, len(norms), time.perf_counter() - start)

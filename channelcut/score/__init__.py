@@ -1,5 +1,0 @@
-"""Importance: one number per channel, higher is kept."""
-
-from channelcut.score.api import SCORES, score
-
-__all__ = ["SCORES", "score"]

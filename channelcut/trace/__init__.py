@@ -1,7 +1,0 @@
-"""Front ends: an `nn.Module` and example inputs in, a `Graph` out. The user's model is never run on itself, only
-copies.
-"""
-
-from channelcut.trace.api import trace, trace_modes
-
-__all__ = ["trace", "trace_modes"]

@@ -1,0 +1,180 @@
+"""`trace`: record an eager run, or else torch.export; say which op or line stopped both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from channelcut.core.errors import TraceError, UserError
+from channelcut.core.graph import Graph
+from channelcut.tracing.dispatch import record
+from channelcut.tracing.hollow import weightless_copy
+from channelcut.tracing.modes import doubled, private_copy
+from channelcut.tracing.settled import UNSETTLED
+from channelcut.tracing.source import innermost_line
+from channelcut.tracing.torch_export import export
+
+
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    training: bool = False,
+    warm: bool = False,
+    front_end: str = "auto",
+    arithmetic: bool = False,
+) -> Graph:
+    """Turn one forward of `model` into a `Graph`.
+
+    Args:
+        model: any module; a copy is traced, the original keeps its mode, buffers and attributes.
+        args: positional inputs of the forward, as the user would pass them.
+        kwargs: keyword inputs.
+        training: trace the forward of training mode (auxiliary heads) instead of evaluation.
+        warm: trace the second forward, which finds what the first one has stored (anchors of a shape).
+        front_end: `dispatch` (record the ATen ops of one eager run), `export` (torch.export) or `auto` (record; where
+            that refuses, export).
+        arithmetic: run the forward with its arithmetic. Without, it is run so where values decide how it goes on.
+
+    Raises:
+        UserError: the forward itself fails on these inputs.
+        TraceError: the forward runs, but no front end can follow it.
+    """
+    if front_end not in FRONT_ENDS:
+        raise UserError(f"There is no front end {front_end!r}: use 'auto', 'export' or 'dispatch'.")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UserError(f"The model is wrapped in {type(model).__name__}. Pass the network itself: model.module.")
+    keywords = dict(kwargs or {})
+    if not (arithmetic or warm or front_end == "export"):
+        found = _hollow(model, (args, keywords), training=training)
+        if found is not None:
+            return found
+    refusals: list[str] = []
+    for name, follow in FRONT_ENDS[front_end]:
+        try:
+            copy = _copy(model, training)
+            if warm:
+                _run(copy, args, keywords)
+            return follow(copy, args, keywords, training=training)
+        except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is reported below
+            if not refusals:
+                _check_forward(_copy(model, training), args, keywords)
+            reason = str(error) if isinstance(error, TraceError) else f"{type(error).__name__}: {_first_line(error)}"
+            refusals.append(f"{name}: {reason}")
+    raise TraceError(
+        f"The forward runs, but no front end can follow it. {' '.join(dict.fromkeys(refusals))} See the remedy at the "
+        "line that is named, or take that part out of the model that is pruned."
+    )
+
+
+FRONT_ENDS: dict[str, list[tuple[str, Callable[..., Graph]]]] = {
+    "dispatch": [("recording its ops", record), ("recording its ops", partial(record, widths=False))],
+    "export": [("torch.export", export)],
+}
+FRONT_ENDS["auto"] = FRONT_ENDS["dispatch"] + FRONT_ENDS["export"]
+
+
+def trace_modes(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    front_end: str = "auto",
+    arithmetic: bool = False,
+) -> list[Graph]:
+    """Trace the forward of evaluation mode and, where it does something else, that of training mode.
+
+    Auxiliary and one-to-many heads may run in training alone; their layers lose the channels that the others lose. A
+    forward that needs targets in training mode cannot be traced there; the first graph is then the only one.
+    """
+    first = trace(model, args, kwargs, front_end=front_end, arithmetic=arithmetic)
+    second = _trained(model, args, dict(kwargs or {}), arithmetic=arithmetic)
+    ops = second is not None and first.front_end == second.front_end  # front ends name ops differently
+    return [first] if second is None or _reads(second, ops) <= _reads(first, ops) else [first, second]
+
+
+def _trained(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, arithmetic: bool) -> Graph | None:
+    """The forward of training mode, or None where it does not run."""
+    once = (args, kwargs)
+    both = (once, doubled(once))  # batch norm needs more than one value a channel; some fix their batch
+    for inputs in () if arithmetic else both:
+        graph = _hollow(model, inputs, training=True)
+        if graph is not None:
+            return graph
+    for inputs in both:
+        try:
+            return record(_copy(model, True), *_private(inputs), training=True)
+        except Exception:  # noqa: BLE001  whatever the forward raises without targets
+            continue
+    return None
+
+
+def _hollow(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], *, training: bool) -> Graph | None:
+    """The ops of a forward without its arithmetic; None where it fails so, or where values decide how it goes on."""
+    copy = weightless_copy(model).train(training)
+    try:
+        graph = record(copy, *_private(inputs), training=training, hollow=True)
+    except Exception:  # noqa: BLE001  the forward with its arithmetic tells whose fault it is
+        return None
+    return None if UNSETTLED in graph.outputs else graph
+
+
+def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
+    """The parameters that a graph reads, and the ops that read them."""
+    nodes = graph.nodes
+    return {
+        (node.name.removeprefix("aten.native_").removeprefix("aten.") if ops else "", nodes[ref.index].name)
+        for node in graph.calls
+        for ref in node.inputs
+        if nodes[ref.index].kind == "state" and nodes[ref.index].value.dtype.is_floating_point
+    }
+
+
+def _copy(model: nn.Module, training: bool) -> nn.Module:
+    return private_copy(model).train(training)
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """One forward on copies of the inputs, which it may write into."""
+    inputs = _private((args, kwargs))
+    with torch.no_grad():
+        model(*inputs[0], **inputs[1])
+
+
+def _private(inputs: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
+
+
+def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run the forward once, so that a model that cannot run is told apart from one that cannot be traced."""
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(describe(a) for a in (*args, *kwargs.values()))
+        raise UserError(
+            f"The model's own forward fails on the example inputs ({shapes}): {type(error).__name__}: "
+            f"{_first_line(error)}, at {innermost_line(error.__traceback__) or 'an unknown line'}. Expected: inputs "
+            f"of the "
+            "shape and dtype that the model takes in deployment. Check --input (or example_inputs), then run the "
+            "model on "
+            "them once by hand."
+        ) from error
+
+
+def describe(value: Any) -> str:
+    """Name a value by shape and dtype for an error message, as in `1x3x640x640 float32`."""
+    if isinstance(value, torch.Tensor):
+        return "x".join(map(str, value.shape)) + " " + str(value.dtype).removeprefix("torch.")
+    return type(value).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no message"

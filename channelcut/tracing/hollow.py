@@ -1,0 +1,140 @@
+"""A forward without its arithmetic: shapes are exact, large values are not computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from channelcut.core.trees import leaves, mapped_only
+from channelcut.tracing.modes import private_copy
+from channelcut.tracing.shortcuts import shortcut
+
+LARGE = 1024
+_READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
+_CAREFUL = frozenset({"aten", "prims", "torchvision", "channelcut"})  # whose kernels may be given any values
+_LIKE = frozenset(  # they take the shape or the type of a value, never the value
+    "new_full new_zeros new_ones new_empty new_empty_strided full_like zeros_like ones_like empty_like rand_like "
+    "randn_like randint_like".split()
+)
+_INDEXED = frozenset({"index", "index_put", "_index_put_impl"})
+
+
+class ValuesNeeded(Exception):
+    """The forward does something with values that a forward without its arithmetic does not have."""
+
+
+class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Ops with large results give tensors of the right shape with any values; small ones are computed.
+
+    Only what depends on the `roots`, the inputs and the large parameters, goes without values. A grid or a table that a
+    forward makes of sizes alone has its own, because it may be kept in a cache that the user's model reads as well.
+    Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
+    Raises `ValuesNeeded` where a number or a shape would come of values that are not there.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load torch's compiler, which takes a second, to keep it out of here: `modes.uncompiled` does that."""
+        return False
+
+    def __init__(self, roots: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        for root in roots:
+            _mark(root)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Run what does not depend on the roots as it is; all else gives results that are known to depend on them."""
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if func.overloadpacket.__name__ in _LIKE or not any(map(is_hollow, tensors)):
+            return func(*args, **kwargs)
+        if _decides(func, args):
+            raise ValuesNeeded(str(func))
+        result = _shaped(func, args, kwargs, tensors)
+        for leaf in leaves(result):
+            if isinstance(leaf, Tensor):
+                _mark(leaf)
+                if func._schema.is_mutable and leaf._base is not None:  # what is written into a part is in the whole
+                    _mark(leaf._base)
+        return result
+
+
+class Unread(TorchFunctionMode):
+    """Stops a hollow forward that takes values out of torch in a way that no op shows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Raise `ValuesNeeded` for such a function; run any other."""
+        if args and is_hollow(args[0]) and getattr(func, "__name__", "") in _READS:
+            raise ValuesNeeded(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def roots(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """What has no values in a weightless copy, and what its forward computes with: the inputs."""
+    given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return [*filter(_is_large, model.parameters()), *given]
+
+
+def is_hollow(tensor: Any) -> bool:
+    """Whether a tensor may be without values."""
+    return getattr(tensor, "_channelcut_hollow", False)
+
+
+def _mark(tensor: Tensor) -> None:
+    tensor._channelcut_hollow = True  # type: ignore[attr-defined]
+
+
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.numel() >= LARGE and tensor.is_floating_point()
+
+
+def _decides(func: Any, args: Sequence[Any]) -> bool:
+    """Whether a number, or the shape of a result, comes of the values that an op is given."""
+    name = func.overloadpacket.__name__.rstrip("_")
+    if name in _INDEXED:
+        return any(isinstance(i, Tensor) and i.dtype == torch.bool and is_hollow(i) for i in args[1])
+    if torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
+        return True
+    return any(str(given.type) in ("bool", "int", "float", "number", "Scalar") for given in func._schema.returns)
+
+
+def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tensor]) -> Any:
+    """Run a small op or a view as it is; ask torch's meta kernel for the shapes of any other."""
+    if func.is_view or torch.Tag.inplace_view in func.tags or not any(map(_is_large, tensors)):
+        return func(*args, **kwargs)
+    if func._schema.is_mutable:
+        return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
+    found = shortcut(func, args, kwargs, tensors)
+    if found is not None:
+        return found if sum(leaf.numel() for leaf in leaves(found)) >= LARGE else func(*args, **kwargs)
+    try:
+        meta = mapped_only(Tensor, lambda t: t.to("meta"), (tuple(args), kwargs))
+        result = func(*meta[0], **meta[1])
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        if func.namespace not in _CAREFUL:
+            raise ValuesNeeded(str(func)) from error
+        return func(*args, **kwargs)
+    device = tensors[0].device
+    made = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
+    if sum(leaf.numel() for leaf in made) < LARGE:
+        return func(*args, **kwargs)
+    return mapped_only(Tensor, lambda t: _untouched(t, device), result)
+
+
+def weightless_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose large parameters have no values, for a forward in `Hollow`; it costs hardly any memory."""
+    large = [p for p in model.parameters() if type(p) is nn.Parameter and _is_large(p)]
+    empty: dict[Tensor, Tensor] = {p: nn.Parameter(torch.empty_like(p), p.requires_grad) for p in large}
+    return private_copy(model, empty)
+
+
+def _untouched(like: Tensor, device: torch.device) -> Tensor:
+    """Memory that nobody writes to costs nothing; its layout is the real one, because torch's ops branch on that."""
+    made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+    return made if like.is_floating_point() else made.zero_()  # positions must stay in range

@@ -1,0 +1,162 @@
+"""The part of a forward whose shapes do not depend on its values.
+
+A detector may end in suppression and thresholds: how many values there are is then decided by the values themselves,
+and two networks that compute the same to fifteen digits may still keep different boxes. What follows such an op
+cannot be compared step by step, so it is left out of the graph, and everything that it reads counts as an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from channelcut.core.graph import Graph, Node, Ref, Site, Spec, refs
+from channelcut.core.trees import mapped_only
+from channelcut.tracing.layout import RESHAPES
+
+UNSETTLED = "unsettled"
+_DECIDES = frozenset(
+    "aten.nonzero aten.masked_select aten.unique aten._unique aten._unique2 aten.unique_dim aten.unique_consecutive "
+    "aten._local_scalar_dense aten.item aten.bincount aten.repeat_interleave torchvision.nms".split()
+)
+
+
+def settled(graph: Graph) -> Graph:
+    """The graph without the steps whose shapes depend on values.
+
+    What they read becomes an output with the name `unsettled`. A graph without such steps is returned as it is.
+    """
+    loose = _loose(graph, computed := _computed(graph))
+    if not loose:
+        return graph
+    read = {
+        ref.index
+        for node in graph.nodes
+        if node.index in loose
+        for ref in node.inputs
+        if ref.index not in loose and (ref.index in computed or graph.nodes[ref.index].kind == "state")
+    }
+    return _without(graph, loose, sorted(read))
+
+
+def _computed(graph: Graph) -> set[int]:
+    """The nodes that depend on the inputs."""
+    computed: set[int] = set()
+    for node in graph.nodes:
+        if node.kind == "input" or any(index in computed for index in _sources(node)):
+            computed.add(node.index)
+    return computed
+
+
+def _loose(graph: Graph, computed: set[int]) -> set[int]:
+    """The nodes that depend on how many values there are, also by what is written into them."""
+    loose: set[int] = set()
+    while True:
+        before = len(loose)
+        for node in graph.nodes:
+            if node.kind == "call" and node.index not in loose:
+                decided = node.index in computed and _decides(graph, node)
+                if decided or any(index in loose for index in _sources(node)):
+                    filled = {index for index in written(graph.nodes, node) if graph.nodes[index].kind == "call"}
+                    loose |= {node.index} | filled
+        if len(loose) == before:
+            return loose
+
+
+def written(nodes: Sequence[Node], node: Node) -> set[int]:
+    """What an op writes into in place, and what that is a view of: `found[i] = ...` fills `found`."""
+    todo, found = _targets(node), set[int]()
+    while todo:
+        target = nodes[todo.pop().index]
+        if target.index not in found:
+            found.add(target.index)
+            todo += _targets(target) or (refs(target.args)[:1] if _is_view(target) else [])
+    return found
+
+
+def _targets(node: Node) -> list[Ref]:
+    """The arguments that an op writes into."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return []
+    named = {argument.name: argument for argument in schema.arguments}
+    given = [*zip(schema.arguments, node.args, strict=False), *((named[k], v) for k, v in node.kwargs.items())]
+    return [ref for a, value in given if a.alias_info is not None and a.alias_info.is_write for ref in refs(value)]
+
+
+def _is_view(node: Node) -> bool:
+    """Whether a value may share the memory of the first argument."""
+    return node.name == "getitem" or node.name in RESHAPES or getattr(node.target, "is_view", False)
+
+
+def _sources(node: Node) -> list[int]:
+    return [ref.index for ref in node.inputs]
+
+
+def _decides(graph: Graph, node: Node) -> bool:
+    """Whether the shape of a node's value depends on the values that it reads."""
+    if node.name == "aten.repeat_interleave":
+        return len(refs(node.args)) == 1 and isinstance(node.args[0], Ref) and len(node.args) == 1
+    if node.name in ("aten.index", "aten.index_put", "aten.index_put_"):
+        values = [graph.nodes[ref.index].value for ref in refs(node.args[1])]
+        return any(isinstance(value, Spec) and value.dtype == torch.bool for value in values)
+    return node.name in _DECIDES
+
+
+def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
+    """The steps that lead to the outputs that are left, and to what the others read."""
+    last = graph.nodes[-1]
+    named = list(zip(graph.outputs or ("",) * len(refs(last.args)), refs(last.args), strict=True))
+    outputs = [(name, ref.index) for name, ref in named if ref.index not in loose]
+    outputs += [(UNSETTLED, index) for index in read if graph.nodes[index].value is not None]
+    needed = _needed(graph, loose, {index for _, index in outputs})
+    place: dict[int, int] = {}
+    kept: list[Node] = []
+
+    def moved(tree: Any) -> Any:
+        return mapped_only(Ref, lambda ref: Ref(place[ref.index]), tree)
+
+    for node in graph.nodes:
+        if node.index in needed or node.kind in ("input", "state"):
+            place[node.index] = len(kept)
+            kept.append(replace(node, index=len(kept), args=moved(node.args), kwargs=moved(dict(node.kwargs))))
+    args = ([Ref(place[index]) for _, index in outputs],)
+    kept.append(Node(len(kept), "output", "output", None, Site("network output"), None, args))
+    uses = [use for use in graph.uses if use.index in place]
+    uses = [use for use in uses if all(leaf.operands[0] in place for leaf in _extents(use.origin))]
+    return replace(
+        graph,
+        nodes=tuple(kept),
+        outputs=tuple(name for name, _ in outputs),
+        uses=tuple(replace(u, index=place[u.index], origin=_moved_origin(u.origin, place)) for u in uses),
+    )
+
+
+def _needed(graph: Graph, loose: set[int], outputs: set[int]) -> set[int]:
+    """The nodes that outputs depend on, writes into them included."""
+    needed: set[int] = set()
+    for node in reversed(graph.nodes[:-1]):
+        schema = getattr(node.target, "_schema", None)
+        sources = {ref.index for ref in node.inputs}
+        writes = schema is not None and schema.is_mutable and bool(sources & (needed | outputs))
+        if node.index not in loose and (node.index in outputs or node.index in needed or writes):
+            needed |= {node.index} | sources
+    return needed
+
+
+def _extents(origin: Any) -> list[Any]:
+    return [leaf for leaf in origin.leaves() if leaf.op == "extent"]
+
+
+def _moved_origin(origin: Any, place: dict[int, int]) -> Any:
+    if origin.op == "extent":
+        index, axis, value = origin.operands
+        return replace(origin, operands=(place[index], axis, value))
+    if origin.op in ("attribute", "free"):
+        return origin
+    return replace(
+        origin, operands=tuple(_moved_origin(o, place) if hasattr(o, "leaves") else o for o in origin.operands)
+    )

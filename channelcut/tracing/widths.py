@@ -1,0 +1,167 @@
+"""Numbers that remember where they come from.
+
+A forward turns widths into Python numbers (`b, c, h, w = x.shape`, `self.c`) and numbers into sizes (`view(b, c //
+2, 2)`). While a forward is recorded, extents and integer attributes are `int`s that carry their origin through
+arithmetic, and every op that is called with one is noted: so a hard-coded width can be refreshed where it is kept,
+and a size that is taken from another tensor is known to follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from channelcut.core.graph import Origin, Ref, Site, WidthUse
+from channelcut.tracing.numbers import Fraction, Width, current_recording, tagged_numbers
+
+_RESHAPES = frozenset({"view", "reshape", "unflatten"})
+_SIZES = frozenset({"view", "reshape", "expand", "broadcast_to"})
+_PIECES = frozenset({"split", "split_with_sizes", "unsafe_split"})
+_SECTIONS = frozenset({"chunk", "tensor_split", "unsafe_chunk"})
+_COUNTS = ("count", "chunks", "sections", "indices_or_sections")
+_DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
+
+
+class WidthMode(TorchFunctionMode):
+    """Hands out shapes whose extents remember their tensor, and notes every op that is called with such a number.
+
+    `reference(tensor)` is the recorder's `Ref` of a tensor that it knows, `site()` the place that runs now, and
+    `steps(since)` the nodes recorded after that many, as (index, name, args).
+    """
+
+    def __init__(
+        self,
+        reference: Callable[[torch.Tensor], Ref | None],
+        site: Callable[[], Site],
+        steps: Callable[[int], list[tuple[int, str, tuple[Any, ...]]]],
+        count: Callable[[], int],
+    ) -> None:
+        super().__init__()
+        self.reference, self.site, self.steps, self.count = reference, site, steps, count
+        self.uses: list[WidthUse] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function; tag the extents it returns; note the tagged numbers it was given."""
+        kwargs = kwargs or {}
+        before = self.count()
+        name = getattr(func, "__name__", "")
+        if name in _DROPOUT:
+            return args[0]  # a random mask couples nothing, and its ops would say that it does
+        result = func(*args, **kwargs)
+        if isinstance(result, torch.Size):
+            owner = args[0] if args and isinstance(args[0], torch.Tensor) else None
+            return result if owner is None else self._size(owner, result)
+        if name == "size" and type(result) is int:
+            axis = int(args[1] if len(args) > 1 else kwargs["dim"])
+            return self._extent(args[0], axis % args[0].dim(), result)
+        if name in _RESHAPES or name in _SECTIONS or any(True for _ in tagged_numbers((args, kwargs))):
+            self._note(name, args, kwargs, result, before)
+        return result
+
+    def _size(self, tensor: torch.Tensor, size: torch.Size) -> torch.Size:
+        return torch.Size([self._extent(tensor, axis, extent) for axis, extent in enumerate(size)])
+
+    def _extent(self, tensor: torch.Tensor, axis: int, extent: int) -> int:
+        ref = self.reference(tensor)
+        return extent if ref is None else Width(extent, Origin("extent", (ref.index, axis, extent)))
+
+    def _note(self, name: str, args: Any, kwargs: Any, result: Any, before: int) -> None:
+        if name in _SIZES and isinstance(result, torch.Tensor):
+            given = kwargs.get("shape", kwargs.get("size", args[1:]))
+            sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+            offset = result.dim() - len(sizes)
+            self._extents(result, sizes, offset)
+        elif name == "unflatten" and isinstance(result, torch.Tensor):
+            dim, sizes = (*args[1:], *kwargs.values())[:2]
+            self._extents(result, sizes, dim % args[0].dim())
+        elif name in _SECTIONS and isinstance(result, (tuple, list)) and result:
+            self._sections(args, kwargs, before)
+        elif name in _PIECES and isinstance(result, (tuple, list)):
+            self._pieces(args, kwargs, result)
+        elif name in ("layer_norm", "rms_norm"):
+            shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+            for axis, number in enumerate(shape, args[0].dim() - len(shape)):
+                self._use(self.reference(args[0]), "extent", axis, number)
+        elif name == "narrow":
+            self._narrow(args, kwargs, before)
+        elif name == "__getitem__":
+            self._slices(args[0], args[1], before)
+        else:
+            for number in tagged_numbers((args, kwargs)):
+                self._number(number)
+
+    def _extents(self, result: torch.Tensor, sizes: Any, first: int) -> None:
+        ref = self.reference(result)
+        for axis, number in enumerate(sizes, first):
+            self._use(ref, "extent", axis, number)
+            if ref is not None and int(number) == -1:
+                self.uses.append(WidthUse(ref.index, "free", axis, Origin("free", ()), self.site()))
+
+    def _narrow(self, args: Any, kwargs: Any, before: int) -> None:
+        _, start, length = (*args[1:], *kwargs.values())[:3]
+        made = [i for i, name, _ in self.steps(before) if name.endswith("slice")]
+        if made:
+            self._use(Ref(made[0]), "start", -1, start)
+            self._use(Ref(made[0]), "stop", -1, start + length)
+
+    def _pieces(self, args: Any, kwargs: Any, result: Any) -> None:
+        sizes = (*args[1:], *(v for k, v in kwargs.items() if k != "dim"))[0]
+        axis = int(kwargs.get("dim", args[2] if len(args) > 2 else 0)) % args[0].dim()
+        each = sizes if isinstance(sizes, (tuple, list)) else [sizes] * len(result)
+        for piece, number in zip(result, each, strict=True):
+            if int(number) == piece.shape[axis]:  # the last piece of split(size) may be smaller
+                self._use(self.reference(piece), "extent", axis, number)
+
+    def _sections(self, args: Any, kwargs: Any, before: int) -> None:
+        """A number of pieces: equal ones follow the extent; of unequal ones each would become another piece of it."""
+        given = dict(zip(("input", "count", "dim"), args, strict=False)) | kwargs
+        tensor = given["input"]
+        count = next((given[key] for key in _COUNTS if key in given), None)
+        axis = int(given.get("dim", 0)) % tensor.dim()
+        extent = self._extent(tensor, axis, tensor.shape[axis])
+        for number in tagged_numbers((count, kwargs)):
+            self._number(number)
+        if not isinstance(count, int) or not isinstance(extent, Width):
+            return
+        if int(extent) % count:
+            self._number(extent)
+            return
+        made = [index for index, name, _ in self.steps(before) if name.endswith("slice")]
+        for position, index in enumerate(made):  # of tensor_split; chunk is one op, which keeps its pieces equal
+            self._use(Ref(index), "start", axis, extent // count * position)
+            self._use(Ref(index), "stop", axis, extent // count * (position + 1))
+
+    def _slices(self, tensor: torch.Tensor, index: Any, before: int) -> None:
+        """Bounds of slices; a number that selects one position, or indexes otherwise, must not change."""
+        items = list(index) if isinstance(index, tuple) else [index]
+        axis, steps = 0, self.steps(before)
+        taken = sum(item is not None and item is not Ellipsis for item in items)
+        for item in items:
+            if item is None:
+                continue
+            if item is Ellipsis:
+                axis += tensor.dim() - taken
+                continue
+            if isinstance(item, slice):
+                made = [i for i, name, arguments in steps if name.endswith("slice") and _dim(arguments) == axis]
+                for role, number in (("start", item.start), ("stop", item.stop)):
+                    if isinstance(number, Width) and made:
+                        self._use(Ref(made[0]), role, axis, number)
+            else:
+                for number in tagged_numbers(item):
+                    self._number(number)
+            axis += 1
+
+    def _use(self, ref: Ref | None, role: Any, axis: int, number: Any) -> None:
+        if ref is not None and isinstance(number, (Width, Fraction)) and number.recording == current_recording():
+            self.uses.append(WidthUse(ref.index, role, axis, number.origin, self.site()))
+
+    def _number(self, number: Width | Fraction) -> None:
+        self.uses.append(WidthUse(max(self.count() - 1, 0), "number", -1, number.origin, self.site()))
+
+
+def _dim(arguments: tuple[Any, ...]) -> int:
+    return int(arguments[1]) if len(arguments) > 1 else 0
