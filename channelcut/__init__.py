@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from channelcut.api import analyze, load, prune, save
-    from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, TraceError, UserError
+    from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, RuleError, TraceError, UserError
     from channelcut.core.groups import Group, Groups, Pin, Slot
     from channelcut.core.plan import Plan
     from channelcut.core.proof import Proof
     from channelcut.core.result import Pruned
-    from channelcut.coupling.collect import Coupler
     from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
     from channelcut.onnx_out.metadata import metadata
     from channelcut.ops.registry import Call, rule
@@ -29,13 +28,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "channelcut.onnx_in.module": ("example_inputs_from_onnx", "from_onnx"),
-    "channelcut.core.errors": ("BudgetError", "ChannelcutError", "ProofError", "TraceError", "UserError"),
+    "channelcut.core.errors": ("BudgetError", "ChannelcutError", "ProofError", "RuleError", "TraceError", "UserError"),
     "channelcut.core.groups": ("Group", "Groups", "Pin", "Slot"),
     "channelcut.core.plan": ("Plan",),
     "channelcut.core.proof": ("Proof",),
     "channelcut.core.result": ("Pruned",),
-    "channelcut.coupling.collect": ("Coupler",),
-    "channelcut.ops.registry": ("Call", "rule"),
+    "channelcut.ops.call": ("Call",),
+    "channelcut.ops.pointwise": ("elementwise", "pointwise"),
+    "channelcut.ops.registry": ("rule",),
     "channelcut.onnx_out.metadata": ("metadata",),
     "channelcut.api": ("analyze", "load", "prune", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
@@ -43,9 +43,10 @@ _HOME = {
 }
 
 __all__ = [
-    "BudgetError", "Call", "ChannelcutError", "Coupler", "Group", "Groups", "Pin", "Plan", "PrecisionOptions",
-    "Preprocessing", "Proof", "ProofError", "Pruned", "Slot", "TraceError", "UserError", "analyze",
-    "convert_precision", "example_inputs_from_onnx", "from_onnx", "load", "metadata", "prune", "rule", "save",
+    "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
+    "Proof", "ProofError", "Pruned", "RuleError", "Slot", "TraceError", "UserError", "analyze", "convert_precision",
+    "elementwise", "example_inputs_from_onnx", "from_onnx", "load", "metadata", "pointwise", "prune", "rule",
+    "save",
 ]  # fmt: skip
 
 

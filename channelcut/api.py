@@ -25,11 +25,11 @@ from channelcut.cost import BilinearCost, macs_cost, params_cost
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import cut, make_plan, restore, store
 from channelcut.cutting.planning import named_tensors
-from channelcut.cutting.probe import couple_probed
 from channelcut.proof import verify
 from channelcut.proof.each import GroupCuts
 from channelcut.proof.prover import NOTHING_SHOWN
 from channelcut.recovery import Preprocessing, load_images, recalibrate
+from channelcut.retrace import CutForwards
 from channelcut.scoring import score
 from channelcut.sources.outputs import uncounted_outputs
 from channelcut.tracing import trace_modes
@@ -128,7 +128,21 @@ def analyze(
     args, kwargs = split_inputs(example_inputs)
     graphs = trace_modes(model, args, kwargs, front_end=front_end)
     options = couple_options(model, grouped, free_outputs)
-    return couple_probed(model, graphs, args, kwargs, options) if probe else couple(graphs, options=options)
+    if not probe:
+        return couple(graphs, options)
+    return probed(model, graphs, args, kwargs, options)
+
+
+def probed(
+    model: nn.Module,
+    graphs: Sequence[Graph],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: CoupleOptions,
+) -> Groups:
+    """Couple, and pin whatever the real forward cannot lose."""
+    forwards = CutForwards(model, args, kwargs)
+    return couple(graphs, options, forwards, lambda: forwards.again(graphs[0]))
 
 
 def couple_options(
@@ -201,7 +215,7 @@ def _pruned(
     args, kwargs = inputs
     with watch.stage("couple"):
         coupling = couple_options(model, options.get("grouped", "groups"), options.get("free_outputs"))
-        groups = couple_probed(model, graphs, args, kwargs, coupling)
+        groups = probed(model, graphs, args, kwargs, coupling)
     with watch.stage("score"):
         scores = score(groups, named_tensors(model), options.get("importance", "l2"), model)
     with watch.stage("allocate"):

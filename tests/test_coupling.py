@@ -14,8 +14,8 @@ from channelcut.core.groups import Group
 from channelcut.coupling import solve as solving
 from channelcut.coupling.collect import Coupler
 from channelcut.coupling.replay import adversary
-from channelcut.ops import ids as I
-from channelcut.ops.ids import shrink
+from channelcut.core import ids as I
+from channelcut.core.ids import shrink
 from channelcut.ops.registry import RULES, rule
 from channelcut.tracing.attributes import get_attribute
 

@@ -12,10 +12,10 @@ from channelcut.core.graph import Node
 from channelcut.core.groups import Groups
 from channelcut.coupling import Coupling, couple
 from channelcut.coupling.collect import Coupler, State
-from channelcut.coupling.footprint import Footprint, Footprints
+from channelcut.core.footprint import Footprint, Footprints
 from channelcut.coupling.partition import Partition, Partitioner
 from channelcut.coupling.replay import Replay, touching
-from channelcut.ops import ids as I
+from channelcut.core import ids as I
 from channelcut.tracing import trace
 
 

@@ -34,3 +34,10 @@ class MissingExtraError(UserError):
             f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'channelcut[{extra}]'"
         )
         self.package, self.extra = package, extra
+
+
+class RuleError(ChannelcutError):
+    """A rule of an op is wrong: it raised, or returned what does not fit the op's outputs.
+
+    The text names the rule with its file and line, the op, the place in the model and the shapes of the arguments.
+    """

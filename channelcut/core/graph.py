@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -67,21 +67,47 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a Python number of the forward comes from: an expression over extents of values and attributes of modules.
+class Extent:
+    """A number of the forward that is the extent of a node's value along an axis."""
 
-    `op` is `extent` (operands: index of a node, axis, value), `attribute` (operands: module path, name, value), or the
-    name of an arithmetic operator over `Origin`s and plain numbers.
-    """
+    node: int
+    axis: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A number of the forward that a module keeps, by the module's path and the (dotted) name."""
+
+    module: str
+    name: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Free:
+    """An extent that the forward leaves to the op (-1)."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A number that the forward computes from others: `op` is the name of a function of Python's `operator`."""
 
     op: str
-    operands: tuple[Any, ...]
+    operands: tuple[Origin | float, ...]
 
-    def leaves(self) -> tuple[Origin, ...]:
-        """The extents and attributes in it."""
-        if self.op in ("extent", "attribute"):
-            return (self,)
-        return tuple(leaf for part in self.operands if isinstance(part, Origin) for leaf in part.leaves())
+
+Origin = Extent | Attribute | Free | Arithmetic
+"""Where a Python number of the forward comes from."""
+
+
+def sources(origin: Origin | float) -> Iterator[Extent | Attribute]:
+    """The extents and attributes in an origin."""
+    if isinstance(origin, (Extent, Attribute)):
+        yield origin
+    elif isinstance(origin, Arithmetic):
+        for part in origin.operands:
+            yield from sources(part)
 
 
 @dataclass(frozen=True)
@@ -129,8 +155,13 @@ class Graph:
     def following(self) -> frozenset[tuple[int, int]]:
         """The nodes and axes whose extents were taken from the shape of a value, or left to the op."""
         open_ = (u for u in self.uses if u.role == "free")
-        taken = (u for u in self.uses if u.role == "extent" and any(o.op == "extent" for o in u.origin.leaves()))
+        taken = (u for u in self.uses if u.role == "extent" and any(isinstance(o, Extent) for o in sources(u.origin)))
         return frozenset((use.index, use.axis) for use in (*open_, *taken))
+
+    @property
+    def unsettled(self) -> tuple[int, ...]:
+        """The nodes that are read where values decide how many values there are."""
+        return tuple(index for name, index in named_outputs(self) if name == "unsettled")
 
     @property
     def calls(self) -> tuple[Node, ...]:

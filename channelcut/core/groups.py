@@ -5,29 +5,48 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from channelcut.core.graph import Graph, Site
+from channelcut.core.ids import compact
+from channelcut.core.trees import mapped_only
 
 Ids = NDArray[np.int64]
+
+
+class Role(str, Enum):
+    """What an axis of a parameter is to the channels along it."""
+
+    OUT = "out"  # a weight that produces them
+    IN = "in"  # a weight that reads them and mixes them
+    DEPTHWISE = "depthwise"  # one filter for each
+    GROUP = "group"  # a grouped convolution of which whole groups go
+    NORM = "norm"  # scales, shifts and statistics of a norm
+    BIAS = "bias"
+    PARAM = "param"  # any other parameter or buffer
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
 class Slot:
     """One axis of one parameter or buffer, and the channel that each position along it belongs to.
 
-    `channels` has shape (extent of the axis,); 0 is no removable channel. `role` is one of `out` (a producer),
-    `in` (a consumer), `depthwise`, `group`, `norm`, `bias`, `param`.
+    `channels` has shape (extent of the axis,); 0 is no removable channel.
     """
 
     tensor: str
     axis: int
     channels: Ids
-    role: str
+    role: Role
 
 
 @dataclass(frozen=True)
@@ -108,12 +127,30 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that the analysis found out beyond what the rules say, in the order in which it did.
+
+    `check` is who found it (`equations`, `replay`, `probe`), `effect` what follows: a `bind` (these live and die
+    together), a `tie` (these keep equal shares) or a `pin` (these stay); `channels` are ascending.
+    """
+
+    check: str
+    effect: str
+    reason: str
+    site: Site
+    channels: Ids
+
+    def __str__(self) -> str:
+        """Read as `replay: bind 24 channels at aten.view in 3 (net.py:8): channels would come out of order`."""
+        return f"{self.check}: {self.effect} {len(self.channels)} channels at {self.site}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
-    `values` maps a node of a graph to the channel of each element of its output (stride-0 along constant axes).
     `followers` are the numbers in modules that have to be refreshed after a cut, `free_outputs` patterns of the outputs
-    that may lose channels.
+    that may lose channels, `findings` what was found out on the way.
     """
 
     groups: tuple[Group, ...]
@@ -122,10 +159,12 @@ class Groups:
     work: tuple[Work, ...]
     channel_count: int
     graph: Graph
-    values: Mapping[int, Any]
     shapes: Mapping[str, tuple[int, ...]]
     followers: tuple[Follower, ...] = ()
     free_outputs: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    _ids: Mapping[int, Any] = field(default_factory=dict, repr=False)
+    _channel_of: Ids = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 
     def __str__(self) -> str:
         """The largest groups, the pins by reason, and the numbers of modules that follow."""
@@ -146,6 +185,17 @@ class Groups:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"  follow: {', '.join(names[:3])}{more}")
         return "\n".join(lines)
+
+    def channels_of(self, node: int) -> Any:
+        """The channel of each element of a node's value: an int64 tensor with stride 0 along constant axes.
+
+        A node with several outputs gives a tuple of them; what is no tensor comes as it is.
+        """
+        return mapped_only(Tensor, self._relabelled, self._ids[node])
+
+    def _relabelled(self, ids: Tensor) -> Tensor:
+        table = torch.from_numpy(self._channel_of)
+        return table[compact(ids).to(torch.int64)].expand(ids.shape)
 
     def group_of(self) -> NDArray[np.int64]:
         """Index of the group of each channel, shape (channel_count,); -1 where a channel is pinned or fixed."""

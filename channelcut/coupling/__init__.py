@@ -1,5 +1,6 @@
-"""Coupling: a `Graph` in, the `Groups` of channels that live and die together out."""
+"""Coupling: graphs in, the `Groups` of channels that live and die together out."""
 
-from channelcut.coupling.couple import CoupleOptions, Coupling, couple
+from channelcut.coupling.collect import CoupleOptions
+from channelcut.coupling.couple import couple
 
-__all__ = ["CoupleOptions", "Coupling", "couple"]
+__all__ = ["CoupleOptions", "couple"]

@@ -1,244 +1,220 @@
-"""The state of one coupling run, and the five things that a rule may do: mint, slot, bind, pin, account."""
+"""Collecting: the rules run over the graphs of one model, and what they say is written down."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from fnmatch import fnmatch
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.core.graph import Graph, Node, Site
-from channelcut.ops import ids as I
+from channelcut.core import ids as I
+from channelcut.core.graph import Graph, Node, Site, named_outputs
+from channelcut.core.groups import Role
+from channelcut.core.reasons import (
+    HARD_CODED_POSITION,
+    OUTPUT,
+    SHARED_FIXED,
+    SHARED_WITH_FIXED,
+    VALUES_DECIDE,
+    Reason,
+)
+from channelcut.coupling.binding import conflicts, edges, meeting, removable
+from channelcut.coupling.facts import Constraints, Equal, Facts, PinRequest, Place, RawSlot, RawWork, Rectangle, Run
+from channelcut.coupling.interpret import beginning, run_rule
+from channelcut.ops.call import Call
+from channelcut.ops.host import Bound, State
 
 
 @dataclass(frozen=True)
-class State:
-    """A parameter or buffer as a value; `flipped` after a transpose of a matrix."""
+class CoupleOptions:
+    """How channels are coupled.
 
-    name: str
-    shape: tuple[int, ...]
-    flipped: bool = False
+    grouped: a grouped convolution loses whole `groups`, or the same number of channels (`offsets`) of every group.
+    free_outputs: patterns of paths in the forward's result (`*.feats.*`) whose channels may go, because whoever reads
+        these tensors does not count them.
+    """
 
-    def axis(self, axis: int) -> int:
-        """The axis of the stored tensor that `axis` of this value is."""
-        return 1 - axis if self.flipped else axis
-
-
-@dataclass(frozen=True)
-class RawSlot:
-    """A slot before the channels are known: the ids along one axis of a tensor."""
-
-    tensor: str
-    axis: int
-    ids: Tensor
-    role: str
+    grouped: Literal["groups", "offsets"] = "groups"
+    free_outputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class RawPin:
-    """A pin before the channels are known."""
+def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Facts:
+    """Run the rules on all ids.
 
-    reason: str
-    site: Site
-    ids: NDArray[np.int64]
-    remedy: str
+    Args:
+        graphs: traces of the same model (evaluation, training); the first is the one that costs and values refer to.
+        options: see `CoupleOptions`.
 
-
-@dataclass(frozen=True)
-class RawWork:
-    """Multiply-accumulates of a call before the channels are known."""
-
-    macs: float
-    rows: Tensor
-    columns: Tensor
-    site: Site
-    graph: int
+    Raises:
+        RuleError: a rule of an op is wrong.
+    """
+    chosen = options or CoupleOptions()
+    collector = Collector(chosen.grouped)
+    runs = tuple(collector.run(number, graph, chosen.free_outputs) for number, graph in enumerate(graphs))
+    for (tensor, _), slot in list(collector.slots.items()):
+        if tensor in collector.fixed:
+            collector.request(slot.ids, SHARED_FIXED, SHARED_FIXED.remedy, collector.fixed[tensor])
+    constraints = Constraints(
+        tuple(collector.edges), tuple(collector.equal), tuple(collector.rectangles), tuple(collector.pins)
+    )
+    return Facts(
+        runs=runs,
+        count=collector.next_id,
+        slots=collector.slots,
+        constraints=constraints,
+        lines=tuple(collector.lines),
+        bounds=collector.bounds,
+        divisions=collector.divisions,
+        minted=collector.minted,
+        decisions=collector.decisions,
+        work=tuple(collector.work),
+        policy=collector.policy,
+        free_outputs=chosen.free_outputs,
+    )
 
 
 @dataclass
-class Coupler:
-    """Collects what the rules say about one model; ids of parameters are shared by all the graphs it sees.
+class Collector:
+    """The host that writes down what rules say; ids of parameters are shared by all runs."""
 
-    `equal`: pieces that must keep equal shares. `rectangles`: values that may lose elements along the last of
-    several axes alone. `pieces`: lines that a slice cuts out. `bounds`: the line before (sign 1) or after (-1) a
-    slice's bound. `minted`: the ids that were made at a node. `decisions`: what rules found out about ids there.
-    `policy`: whether grouped convolutions lose whole `groups` or `offsets` in each.
-    """
-
+    policy: str = "groups"
     next_id: int = 1
     edges: list[NDArray[np.int64]] = field(default_factory=list)
-    pins: list[RawPin] = field(default_factory=list)
+    pins: list[PinRequest] = field(default_factory=list)
     slots: dict[tuple[str, int], RawSlot] = field(default_factory=dict)
-    fixed_states: dict[str, Site] = field(default_factory=dict)
-    equal: list[tuple[tuple[Tensor, ...], Site]] = field(default_factory=list)
-    rectangles: list[tuple[Tensor, Site]] = field(default_factory=list)
-    pieces: list[Tensor] = field(default_factory=list)
-    bounds: dict[tuple[int, int, str], tuple[Tensor, int]] = field(default_factory=dict)
-    pieces_of: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    minted: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
-    decisions: dict[tuple[tuple[int, int], str], bool] = field(default_factory=dict)
+    fixed: dict[str, Site] = field(default_factory=dict)
+    equal: list[Equal] = field(default_factory=list)
+    rectangles: list[Rectangle] = field(default_factory=list)
+    lines: list[Tensor] = field(default_factory=list)
+    bounds: dict[tuple[Place, str], tuple[Tensor, int]] = field(default_factory=dict)
+    divisions: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    minted: dict[Place, list[Tensor]] = field(default_factory=dict)
+    decisions: dict[tuple[Place, str], bool] = field(default_factory=dict)
     work: list[RawWork] = field(default_factory=list)
-    policy: str = "groups"
-    graph: Graph | None = None
-    node: Node | None = None
 
-    def copy(self) -> Coupler:
-        """The same, to which more can be bound and pinned while this one stays as it is."""
-        lists = {name: list(getattr(self, name)) for name in ("edges", "pins", "equal", "rectangles")}
-        return replace(self, **lists)  # type: ignore[arg-type]
+    def run(self, number: int, graph: Graph, free_outputs: Sequence[str] = ()) -> Run:
+        """Execute a graph on ids."""
+        values: dict[int, Any] = {}
+        for node in graph.nodes:
+            if node.kind == "output":
+                self._outputs(number, graph, values, free_outputs)
+            elif node.kind == "call":
+                values[node.index] = run_rule(self, graph, number, node, values)
+            else:
+                values[node.index] = beginning(node)
+        return Run(graph, values)
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """The graph and the node that run now, as a key."""
-        return id(self.graph), self.node.index if self.node is not None else -1
+    def _outputs(self, run: int, graph: Graph, values: Mapping[int, Any], free_outputs: Sequence[str]) -> None:
+        """Pin what the network returns, but for outputs whose channels nobody counts."""
+        for name, index in named_outputs(graph):
+            if not any(fnmatch(name, pattern) for pattern in free_outputs):
+                self._stays(run, graph, graph.nodes[index], values[index], OUTPUT)
+        for index in graph.unsettled:
+            self._stays(run, graph, graph.nodes[index], values[index], VALUES_DECIDE)
 
-    @property
-    def site(self) -> Site:
-        """Where the rule that runs now was called."""
-        return self.node.site if self.node is not None else Site()
+    def _stays(self, run: int, graph: Graph, node: Node, value: Any, reason: Reason) -> None:
+        call = Call(node, {"value": value}, graph, run, self)
+        call.pin(call.ids("value"), reason)
 
-    def mint(self, count: int) -> Tensor:
+    def request(self, ids: Tensor, reason: Reason | str, remedy: str, site: Site) -> None:
+        """Note that ids stay."""
+        found = removable(ids)
+        if len(found):
+            self.pins.append(PinRequest(reason, site, found, remedy))
+
+    def mint(self, call: Call, count: int) -> Tensor:
         """Fresh ids for `count` channels."""
         fresh = torch.arange(self.next_id, self.next_id + count, dtype=torch.int32)
         self.next_id += count
-        self.minted.setdefault(self.place, []).append(fresh)
+        self.minted.setdefault(call.place, []).append(fresh)
         return fresh
 
-    def slot(self, state: object, axis: int, ids: Tensor | None, role: str) -> Tensor:
-        """Say that `axis` of a parameter or buffer follows `ids` (shape (extent,)); None mints them.
-
-        A tensor that is used twice keeps its first ids, and the second are bound to them. Returns the slot's ids.
-        """
-        if not isinstance(state, State):
-            raise TypeError("only parameters and buffers have slots")
+    def slot(self, call: Call, state: State, axis: int, ids: Tensor | None, role: Role) -> Tensor:
+        """A tensor that is used twice keeps its first ids, and the second are bound to them."""
         axis = state.axis(axis)
         known = self.slots.get((state.name, axis))
         if known is None:
             extent = state.shape[1 - axis if state.flipped else axis]
-            fresh = ids if ids is not None else self.mint(extent)
+            fresh = ids if ids is not None else self.mint(call, extent)
             self.slots[state.name, axis] = RawSlot(state.name, axis, fresh.to(torch.int64), role)
             return fresh
-        if role in ("depthwise", "group"):  # a computed weight is seen before the layer that says what it is for
+        if role in (Role.DEPTHWISE, Role.GROUP):  # a computed weight is seen before the layer that says what it is for
             self.slots[state.name, axis] = replace(known, role=role)
         known_ids = known.ids.to(torch.int32)
         if ids is not None:
-            self.bind(known_ids, ids, "a parameter shared with a fixed tensor")
+            self.bind(call, known_ids, ids, SHARED_WITH_FIXED)
         return known_ids
 
-    def role(self, state: State) -> str:
-        """The role of a weight's first axis, where it is known."""
-        known = self.slots.get((state.name, 0))
-        return known.role if known is not None else ""
+    def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
+        """The ids and the role of a slot that some rule has named before."""
+        known = self.slots.get((state.name, state.axis(axis)))
+        return None if known is None else (known.ids.to(torch.int32), known.role)
 
-    def decide(self, question: str, answer: bool) -> bool:
-        """Note a rule's answer to a question about the ids; a replay gets the same, even where it has one channel."""
-        self.decisions[self.place, question] = answer
+    def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
+        """Join the ids at one place; an element that cannot be removed holds its partner."""
+        self.edges += edges(a, b)
+        remedy = (reason if isinstance(reason, Reason) else SHARED_WITH_FIXED).remedy
+        self.pins += [PinRequest(reason, call.site, ids, remedy) for ids in conflicts(a, b)]
+        wide_a, wide_b, shape = meeting(a, b)
+        return torch.where(wide_a != 0, wide_a, wide_b).expand(shape)
+
+    def bind_equal(self, call: Call, pieces: Sequence[Tensor], axis: int) -> None:
+        """Pieces keep equal counts; where channels vary along another axis as well, they are bound."""
+        lines = [line for piece in pieces if (line := I.line(piece, axis)) is not None]
+        if len(lines) == len(pieces):
+            self.equal.append(Equal(tuple(lines), call.site))
+            return
+        for piece in pieces[1:]:
+            call.bind(pieces[0], piece)
+
+    def rectangle(self, call: Call, ids: Tensor) -> None:
+        """Every row keeps the same share."""
+        self.rectangles.append(Rectangle(ids, call.site))
+
+    def divide(self, call: Call, axis: int, lines: Sequence[Tensor]) -> None:
+        """No lane reaches across the cuts between pieces."""
+        self.divisions.setdefault(call.run, []).append((call.node.index, axis))
+        self.lines += lines
+
+    def bound(self, call: Call, which: Bound, line: Tensor, position: int, sign: int) -> None:
+        """A bound whose origin is known moves with the channels beside it; any other holds them."""
+        beside = line[:position] if sign > 0 else line[position:]
+        if (call.node.index, which.value) in call.graph.tagged:
+            self.bounds[call.place, which.value] = (beside, sign)
+            self.lines += (line[:position], line[position:])
+        else:
+            call.pin(beside, HARD_CODED_POSITION)
+
+    def slice(self, call: Call, ids: Tensor, axis: int) -> Tensor:
+        """The ids between the bounds."""
+        given = call.arguments
+        if "start" in given and "end" in given:
+            return ids[(slice(None),) * axis + (slice(given["start"], given["end"], given["step"]),)]
+        return ids.narrow(axis, given["start"], given["length"])
+
+    def decide(self, call: Call, question: str, answer: bool) -> bool:
+        """Note the answer."""
+        self.decisions[call.place, question] = answer
         return answer
 
-    def fix(self, state: State) -> None:
-        """A parameter or buffer is used in a way that no removal may change: its slots, found by any rule, are
-        pinned.
-        """
-        self.fixed_states.setdefault(state.name, self.site)
+    def pin(self, call: Call, ids: Tensor, reason: Reason | str, remedy: str) -> None:
+        """Note that ids stay, here."""
+        self.request(ids, reason, remedy, call.site)
 
-    def bind(self, a: Tensor, b: Tensor, reason: str = "coupled with a fixed tensor") -> Tensor:
-        """Elements at the same position live or die together; where one is fixed, the other is pinned.
+    def fix(self, call: Call, state: State) -> None:
+        """Note that all slots of a parameter stay, whatever rule names them."""
+        self.fixed.setdefault(state.name, call.site)
 
-        Shapes broadcast; along an axis of extent 1 nothing is bound, because broadcasting needs no element there.
-        Returns the ids of the result.
-        """
-        shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))  # torch.broadcast_shapes costs a second at first
-        wide_a, wide_b = I.shrink(a.expand(shape), b.expand(shape))
-        has_a, has_b = wide_a != 0, wide_b != 0
-        both = has_a & has_b
-        if bool(both.any()):
-            first, second = wide_a[both].to(torch.int64), wide_b[both].to(torch.int64)
-            pairs = torch.unique(((first << 32) | second)[first != second])  # as one number: rows sort far slower
-            if len(pairs):
-                self.edges.append(torch.stack([pairs >> 32, pairs & 0xFFFFFFFF], 1).numpy())
-        self._pin_against_fixed(a, b, shape, reason)
-        self._pin_against_fixed(b, a, shape, reason)
-        return torch.where(has_a, wide_a, wide_b).expand(shape)
+    def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
+        """Note the cost."""
+        rows, columns = (I.compact(ids).reshape(-1) for ids in (rows, columns))
+        self.work.append(RawWork(macs, rows, columns, call.site, call.run))
 
-    def _pin_against_fixed(self, a: Tensor, b: Tensor, shape: Sequence[int], reason: str) -> None:
-        """Pin the ids of `a` at positions where `b` has an element of its own that cannot be removed."""
-        wide_a, wide_b = I.shrink(a.expand(tuple(shape)), b.expand(tuple(shape)))
-        conflict = (wide_a != 0) & (wide_b == 0)
-        if not bool(conflict.any()):
-            return
-        offset = len(shape) - b.dim()
-        owned = [axis for axis in I.varying_axes(wide_a) if axis >= offset and b.shape[axis - offset] > 1]
-        if owned:
-            self.pin(wide_a[conflict], reason)
-
-    def bind_along(self, ids: Tensor, axis: int) -> Tensor:
-        """Bind every slab along `axis` to the first one; returns the ids with the first one's in every slab."""
-        if ids.shape[axis] > 1 and not I.is_constant(I.compact(ids), axis):
-            first = ids.narrow(axis, 0, 1)
-            self.bind(first.expand_as(rest := ids.narrow(axis, 1, ids.shape[axis] - 1)), rest)
-            return first.expand(ids.shape)
-        return ids
-
-    def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
-        """The pieces must keep equal numbers of channels along `axis`, not the same ones."""
-        lines = [I.line(piece, axis) for piece in pieces]
-        if any(found is None for found in lines):
-            for piece in pieces[1:]:
-                self.bind(pieces[0], piece)
-            return
-        self.equal.append((tuple(found for found in lines if found is not None), self.site))
-
-    def rectangle(self, ids: Tensor) -> Tensor:
-        """The ids vary along several axes, and only the last of them may lose elements: the same share in every row."""
-        if len(I.varying_axes(ids)) > 1:
-            self.rectangles.append((ids, self.site))
-        return ids
-
-    def follows(self, axis: int) -> bool:
-        """Whether the extent along an axis of the value that is made now was taken from a shape, or left open."""
-        return self.graph is not None and (self.place[1], axis) in self.graph.following
-
-    def sliced(self, call: Any, ids: Tensor, axis: int) -> Tensor:
-        """The ids that a slice picks; a replay picks what is left of them."""
-        arguments = call.arguments
-        if "start" in arguments and "end" in arguments:
-            return ids[(slice(None),) * axis + (slice(arguments["start"], arguments["end"], arguments["step"]),)]
-        return ids.narrow(axis, arguments["start"], arguments["length"])
-
-    def slice_bound(self, role: str, ids: Tensor, position: int, sign: int) -> None:
-        """A slice along the channels starts or stops at `position`: what lies before it decides where that is
-        afterwards.
-
-        A bound whose origin is known moves with the channels before it (`sign` 1) or after it (-1, counted from the
-        end); any other is hard-coded, and these channels stay.
-        """
-        line = ids[:position] if sign > 0 else ids[position:]
-        graph, index = self.place
-        if self.graph is not None and (index, role) in self.graph.tagged:
-            self.bounds[graph, index, role] = (line, sign)
-            self.pieces.extend((ids[:position], ids[position:]))
-        else:
-            self.pin(line, HARD_CODED, HARD_CODED_REMEDY)
-
-    def pin(self, ids: Tensor, reason: str, remedy: str = "") -> None:
-        """These channels cannot be removed, because of `reason`, here."""
-        found = torch.unique(I.compact(ids))
-        found = found[found != 0]
-        if len(found):
-            self.pins.append(RawPin(reason, self.site, found.to(torch.int64).numpy(), remedy))
-
-    def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
-        """Charge `macs` multiply-accumulates, proportional to the kept share of `rows` and of `columns`."""
-        self.work.append(
-            RawWork(macs, I.compact(rows).reshape(-1), I.compact(columns).reshape(-1), self.site, id(self.graph))
-        )
-
-
-HARD_CODED = "positions along the channels are hard-coded"
-HARD_CODED_REMEDY = "select channels by chunk or split, or by a layer of their own"
-FIXED = torch.zeros(0, dtype=torch.int32)
-"""An extent that no removal changes, for `Coupler.account`."""
+    def misfit(self, call: Call, ids: Sequence[Tensor], problem: Exception) -> NoReturn:  # noqa: ARG002  see Host
+        """With all ids there, what does not fit is the rule's fault; the interpreter says where."""
+        raise problem

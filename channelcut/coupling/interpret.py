@@ -1,74 +1,111 @@
-"""Execute a graph on ids: the rule of every op in turn."""
+"""One call on ids: the op's rule is run, and what it returns is held against the op's outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from channelcut.core.graph import Graph, Node, Ref, refs
+from channelcut.core import ids as I
+from channelcut.core.errors import RuleError
+from channelcut.core.graph import Graph, Node, Ref, Spec
+from channelcut.core.reasons import NO_RULE
+from channelcut.core.schema import bound_arguments
 from channelcut.core.trees import leaves, mapped_only
-from channelcut.coupling.collect import Coupler, State
-from channelcut.ops import catalogue as _rules  # noqa: F401  importing fills the table
-from channelcut.ops import ids as I
-from channelcut.ops.registry import RULES, Call, activation, fixed_like, named_arguments
-from channelcut.tracing.settled import UNSETTLED
+from channelcut.ops.call import Call
+from channelcut.ops.host import Host, State, structure
+from channelcut.ops.registry import Rule, op
 
 Adapt = Callable[[Node, dict[str, Any]], tuple[Node, dict[str, Any]]]
-DECIDES = "read where values decide how many values there are"
-OUTPUT_REMEDY = "outputs keep their shape: this is what the network is for"
 
 
-def run_rules(coupler: Coupler, graph: Graph, free_outputs: Sequence[str] = ()) -> dict[int, Any]:
-    """Execute a graph on ids; returns the ids of every node's value."""
-    env: dict[int, Any] = {}
-    coupler.graph = graph
-    for node in graph.nodes:
-        coupler.node = node
-        if node.kind == "output":
-            _outputs(coupler, graph, node, env, free_outputs)
-        elif node.kind == "call":
-            env[node.index] = run_rule(coupler, node, env)
-        else:
-            env[node.index] = beginning(node)
-    return env
+class Misfit(Exception):
+    """Raised by a host where what a selection keeps does not fit; it is no fault of the rule."""
 
 
-def beginning(node: Node) -> State | torch.Tensor:
+def beginning(node: Node) -> State | Tensor:
     """What stands for a parameter, buffer, input or constant."""
     return State(node.name, node.value.shape) if node.kind == "state" else I.zeros(node.value.shape)
 
 
-def run_rule(coupler: Coupler, node: Node, env: Mapping[int, Any], adapt: Adapt | None = None) -> Any:
-    """The ids of the value of a call; `adapt(node, arguments)` may change what the rule gets to see."""
-    args, kwargs = resolve(node.args, env), resolve(dict(node.kwargs), env)
-    function = RULES.get(node.name)
+def run_rule(
+    host: Host, graph: Graph, run: int, node: Node, values: Mapping[int, Any], adapt: Adapt | None = None
+) -> Any:
+    """The ids of what a call gives, with stride 0 along constant axes.
+
+    `adapt(node, arguments)` may change what the rule gets to see.
+
+    Raises:
+        RuleError: the rule raises, or returns what does not fit the op's outputs.
+        Misfit: the host says that a selection does not fit.
+    """
+    args, kwargs = mapped_only(Ref, lambda ref: values[ref.index], (node.args, dict(node.kwargs)))
+    arguments = bound_arguments(node.target, args, kwargs)
+    function = op(node.name).rule
     if function is None:
-        for leaf in leaves((args, kwargs)):
-            if isinstance(leaf, State):
-                coupler.fix(leaf)
-            elif isinstance(leaf, torch.Tensor):
-                coupler.pin(leaf, "an op without a rule", f"register a rule for {node.name} (see docs/rules.md)")
-        return fixed_like(node.value)
-    arguments = named_arguments(node, args, kwargs)
+        call = Call(node, arguments, graph, run, host)
+        for leaf in leaves(arguments):
+            call.pin_value(leaf, NO_RULE)
+        return call.fixed()
     if adapt is not None:
         node, arguments = adapt(node, arguments)
-    return function(coupler, Call(node, arguments, coupler))
+    call = Call(node, arguments, graph, run, host)
+    try:
+        result = function(call)
+    except (Misfit, RuleError):
+        raise
+    except Exception as error:
+        raise RuleError(_text(call, function, f"raised {type(error).__name__}: {error}")) from error
+    return _fitting(call, function, result)
 
 
-def resolve(tree: Any, env: Mapping[int, Any]) -> Any:
-    """Replace every `Ref` by its value."""
-    return mapped_only(Ref, lambda ref: env[ref.index], tree)
+def _fitting(call: Call, function: Rule, result: Any) -> Any:
+    """The result with stride 0 along constant axes, if it has the structure and shapes of the op's outputs."""
+    given = {id(leaf) for leaf in leaves(dict(call.arguments)) if isinstance(leaf, Tensor)}
+
+    def fitted(value: Any, expected: Any) -> Any:
+        if isinstance(expected, (list, tuple)):
+            if not isinstance(value, (list, tuple)) or len(value) != len(expected):
+                raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
+            return tuple(fitted(v, e) for v, e in zip(value, expected, strict=True))
+        if not isinstance(expected, Spec):
+            return value
+        if isinstance(value, State) and value.shape == expected.shape:
+            return value
+        wrong_kind = not isinstance(value, Tensor) or value.dtype not in (torch.int32, torch.int64)
+        if wrong_kind or value.dim() != len(expected.shape):
+            raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
+        if tuple(value.shape) != expected.shape:
+            misshapen = RuntimeError(f"gave {structure(result)} for {_expected(call.node.value)}")
+            try:
+                call.host.misfit(call, [value], misshapen)
+            except RuntimeError:
+                raise RuleError(_text(call, function, str(misshapen))) from None
+        return value if id(value) in given else I.compress(value)
+
+    return fitted(result, call.node.value)
 
 
-def _outputs(coupler: Coupler, graph: Graph, node: Node, env: Mapping[int, Any], free_outputs: Sequence[str]) -> None:
-    """Pin what the network returns, but for outputs whose channels nobody counts."""
-    found = refs(node.args)
-    names = graph.outputs or ("",) * len(found)
-    for ref, name in zip(found, names, strict=True):
-        if not any(fnmatch(name, pattern) for pattern in free_outputs):
-            coupler.node = graph.nodes[ref.index]
-            reason = DECIDES if name == UNSETTLED else "network output"
-            coupler.pin(activation(coupler, env[ref.index]), reason, "" if name == UNSETTLED else OUTPUT_REMEDY)
+def _text(call: Call, function: Rule, problem: str) -> str:
+    code = getattr(function, "__code__", None)
+    where = f"{code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}" if code is not None else "unknown file"
+    given = ", ".join(f"{name}: {structure(value)}" for name, value in call.arguments.items() if _has_shape(value))
+    return (
+        f"The rule for {call.name} ({getattr(function, '__qualname__', 'rule')}, {where}) {problem}, at {call.site}. It "
+        f"was given {given or 'no tensors'}. Expected: ids (int32) in the shape of each output, made of those of the "
+        "inputs; rules run again on what a selection keeps, with fewer ids. See docs/rules.md."
+    )
+
+
+def _has_shape(value: Any) -> bool:
+    return any(isinstance(leaf, (Tensor, State)) for leaf in leaves(value))
+
+
+def _expected(value: Any) -> str:
+    if isinstance(value, Spec):
+        return f"an output of shape {value.shape}"
+    if isinstance(value, (list, tuple)):
+        return f"{len(value)} outputs ({', '.join(_expected(item) for item in value)})"
+    return type(value).__name__

@@ -8,25 +8,35 @@ slots'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from channelcut.core.graph import Graph, Node, Spec
-from channelcut.core.groups import Group
+from channelcut.core import ids as I
+from channelcut.core.errors import ChannelcutError
+from channelcut.core.footprint import Channels, Footprints, Kept
+from channelcut.core.graph import Node, Site, Spec
+from channelcut.core.groups import Group, Role
+from channelcut.core.reasons import ORDER, Reason
 from channelcut.core.trees import leaves
-from channelcut.coupling.collect import Coupler, State
-from channelcut.coupling.footprint import Channels, Footprints, Kept
-from channelcut.coupling.interpret import run_rule
-from channelcut.ops import ids as I
+from channelcut.coupling.binding import meeting
+from channelcut.coupling.facts import Bind, Facts, PinRequest, Place, RawSlot, Request, Run
+from channelcut.coupling.interpret import Misfit, run_rule
+from channelcut.coupling.settle import Draft
+from channelcut.ops.call import Call
+from channelcut.ops.host import Bound, State
+
+CHECK = "replay"
+SEEDS = (0, 1, 2)
+"""One selection may keep by chance what another would not: two windows that move against each other, and one drawn."""
 
 
-class Mismatch(Exception):
-    """The replay failed: at a node, over some channels."""
+class Mismatch(Misfit):
+    """What a selection keeps does not fit: at a node, over some channels."""
 
     def __init__(self, node: Node | None, *channels: Channels) -> None:
         super().__init__()
@@ -35,7 +45,7 @@ class Mismatch(Exception):
         self.channels: Channels = found[found != 0].astype(np.int64)
 
 
-class _Unknown(Exception):
+class _Unknown(Misfit):
     """A value of which no rectangle is left is asked for."""
 
     def __init__(self, problem: Mismatch) -> None:
@@ -43,113 +53,194 @@ class _Unknown(Exception):
         self.problem = problem
 
 
-class Replay(Coupler):
-    """A coupler that checks instead of collecting; its ids are channels, and only kept ones.
+def replay(draft: Draft) -> Sequence[Request]:
+    """The check of positions: places where a selection with other positions in every lane does not go through.
+
+    Channels that are alone in their lane have no other positions: one selection is enough for what reads only them.
+    """
+    several = np.zeros(len(draft.partition.pinned), dtype=bool)
+    for group in draft.groups:
+        several[group.channels] = len(group.lanes) > 1
+    chosen: list[set[int] | None] = [None] * len(draft.facts.runs)
+    for seed in SEEDS if several.any() else SEEDS[:1]:
+        kept = adversary(draft.groups, len(draft.partition.pinned), seed)
+        for number, nodes in enumerate(chosen):
+            problems = Checker(draft.facts, draft.partition.footprints, kept, number).run(nodes)
+            if problems:
+                return tightened(draft, problems)
+        if seed == SEEDS[0] and several.any():
+            footprints = draft.partition.footprints
+            chosen = [touching(run, draft.facts, footprints, several) for run in draft.facts.runs]
+    return ()
+
+
+def tightened(draft: Draft, problems: Sequence[Mismatch]) -> list[Request]:
+    """Tighten for the first mismatch, and for those in other lanes than the ones that this has changed."""
+    partition = draft.partition
+    changed = np.zeros(len(partition.lanes) + 1, dtype=bool)  # the last one is where lane -1, which is no lane, points
+    found: list[Request] = []
+    for number, problem in enumerate(problems):
+        lanes = partition.lane_of[problem.channels]
+        if number == 0 or ((lanes >= 0).any() and not changed[lanes].any()):
+            requests, channels = _tighten(draft, problem, found)
+            found += requests
+            changed[lanes] = True
+            changed[partition.lane_of[channels]] = True
+            changed[-1] = False
+    return found
+
+
+def _tighten(draft: Draft, problem: Mismatch, found: Sequence[Request]) -> tuple[list[Request], Channels]:
+    """Bind the lanes that a mismatch is about, element by element; where there are none, pin the channels.
+
+    Returns what to ask for, and the channels that are bound or pinned. `found` has been asked for already.
+    """
+    partition = draft.partition
+    lanes = partition.lane_of[problem.channels]
+    about = np.isin(partition.lane_of, lanes[lanes >= 0])
+    gone = {id(request.instead_of) for request in found if isinstance(request, Bind)}
+    site = problem.node.site if problem.node is not None else Site()
+    binds: list[Request] = []
+    bound = []
+    for rectangle in reversed(draft.constraints.rectangles):
+        footprint = partition.footprints.of(rectangle.ids)
+        if id(rectangle) not in gone and len(footprint.varying) > 1 and about[footprint.channels].any():
+            lines = tuple(torch.from_numpy(partition.first[row].astype(np.int32)) for row in footprint.rows)
+            binds.append(Bind(lines, rectangle, ORDER, site, CHECK))
+            bound.append(footprint.channels.reshape(-1))
+    for equal in reversed(draft.constraints.equal):
+        channels = np.concatenate([partition.footprints.of(piece).line() for piece in equal.pieces])
+        alike = len({piece.numel() for piece in equal.pieces}) == 1
+        if id(equal) not in gone and alike and about[channels].any():
+            binds.append(Bind(equal.pieces, equal, ORDER, site, CHECK))
+            bound.append(channels)
+    if binds:
+        return binds, np.unique(np.concatenate(bound))
+    free = partition.free_first(problem.channels)
+    if not len(free):
+        raise ChannelcutError(
+            f"The coupling contradicts itself at {site}: what a cut would leave does not fit there, and nothing is "
+            "left to pin. A rule for an op on the way is wrong; please report this with the model."
+        )
+    return [PinRequest(ORDER, site, free, ORDER.remedy, CHECK)], problem.channels
+
+
+class Checker:
+    """The host that checks instead of collecting; its ids are channels, and only kept ones.
 
     Args:
-        original: the coupler that ran the rules on everything.
+        facts: what the rules said of everything.
         footprints: the channels of its ids.
-        kept: which channels are kept.
+        kept: which channels are kept, shape (channels,).
+        number: which of the runs.
     """
 
-    def __init__(self, original: Coupler, footprints: Footprints, kept: Kept) -> None:
-        super().__init__(policy=original.policy)
-        self.original, self.footprints, self.kept = original, footprints, kept
-        self.made: dict[tuple[int, int], int] = {}
-        self.values: Mapping[int, Any] = {}
-        self.slots = {key: replace(slot, ids=self._left(slot.ids)) for key, slot in original.slots.items()}
+    def __init__(self, facts: Facts, footprints: Footprints, kept: Kept, number: int) -> None:
+        self.policy = facts.policy
+        self.facts, self.footprints, self.kept, self.number = facts, footprints, kept, number
+        self.graph, self.values = facts.runs[number].graph, facts.runs[number].values
+        self.slots: dict[tuple[str, int], RawSlot] = {
+            key: replace(slot, ids=self._left(slot.ids)) for key, slot in facts.slots.items()
+        }
+        self._minted: dict[Place, int] = {}
+        self._node: Node | None = None
 
-    def run(self, graph: Graph, values: Mapping[int, Any], chosen: set[int] | None = None) -> list[Mismatch]:
-        """Run a graph, or the `chosen` nodes of it; return where the selection does not go through.
+    def run(self, chosen: set[int] | None = None) -> list[Mismatch]:
+        """Run the graph, or the `chosen` nodes of it; return where the selection does not go through.
 
         A node that fails or is not chosen has the value that is predicted, so that each mismatch is one of its own.
+
+        Raises:
+            RuleError: a rule raises on fewer ids what it did not raise on all of them.
         """
-        self.graph, self.values = graph, values
-        env = _Predicted(self)
+        values = _Predicted(self)
         found = []
-        for node in graph.nodes:
+        for node in self.graph.nodes:
             if node.kind != "call" or not (chosen is None or node.index in chosen):
                 continue
-            self.node = node
+            self._node = node
             try:
-                env[node.index] = run_rule(self, node, env, self.adapted)
+                values[node.index] = run_rule(self, self.graph, self.number, node, values, self.adapted)
             except Mismatch as problem:
                 found.append(problem)
             except _Unknown as unknown:
                 found += [] if found else [unknown.problem]  # most often it follows from one that has been noted
-            except (RuntimeError, ValueError, IndexError, TypeError):
-                inputs = [values[ref.index] for ref in node.inputs]
-                found.append(Mismatch(node, *(self._channels(ids) for ids in inputs if isinstance(ids, Tensor))))
         return found
-
-    def _mismatch(self, *channels: Tensor) -> Mismatch:
-        """These channels do not fit here."""
-        return Mismatch(self.node, *(I.compact(line).numpy() for line in channels))
-
-    def _channels(self, ids: Tensor) -> Channels:
-        return self.footprints.of(ids).channels
 
     def _left(self, line: Tensor) -> Tensor:
         """What is kept of a line of ids."""
         channels = self.footprints.of(line).line()
         return torch.from_numpy(channels[self.kept[channels]].astype(np.int32))
 
-    def mint(self, count: int) -> Tensor:
-        """What is kept of the ids that the original run made here."""
-        number = self.made.get(self.place, 0)
-        self.made[self.place] = number + 1
-        return self._left(self.original.minted[self.place][number])
+    def _mismatch(self, call: Call, *ids: Tensor) -> Mismatch:
+        """These channels do not fit here."""
+        return Mismatch(call.node, *(I.compact(line).numpy() for line in ids))
 
-    def slot(self, state: object, axis: int, ids: Tensor | None, role: str) -> Tensor:
+    def mint(self, call: Call, count: int) -> Tensor:
+        """What is kept of the ids that were made here."""
+        number = self._minted.get(call.place, 0)
+        self._minted[call.place] = number + 1
+        return self._left(self.facts.minted[call.place][number])
+
+    def slot(self, call: Call, state: State, axis: int, ids: Tensor | None, role: Role) -> Tensor:
         """The kept channels of a slot; they must be the ones that arrive."""
-        assert isinstance(state, State)
         known = self.slots[state.name, state.axis(axis)].ids
         if ids is not None and (
             ids.numel() != known.numel() or bool(((ids != known) & (ids != 0) & (known != 0)).any())
         ):
-            raise self._mismatch(ids, known)
+            raise self._mismatch(call, ids, known)
         return known
 
-    def decide(self, question: str, answer: bool) -> bool:
-        """The answer of the original run; the ids that are left say less, and may have led to another question."""
-        return self.original.decisions.get((self.place, question), answer)
+    def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
+        """The kept channels of a slot and its role."""
+        known = self.slots.get((state.name, state.axis(axis)))
+        return None if known is None else (known.ids, known.role)
 
-    def fix(self, state: State) -> None:
-        """Nothing: it was pinned."""
-
-    def bind(self, a: Tensor, b: Tensor, reason: str = "") -> Tensor:
+    def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
         """Channels that are bound must meet."""
         try:
-            shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
+            wide_a, wide_b, shape = meeting(a, b)
         except ValueError:
-            raise self._mismatch(a, b) from None
-        wide_a, wide_b = I.shrink(a.expand(shape), b.expand(shape))
+            raise self._mismatch(call, a, b) from None
         if bool(((wide_a != wide_b) & (wide_a != 0) & (wide_b != 0)).any()):
-            raise self._mismatch(a, b)
+            raise self._mismatch(call, a, b)
         return torch.where(wide_a != 0, wide_a, wide_b).expand(shape)
 
-    def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
+    def bind_equal(self, call: Call, pieces: Sequence[Tensor], axis: int) -> None:
         """Pieces must have kept equal counts."""
         if len({tuple(piece.shape) for piece in pieces}) > 1:
-            raise self._mismatch(*pieces)
+            raise self._mismatch(call, *pieces)
 
-    def rectangle(self, ids: Tensor) -> Tensor:
+    def rectangle(self, call: Call, ids: Tensor) -> None:
         """Nothing: the shape was checked when it was predicted."""
-        return ids
 
-    def sliced(self, call: Any, ids: Tensor, axis: int) -> Tensor:
-        """The kept channels of what the original slice picked."""
+    def divide(self, call: Call, axis: int, lines: Sequence[Tensor]) -> None:
+        """Nothing: it was noted."""
+
+    def bound(self, call: Call, which: Bound, line: Tensor, position: int, sign: int) -> None:
+        """Nothing: it was decided."""
+
+    def slice(self, call: Call, ids: Tensor, axis: int) -> Tensor:
+        """The kept channels of what the slice picked of all."""
         found: Tensor = self.predicted(call.node.index)
         return found
 
-    def slice_bound(self, role: str, ids: Tensor, position: int, sign: int) -> None:
-        """Nothing: it was decided."""
+    def decide(self, call: Call, question: str, answer: bool) -> bool:
+        """The answer that was given on all ids; those that are left say less, and may have led to another question."""
+        return self.facts.decisions.get((call.place, question), answer)
 
-    def pin(self, ids: Tensor, reason: str, remedy: str = "") -> None:
+    def pin(self, call: Call, ids: Tensor, reason: Reason | str, remedy: str) -> None:
         """Nothing: it was pinned."""
 
-    def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
+    def fix(self, call: Call, state: State) -> None:
+        """Nothing: it was pinned."""
+
+    def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Nothing: it was accounted for."""
+
+    def misfit(self, call: Call, ids: Sequence[Tensor], problem: Exception) -> NoReturn:
+        """Fewer ids do not have the shape that the op asks for."""
+        raise self._mismatch(call, *ids) from problem
 
     def predicted(self, index: int) -> Any:
         """The channels of a node's value after the cut."""
@@ -167,7 +258,7 @@ class Replay(Coupler):
         footprint = self.footprints.of(ids)
         found = footprint.kept_part(self.kept)
         if found is None:
-            raise Mismatch(self.node, footprint.channels)
+            raise Mismatch(self._node, footprint.channels)
         return found
 
     def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
@@ -176,19 +267,21 @@ class Replay(Coupler):
         weight = arguments.get("weight")
         if isinstance(arguments.get("groups"), int) and arguments["groups"] > 1 and isinstance(weight, State):
             slot = self.slots.get((weight.name, 0))
-            if slot is not None and slot.role in ("group", "depthwise"):
-                before = len(self.original.slots[weight.name, 0].ids)
+            if slot is not None and slot.role in (Role.GROUP, Role.DEPTHWISE):
+                before = len(self.facts.slots[weight.name, 0].ids)
                 arguments = {**arguments, "groups": arguments["groups"] * len(slot.ids) // before}
         return node, arguments
 
     def _value(self, value: Any, ids: Any) -> Any:
         if isinstance(value, Spec):
+            if isinstance(ids, State):
+                return replace(value, shape=self._part(ids).shape)
             if not isinstance(ids, Tensor) or ids.dim() != len(value.shape):
                 return value
             footprint = self.footprints.of(ids)
             shape = footprint.kept_shape(self.kept)
             if shape is None:
-                raise Mismatch(self.node, footprint.channels)
+                raise Mismatch(self._node, footprint.channels)
             return replace(value, shape=shape)
         if isinstance(value, (list, tuple)) and isinstance(ids, (list, tuple)):
             return tuple(self._value(v, i) for v, i in zip(value, ids, strict=True))
@@ -198,21 +291,21 @@ class Replay(Coupler):
 class _Predicted(dict[int, Any]):
     """The values of a replay; those that no rule has given are predicted when asked."""
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, checker: Checker) -> None:
         super().__init__()
-        self._replay = replay
+        self._checker = checker
 
     def __missing__(self, index: int) -> Any:
         try:
-            found = self[index] = self._replay.predicted(index)
+            found = self[index] = self._checker.predicted(index)
         except Mismatch as problem:
             raise _Unknown(problem) from None
         return found
 
 
-def touching(graph: Graph, values: Mapping[int, Any], coupler: Coupler, footprints: Footprints, some: Kept) -> set[int]:
+def touching(run: Run, facts: Facts, footprints: Footprints, some: Kept) -> set[int]:
     """The calls that read or give one of some channels, in an activation or in a parameter."""
-    slots = coupler.slots.items()
+    slots = facts.slots.items()
     states = {tensor for (tensor, _), slot in slots if some[footprints.of(slot.ids).channels].any()}
 
     def holds(ids: Any) -> bool:
@@ -222,8 +315,8 @@ def touching(graph: Graph, values: Mapping[int, Any], coupler: Coupler, footprin
             if isinstance(leaf, (State, Tensor))
         )
 
-    held = {index: holds(ids) for index, ids in values.items()}
-    return {node.index for node in graph.calls if held[node.index] or any(held[ref.index] for ref in node.inputs)}
+    held = {index: holds(ids) for index, ids in run.values.items()}
+    return {node.index for node in run.graph.calls if held[node.index] or any(held[ref.index] for ref in node.inputs)}
 
 
 def adversary(groups: Sequence[Group], count: int, seed: int) -> Kept:

@@ -7,7 +7,7 @@ stand on one side alone.
 from __future__ import annotations
 
 from channelcut.core.graph import Graph, Node
-from channelcut.tracing.layout import COPIES, RESHAPES
+from channelcut.ops.registry import op
 
 Pair = tuple[Node | None, Node | None]
 
@@ -30,10 +30,10 @@ def align(before: Graph, after: Graph) -> list[Pair]:
         if old is not None and new is not None and _same(old, new):
             pairs.append((old, new))
             i, j = i + 1, j + 1
-        elif old is not None and old.name in COPIES:
+        elif old is not None and op(old.name).layout == "copy":
             pairs.append((old, None))
             i += 1
-        elif new is not None and new.name in COPIES:
+        elif new is not None and op(new.name).layout == "copy":
             pairs.append((None, new))
             j += 1
         else:
@@ -44,4 +44,4 @@ def align(before: Graph, after: Graph) -> list[Pair]:
 def _same(old: Node, new: Node) -> bool:
     if old.kind != new.kind:
         return False
-    return old.name == new.name or (old.name in RESHAPES and new.name in RESHAPES)
+    return old.name == new.name or (op(old.name).layout == op(new.name).layout == "reshape")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from channelcut.core.groups import Groups
+from channelcut.core.groups import Groups, Role
 from channelcut.core.plan import Cost, GroupPlan, Plan
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
+from channelcut.ops.registry import LAYERS
 
 Kept = dict[str, dict[int, tuple[int, ...]]]
 
@@ -103,7 +104,7 @@ def _layer_attributes(model: nn.Module, groups: Groups, positions: Kept) -> dict
         if not any(name in positions for name, _ in inside.values()):
             continue
         shapes = {key: _kept_shape(tensor, positions.get(name, {})) for key, (name, tensor) in inside.items()}
-        whole_groups = roles.get((inside["weight"][0] if "weight" in inside else "", 0)) in ("group", "depthwise")
+        whole_groups = roles.get((inside["weight"][0] if "weight" in inside else "", 0)) in (Role.GROUP, Role.DEPTHWISE)
         values = refresh(module, shapes, whole_groups)
         changed = {key: value for key, value in values.items() if getattr(module, key, value) != value}
         if changed:
@@ -127,52 +128,3 @@ def _inside(path: str, module: nn.Module) -> dict[str, tuple[str, Tensor | None]
 def _kept_shape(tensor: Tensor | None, axes: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
     shape = () if tensor is None else tuple(tensor.shape)
     return tuple(len(axes[a]) if a in axes else extent for a, extent in enumerate(shape))
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-Refresh = Callable[[Any, Shapes, bool], dict[str, Any]]
-
-
-def _convolution(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-    """Where whole groups go, the number of groups shrinks with the axis that the groups divide."""
-    outer, inner = shapes["weight"][:2]
-    first = module.in_channels if module.transposed else module.out_channels
-    groups = module.groups * outer // first if whole_groups else module.groups
-    ins, outs = (outer, inner * groups) if module.transposed else (inner * groups, outer)
-    return {"in_channels": ins, "out_channels": outs, "groups": groups}
-
-
-def _linear(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-    return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
-
-
-def _embedding(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-    return {"embedding_dim": shapes["weight"][1]}
-
-
-def _normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-    return {"normalized_shape": tuple(shapes["weight"])}
-
-
-def _recurrent(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-    return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_hh_l0"][1]}
-
-
-def _first_axis(attribute: str) -> Refresh:
-    def refresh(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-        return {attribute: next(shape[0] for shape in shapes.values() if shape)}
-
-    return refresh
-
-
-LAYERS: dict[type[nn.Module], Refresh] = {
-    nn.modules.conv._ConvNd: _convolution,
-    nn.Linear: _linear,
-    nn.Embedding: _embedding,
-    nn.modules.batchnorm._NormBase: _first_axis("num_features"),
-    nn.LayerNorm: _normalized,
-    nn.RMSNorm: _normalized,
-    nn.GroupNorm: _first_axis("num_channels"),
-    nn.RNNBase: _recurrent,
-    nn.PReLU: _first_axis("num_parameters"),
-}

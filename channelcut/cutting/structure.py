@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from channelcut.core.footprint import Footprint
 from channelcut.core.graph import Graph, Node, Site, specs
 from channelcut.core.groups import Groups
+from channelcut.core.ids import compact
 from channelcut.core.trees import leaves
-from channelcut.coupling.footprint import Footprint
 from channelcut.cutting.align import Misaligned, align
-from channelcut.ops.ids import compact
-from channelcut.tracing.layout import ARITHMETIC
+from channelcut.ops.registry import op
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) 
 
 def predicted_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
     """The shape of a node's value after a cut; None where it is no single tensor, or an empty one without channels."""
-    ids = groups.values[node.index]
+    ids = groups.channels_of(node.index)
     if not isinstance(ids, Tensor) or not ids.numel():
         return None
     return Footprint.of(compact(ids).numpy(), ids.shape).kept_shape(kept)
@@ -91,6 +91,6 @@ def _misaligned(error: Misaligned) -> Difference:
 
 def _numbers(node: Node) -> tuple[float, ...]:
     """The numbers that a node computes with; sizes may follow a width, these may not."""
-    kinds = (float, int) if node.name.rstrip("_") in ARITHMETIC else (float,)
+    kinds = (float, int) if op(node.name).operands else (float,)
     found = leaves((node.args, dict(node.kwargs)))
     return tuple(float(leaf) for leaf in found if isinstance(leaf, kinds) and not isinstance(leaf, bool))

@@ -7,61 +7,66 @@ from typing import Any
 
 from torch import Tensor
 
+from channelcut.core import ids as I
 from channelcut.core.graph import specs
-from channelcut.coupling.collect import FIXED, Coupler, State
-from channelcut.ops import ids as I
+from channelcut.core.reasons import (
+    ATTENTION_MASK,
+    CONTRACTED_FIXED,
+    DEFAULT_SCALE,
+    FIXED_HEAD,
+    OUTER_PRODUCT,
+    PRODUCT_AXES,
+)
+from channelcut.ops.call import FIXED, Call
 from channelcut.ops.conv import affine
-from channelcut.ops.registry import Call, activation, rule
+from channelcut.ops.host import State
+from channelcut.ops.registry import rule
 
-IRREGULAR = "channels vary along several axes of a matrix product"
 
-
-@rule("aten.matmul", "aten.bmm", "aten.mm")
-def matmul(coupler: Coupler, call: Call) -> Tensor:
+@rule("aten.matmul", "aten.bmm", "aten.mm", contracts=True)
+def matmul(call: Call) -> Tensor:
     """(..., i, k) × (..., k, j): k is contracted, the channels of i or of j survive."""
     matrix = call.get("other", call.get("mat2"))
     if isinstance(matrix, State) and len(matrix.shape) == 2:
-        flipped = State(matrix.name, matrix.shape[::-1], not matrix.flipped)
-        return affine(coupler, call, call.ids("self"), flipped, None)
-    return _product(coupler, call.ids("self"), call.ids("other" if "other" in call.arguments else "mat2"), call.shape)
+        return affine(call, call.ids("self"), matrix.transposed(), None)
+    return _product(call, call.ids("self"), call.ids("other" if "other" in call.arguments else "mat2"))
 
 
-@rule("aten.baddbmm")
-def biased_product(coupler: Coupler, call: Call) -> Tensor:
+@rule("aten.baddbmm", contracts=True)
+def biased_product(call: Call) -> Tensor:
     """b + l r: the product, to which b is added element by element."""
-    product = _product(coupler, call.ids("batch1"), call.ids("batch2"), call.shape)
-    return I.compress(coupler.bind(product, call.ids("self"), "combined with a fixed tensor").expand(call.shape))
+    product = _product(call, call.ids("batch1"), call.ids("batch2"))
+    return call.spread(call.bind(product, call.ids("self")))
 
 
-def _product(coupler: Coupler, left: Tensor, right: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _product(call: Call, left: Tensor, right: Tensor) -> Tensor:
+    shape = call.shape
     if left.dim() < 2 or right.dim() < 2:
-        coupler.pin(left, IRREGULAR)
-        coupler.pin(right, IRREGULAR)
+        call.pin(left, PRODUCT_AXES)
+        call.pin(right, PRODUCT_AXES)
         return I.zeros(shape)
     left_k, right_k = I.drop(left, [left.dim() - 2]), I.drop(right, [right.dim() - 1])
     left_i, right_j = I.drop(left, [left.dim() - 1]), I.drop(right, [right.dim() - 2])
     macs = math.prod(shape) * left.shape[-1]
     if left_k is not None and right_k is not None:
-        contracted = coupler.bind(left_k.squeeze(-2), right_k.squeeze(-1), "contracted with a fixed tensor")
-        whole = _whole_heads(coupler, contracted)
-        coupler.account(macs, contracted if whole else FIXED, contracted if not whole and contracted.any() else FIXED)
-        return I.compress(contracted.narrow(-1, 0, 1).unsqueeze(-1).expand(shape)) if whole else I.zeros(shape)
-    return _survivor(coupler, (left, left_i, left_k), (right, right_j, right_k), shape, macs)
+        contracted = call.bind(left_k.squeeze(-2), right_k.squeeze(-1), CONTRACTED_FIXED)
+        whole = _whole_heads(call, contracted)
+        call.account(macs, contracted if whole else FIXED, contracted if not whole and contracted.any() else FIXED)
+        return call.spread(contracted.narrow(-1, 0, 1).unsqueeze(-1)) if whole else I.zeros(shape)
+    return _survivor(call, (left, left_i, left_k), (right, right_j, right_k), macs)
 
 
-def _whole_heads(coupler: Coupler, *several: Tensor) -> bool:
+def _whole_heads(call: Call, *several: Tensor) -> bool:
     """Whether channels vary from head to head (any axis but the last), and all of a head is one channel."""
     varying = [(I.varying_axes(ids), ids.dim() - 1) for ids in several]
-    return coupler.decide("whole heads", any(axes and axes[-1] != last for axes, last in varying))
+    return call.decide("whole heads", any(axes and axes[-1] != last for axes, last in varying))
 
 
-def _survivor(
-    coupler: Coupler,
-    left: tuple[Tensor, Tensor | None, Tensor | None],
-    right: tuple[Tensor, Tensor | None, Tensor | None],
-    shape: tuple[int, ...],
-    macs: int,
-) -> Tensor:
+Side = tuple[Tensor, "Tensor | None", "Tensor | None"]
+"""The ids of an operand, along its surviving axis, and along the contracted one; None where they vary along another."""
+
+
+def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
     """At least one side has channels on its surviving axis; the contracted axis must then have none on either side."""
     candidates = []
     for whole, surviving, contracted in (left, right):
@@ -70,21 +75,21 @@ def _survivor(
         if contracted is None and surviving is not None:
             candidates.append(surviving)
         else:
-            coupler.pin(whole, IRREGULAR)
+            call.pin(whole, PRODUCT_AXES)
     if len(candidates) != 1:
         for surviving in candidates:
-            coupler.pin(surviving, "the outer product of two sets of channels")
-        return I.zeros(shape)
-    coupler.account(macs, candidates[0], FIXED)
-    return candidates[0].expand(shape)
+            call.pin(surviving, OUTER_PRODUCT)
+        return I.zeros(call.shape)
+    call.account(macs, candidates[0], FIXED)
+    return call.spread(candidates[0])
 
 
 @rule(
     "aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu",
     "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_flash_attention",
-    "aten._scaled_dot_product_attention_math",
+    "aten._scaled_dot_product_attention_math", contracts=True,
 )  # fmt: skip
-def attention(coupler: Coupler, call: Call) -> Any:
+def attention(call: Call) -> Any:
     """softmax(q kᵀ · scale) v: query and key channels are bound, value channels pass; whole heads go from all.
 
     The default scale 1/√d follows the width, so key channels are pinned where no scale is given. A mask is added to the
@@ -92,7 +97,7 @@ def attention(coupler: Coupler, call: Call) -> Any:
     """
     for name in ("attn_mask", "attn_bias"):
         if isinstance(mask := call.get(name), (Tensor, State)):
-            coupler.pin(activation(coupler, mask), "the mask of an attention")
+            call.pin(call.activation(mask), ATTENTION_MASK)
     query, key, value = call.ids("query"), call.ids("key"), call.ids("value")
     shape = specs(call.node.value)[0].shape
     if query.dim() > 3 and 0 < key.shape[-3] < query.shape[-3]:
@@ -100,23 +105,23 @@ def attention(coupler: Coupler, call: Call) -> Any:
     parts = [I.drop(ids, [ids.dim() - 2]) for ids in (query, key, value)]
     if any(part is None for part in parts):
         for ids in (query, key, value):
-            coupler.pin(ids, IRREGULAR)
+            call.pin(ids, PRODUCT_AXES)
         result = I.zeros(shape)
     else:
-        result = _attended(coupler, call, [part for part in parts if part is not None], shape)
-    return (result, *call.fixed()[1:]) if isinstance(call.node.value, (list, tuple)) else result
+        result = _attended(call, [part for part in parts if part is not None], shape)
+    return (result, *call.fixed()[1:]) if call.several else result
 
 
-def _attended(coupler: Coupler, call: Call, parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+def _attended(call: Call, parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     """The ids of the result, from those of query, key and value, each (..., 1, width)."""
     q, k, v = parts
-    bound = coupler.bind(q, k, "contracted with a fixed tensor")
-    if _whole_heads(coupler, bound, v):
-        values, products = (coupler.bind_along(ids, ids.dim() - 1).narrow(-1, 0, 1) for ids in (v, bound))
-        bound = v = coupler.bind(values, products, "a head of a fixed tensor")
+    bound = call.bind(q, k, CONTRACTED_FIXED)
+    if _whole_heads(call, bound, v):
+        values, products = (call.bind_along(ids, ids.dim() - 1).narrow(-1, 0, 1) for ids in (v, bound))
+        bound = v = call.bind(values, products, FIXED_HEAD)
     elif call.get("scale") is None:
-        coupler.pin(bound, "the default scale of attention follows the key width", "pass scale= explicitly")
+        call.pin(bound, DEFAULT_SCALE)
     tokens = call.ids("key").shape[-2]
-    coupler.account(math.prod(call.ids("query").shape) * tokens, FIXED, bound if bool(bound.any()) else FIXED)
-    coupler.account(math.prod(shape) * tokens, v if bool(v.any()) else FIXED, FIXED)
-    return I.compress(v.expand(shape))
+    call.account(math.prod(call.ids("query").shape) * tokens, FIXED, bound if bool(bound.any()) else FIXED)
+    call.account(math.prod(shape) * tokens, v if bool(v.any()) else FIXED, FIXED)
+    return call.spread(v, shape)

@@ -5,169 +5,174 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from channelcut.coupling.collect import FIXED, Coupler, State
-from channelcut.ops import ids as I
-from channelcut.ops.registry import Call, rule
+from channelcut.core import ids as I
+from channelcut.core.groups import Role
+from channelcut.core.reasons import (
+    COMPUTED_WEIGHT,
+    CONTRACTED_FIXED,
+    GROUPED_FIXED,
+    MIXES_OTHER_AXIS,
+)
+from channelcut.ops import layers, shapes
+from channelcut.ops.call import FIXED, Call
+from channelcut.ops.host import State
+from channelcut.ops.registry import know, rule
 
-DYNAMIC_WEIGHT = "the weight is computed, not a parameter"
-IRREGULAR = "channels vary along another axis than the layer mixes"
+_WHOLE = (Role.GROUP, Role.DEPTHWISE)
 
 
-@rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
-def convolution(coupler: Coupler, call: Call) -> Tensor:
+@rule("aten.conv1d", "aten.conv2d", "aten.conv3d", layers={nn.modules.conv._ConvNd: layers.convolution})
+def convolution(call: Call) -> Tensor:
     """Weight (O, I/groups, k...)."""
-    return _convolve(coupler, call, call["groups"], transposed=False)
+    return _convolve(call, call["groups"], transposed=False)
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
-def transposed_convolution(coupler: Coupler, call: Call) -> Tensor:
+def transposed_convolution(call: Call) -> Tensor:
     """Weight (I, O/groups, k...)."""
-    return _convolve(coupler, call, call["groups"], transposed=True)
+    return _convolve(call, call["groups"], transposed=True)
 
 
 @rule("aten.convolution", "aten._convolution")
-def any_convolution(coupler: Coupler, call: Call) -> Tensor:
+def any_convolution(call: Call) -> Tensor:
     """What the dispatcher makes of all of them."""
-    return _convolve(coupler, call, call["groups"], transposed=call["transposed"])
+    return _convolve(call, call["groups"], transposed=call["transposed"])
 
 
-def _convolve(coupler: Coupler, call: Call, groups: int, *, transposed: bool) -> Tensor:
+know("aten.convolution", shape=shapes.convolution)
+
+
+def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
     ids = call.ids("input")
     weight, bias, shape = call["weight"], call["bias"], call.shape
     axis = ids.dim() - (len(weight.shape) - 2) - 1
     columns = I.line(ids, axis)
     macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
     if columns is None or not isinstance(weight, State):
-        coupler.pin(ids, IRREGULAR if columns is None else DYNAMIC_WEIGHT)
-        if isinstance(weight, State):
-            coupler.fix(weight)
-        else:
-            coupler.pin(weight, DYNAMIC_WEIGHT)
+        reason = MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT
+        call.pin(ids, reason)
+        call.pin_value(weight, COMPUTED_WEIGHT)
         if isinstance(bias, State):
-            coupler.fix(bias)
-        coupler.account(macs, FIXED, FIXED)
+            call.fix(bias)
+        call.account(macs, FIXED, FIXED)
         return I.zeros(shape)
-    rows = _rows(coupler, weight, columns, groups, transposed)
-    dense = groups == 1 or (coupler.policy == "offsets" and groups < len(columns))
-    coupler.account(macs, rows, columns if dense else FIXED)
+    rows = _rows(call, weight, columns, groups, transposed)
+    dense = groups == 1 or (call.host.policy == "offsets" and groups < len(columns))
+    call.account(macs, rows, columns if dense else FIXED)
     if isinstance(bias, State):
-        coupler.slot(bias, 0, rows, "bias")
-    return I.along(rows, axis, shape)
+        call.slot(bias, 0, rows, Role.BIAS)
+    return call.along(rows, axis)
 
 
-def _rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
+def _rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
     """Record the weight's slots and return the ids of the output channels."""
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
-    role = coupler.role(weight)  # a replay may be down to one group, which is a group all the same
-    if groups == 1 and role not in ("group", "depthwise"):
-        coupler.slot(weight, in_axis, columns, "in")
-        return coupler.slot(weight, out_axis, None, "out")
+    known = call.host.slot_of(weight, 0)
+    role = known[1] if known is not None else None  # a check may be down to one group, which is a group all the same
+    if groups == 1 and role not in _WHOLE:
+        call.slot(weight, in_axis, columns, Role.IN)
+        return call.slot(weight, out_axis, None, Role.OUT)
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
-    if role == "depthwise" or (groups == len(columns) and role != "group"):
+    if role is Role.DEPTHWISE or (groups == len(columns) and role is not Role.GROUP):
         rows = columns.repeat_interleave(outputs // groups)
-        coupler.slot(weight, 0, columns if transposed else rows, "depthwise")
+        call.slot(weight, 0, columns if transposed else rows, Role.DEPTHWISE)
         return rows
-    return _grouped_rows(coupler, weight, columns, groups, transposed)
+    return _grouped_rows(call, weight, columns, groups, transposed)
 
 
-def _grouped_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
+def _grouped_rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
     """Whole groups go, where all inputs and outputs of a group are one channel; or as many channels of every group."""
-    if coupler.policy == "offsets":
-        return _offset_rows(coupler, weight, columns, groups, transposed)
-    stored = (weight.name, 0)
-    if stored in coupler.slots and not transposed:
-        rows = coupler.slots[stored].ids.to(torch.int32)
-    else:
-        rows = coupler.mint(weight.shape[1] * groups if transposed else weight.shape[0])
-    members = torch.cat([columns.view(groups, -1), rows.view(groups, -1)], 1)
-    coupler.bind(members[:, :1], members[:, 1:].contiguous(), "a grouped convolution of a fixed tensor")
+    if call.host.policy == "offsets":
+        return _offset_rows(call, weight, columns, groups, transposed)
+    known = None if transposed else call.host.slot_of(weight, 0)
+    outputs = weight.shape[1] * groups if transposed else weight.shape[0]
+    rows = call.mint(outputs) if known is None else known[0]
+    members = torch.cat([call.reshaped(columns, groups, -1), call.reshaped(rows, groups, -1)], 1)
+    call.bind(members[:, :1], members[:, 1:].contiguous(), GROUPED_FIXED)
     if bool((columns == 0).any()):
-        coupler.pin(members[(members == 0).any(1)], "a grouped convolution of a fixed tensor")
-    coupler.slot(weight, 0, columns if transposed else rows, "group")
+        call.pin(members[(members == 0).any(1)], GROUPED_FIXED)
+    call.slot(weight, 0, columns if transposed else rows, Role.GROUP)
     return rows
 
 
-def _offset_rows(coupler: Coupler, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
+def _offset_rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
     """Every group keeps the same offsets of its inputs, and the same share of its outputs, and the groups stay."""
-    inputs = columns.view(groups, -1)
+    inputs = call.reshaped(columns, groups, -1)
     for row in inputs[1:]:
-        coupler.bind(inputs[0], row, "a grouped convolution of a fixed tensor")
+        call.bind(inputs[0], row, GROUPED_FIXED)
     if transposed:  # (I, O/groups): the offsets of the outputs are shared by the groups
-        coupler.slot(weight, 0, columns, "in")
-        return coupler.slot(weight, 1, None, "out").repeat(groups)
-    coupler.slot(weight, 1, inputs[0], "in")
-    rows = coupler.slot(weight, 0, None, "out")
-    coupler.bind_equal(list(rows.view(groups, -1)), 0)
+        call.slot(weight, 0, columns, Role.IN)
+        return call.slot(weight, 1, None, Role.OUT).repeat(groups)
+    call.slot(weight, 1, inputs[0], Role.IN)
+    rows = call.slot(weight, 0, None, Role.OUT)
+    call.bind_equal(list(call.reshaped(rows, groups, -1)), 0)
     return rows
 
 
-@rule("aten.linear")
-def linear(coupler: Coupler, call: Call) -> Tensor:
+@rule(
+    "aten.linear",
+    layers={nn.Linear: layers.repeats({"out_features": ("weight", 0), "in_features": ("weight", 1)})},
+)
+def linear(call: Call) -> Tensor:
     """y = x Wᵀ + b with W (O, I), or x w + b with w (I)."""
     weight = call["weight"]
     if len(weight.shape) == 1:
-        return _weighed_sum(coupler, call, call.ids("input"), weight)
-    return affine(coupler, call, call.ids("input"), weight, call["bias"])
+        return _weighed_sum(call, call.ids("input"), weight)
+    return affine(call, call.ids("input"), weight, call["bias"])
 
 
 @rule("aten.mv")
-def times_vector(coupler: Coupler, call: Call) -> Tensor:
+def times_vector(call: Call) -> Tensor:
     """(i, k) × (k): k is contracted."""
-    return _weighed_sum(coupler, call, call.ids("self"), call["vec"])
+    return _weighed_sum(call, call.ids("self"), call["vec"])
 
 
 @rule("aten.dot")
-def dot(coupler: Coupler, call: Call) -> Tensor:
+def dot(call: Call) -> Tensor:
     """(k) × (k): k is contracted."""
-    return _weighed_sum(coupler, call, call.ids("self"), call["tensor"])
+    return _weighed_sum(call, call.ids("self"), call["tensor"])
 
 
-def _weighed_sum(coupler: Coupler, call: Call, ids: Tensor, vector: State | Tensor) -> Tensor:
+def _weighed_sum(call: Call, ids: Tensor, vector: State | Tensor) -> Tensor:
     """The last axis is contracted with a vector; of a parameter the elements of what is removed go as well."""
     columns, rows = I.line(ids, -1), I.drop(ids, [ids.dim() - 1])
-    if isinstance(vector, State):
-        if columns is not None:
-            coupler.slot(vector, 0, columns, "in")
-        else:
-            coupler.fix(vector)
-    elif columns is not None:
-        columns = coupler.bind(columns, vector, "contracted with a fixed tensor")
+    if columns is None:
+        call.pin_value(vector, MIXES_OTHER_AXIS)
+    elif isinstance(vector, State):
+        call.slot(vector, 0, columns, Role.IN)
     else:
-        coupler.pin(vector, IRREGULAR)
-    coupler.account(math.prod(ids.shape), FIXED, FIXED if columns is None else columns)
+        columns = call.bind(columns, vector, CONTRACTED_FIXED)
+    call.account(math.prod(ids.shape), FIXED, FIXED if columns is None else columns)
     if columns is None and rows is None:
-        coupler.pin(ids, IRREGULAR)
+        call.pin(ids, MIXES_OTHER_AXIS)
     if columns is None and rows is not None:
-        return I.compress(rows.squeeze(-1).expand(call.shape))
+        return call.spread(rows.squeeze(-1))
     return I.zeros(call.shape)
 
 
-@rule("aten.addmm")
-def addmm(coupler: Coupler, call: Call) -> Tensor:
+@rule("aten.addmm", contracts=True, shape=shapes.addmm)
+def addmm(call: Call) -> Tensor:
     """b + x M, which is what the dispatcher makes of a linear layer: M is the transposed weight."""
     matrix = call["mat2"]
     if isinstance(matrix, State):
-        matrix = State(matrix.name, matrix.shape[::-1], not matrix.flipped)
-    return affine(coupler, call, call.ids("mat1"), matrix, call["self"])
+        matrix = matrix.transposed()
+    return affine(call, call.ids("mat1"), matrix, call["self"])
 
 
-def affine(coupler: Coupler, call: Call, ids: Tensor, weight: object, bias: object) -> Tensor:
+def affine(call: Call, ids: Tensor, weight: object, bias: object) -> Tensor:
     """Slots of a matrix `weight` (O, I) that maps the last axis."""
     columns = I.line(ids, -1)
     if columns is None or not isinstance(weight, State):
-        coupler.pin(ids, IRREGULAR if columns is None else DYNAMIC_WEIGHT)
-        for state in (weight, bias):
-            if isinstance(state, State):
-                coupler.fix(state)
-            elif isinstance(state, Tensor):
-                coupler.pin(state, DYNAMIC_WEIGHT)
-        coupler.account(math.prod(call.shape) * ids.shape[-1], FIXED, FIXED)
+        call.pin(ids, MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT)
+        for value in (weight, bias):
+            call.pin_value(value, COMPUTED_WEIGHT)
+        call.account(math.prod(call.shape) * ids.shape[-1], FIXED, FIXED)
         return I.zeros(call.shape)
-    coupler.slot(weight, 1, columns, "in")
-    rows = coupler.slot(weight, 0, None, "out")
-    coupler.account(math.prod(call.shape) * len(columns), rows, columns)
+    call.slot(weight, 1, columns, Role.IN)
+    rows = call.slot(weight, 0, None, Role.OUT)
+    call.account(math.prod(call.shape) * len(columns), rows, columns)
     if isinstance(bias, State):
-        coupler.slot(bias, 0, rows, "bias")
-    return I.along(rows, len(call.shape) - 1, call.shape)
+        call.slot(bias, 0, rows, Role.BIAS)
+    return call.along(rows, -1)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from channelcut.core import ids as I
 from channelcut.core.graph import specs
+from channelcut.core.groups import Role
+from channelcut.core.reasons import ALONG_SPACE, AS_NUMBER, SEVERAL_AXES, TRIANGLE
 from channelcut.core.trees import leaves
-from channelcut.coupling.collect import Coupler, State
-from channelcut.ops import ids as I
-from channelcut.ops.registry import Call, activation, rule
+from channelcut.ops.call import Call
+from channelcut.ops.host import State
+from channelcut.ops.layers import first_axis
+from channelcut.ops.registry import know, rule
 
 UNARY = """
 contiguous clone detach to _to_copy lift_fresh lift_fresh_copy float half type_as
@@ -29,63 +34,69 @@ addcmul fmod remainder floor_divide atan2 clamp clamp_ clamp_min clamp_max pow m
 
 
 @rule(*[f"aten.{name}" for name in UNARY])
-def unary(coupler: Coupler, call: Call) -> Any:
+def unary(call: Call) -> Any:
     """y = f(x), element by element."""
-    value = next(iter(call.arguments.values()))
-    ids = activation(coupler, value)
-    if isinstance(call.node.value, (list, tuple)):
-        return (ids,) * len(call.node.value)
-    return ids
+    ids = call.activation(next(iter(call.arguments.values())))
+    return (ids,) * len(call.node.value) if call.several else ids
 
 
 @rule(*[f"aten.{name}" for name in SEVERAL])
-def several(coupler: Coupler, call: Call) -> Any:
+def several(call: Call) -> Any:
     """y = f(a, b, ...), element by element, with broadcasting."""
-    operands = [v for v in call.arguments.values() if isinstance(v, (Tensor, State))]
+    operands = [v for v in leaves(list(call.arguments.values())) if isinstance(v, (Tensor, State))]
     if not operands or not specs(call.node.value):
         return call.fixed()
+    return combined(call, operands)
+
+
+know("aten.clone", "aten.contiguous", layout="copy")
+know("aten.masked_fill", own_layout=True)
+for _name in "add sub mul div pow rsub remainder floor_divide fmod".split():
+    know(f"aten.{_name}", f"aten.{_name}_", operands=True)
+
+
+def combined(call: Call, operands: Sequence[Tensor | State]) -> Tensor:
+    """The ids of a value that every operand has a say in, element by element."""
     # Operands keep their own shapes until the end: only an element of its own can be in a partner's way.
     joined: Tensor | None = None
     for operand in operands:
         if not _has_several_long_axes(operand):
-            ids = activation(coupler, operand)
-            joined = ids if joined is None else coupler.bind(joined, ids, "combined with a fixed tensor")
-    result = I.zeros(call.shape) if joined is None else joined.expand(call.shape)
+            ids = call.activation(operand)
+            joined = ids if joined is None else call.bind(joined, ids)
+    result = I.zeros(call.shape) if joined is None else call.spread(joined)
     for operand in operands:
         if _has_several_long_axes(operand):
-            _follow(coupler, cast(State, operand), result, call)
-    return I.compress(result)
+            _follow(call, cast(State, operand), result)
+    return result
 
 
 def _has_several_long_axes(operand: Any) -> bool:
     return isinstance(operand, State) and sum(extent > 1 for extent in operand.shape) > 1
 
 
-def _follow(coupler: Coupler, state: State, partner: Tensor, call: Call) -> None:
-    """A parameter with several long axes, such as a position embedding, follows the channels that it is combined
-    with.
-    """
+def _follow(call: Call, state: State, partner: Tensor) -> None:
+    """A parameter with several long axes, such as a position embedding, follows what it is combined with."""
     varying = I.varying_axes(partner)
     offset = len(call.shape) - len(state.shape)
     own = [axis - offset for axis in varying if axis >= offset and state.shape[axis - offset] > 1]
     ids = I.line(partner, varying[0]) if len(varying) == 1 else None
     if len(own) == 1 and ids is not None:
-        coupler.slot(state, own[0], ids, "param")
+        call.slot(state, own[0], ids, Role.PARAM)
     elif own:
-        coupler.fix(state)
-        coupler.pin(partner, "combined with a parameter of several axes")
+        call.fix(state)
+        call.pin(partner, SEVERAL_AXES)
 
 
-@rule("aten.prelu")
-def prelu(coupler: Coupler, call: Call) -> Tensor:
+@rule("aten.prelu", layers={nn.PReLU: first_axis("num_parameters")})
+def prelu(call: Call) -> Tensor:
     """One slope for all channels, or one for each."""
     ids, weight = call.ids("self"), call["weight"]
     if isinstance(weight, State) and weight.shape and weight.shape[0] > 1:
         found = I.line(ids, 1)
         if found is None:
-            coupler.pin(ids, "channels vary along space")
+            call.pin(ids, ALONG_SPACE)
         else:
-            coupler.slot(weight, 0, found, "norm")
+            call.slot(weight, 0, found, Role.NORM)
     return ids
 
 
@@ -96,27 +107,56 @@ scalar_tensor linspace eye meshgrid rand randn triu tril
 
 
 @rule(*[f"aten.{name}" for name in FACTORIES])
-def factory(coupler: Coupler, call: Call) -> Any:
+def factory(call: Call) -> Any:
     """A tensor made in the forward; if its shape follows a width, the probe finds out."""
-    for leaf in leaves(dict(call.arguments)):
-        if isinstance(leaf, Tensor) and call.node.name.removeprefix("aten.") in ("triu", "tril"):
-            coupler.pin(leaf, "a triangle of channels")
+    if call.name in ("aten.triu", "aten.tril"):
+        for leaf in leaves(dict(call.arguments)):
+            if isinstance(leaf, Tensor):
+                call.pin(leaf, TRIANGLE)
     return call.fixed()
 
 
-NO_TENSOR = [
-    "aten.item",
-    "aten._local_scalar_dense",
-    "aten.sym_size",
-    "aten._assert_tensor_metadata",
-    "aten._assert_async",
-]
-
-
-@rule(*NO_TENSOR)
-def scalar(coupler: Coupler, call: Call) -> Any:
+@rule("aten.item", "aten._local_scalar_dense", "aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async")
+def scalar(call: Call) -> Any:
     """A number read from a tensor ends its ids; a tensor of channels has no single number to read."""
     for leaf in call.arguments.values():
         if isinstance(leaf, Tensor):
-            coupler.pin(leaf, "read as a number")
+            call.pin(leaf, AS_NUMBER)
     return call.node.value
+
+
+know("aten._assert_tensor_metadata", checked=True)
+
+
+def pointwise(*ops: str) -> None:
+    """Register ops of one tensor whose every element depends on the one at its place, such as an activation.
+
+    What a removed channel would give need not be zero: nobody reads it.
+
+    Args:
+        ops: names as pins write them, `mylib.swish` for the op `mylib::swish`.
+
+    Raises:
+        ValueError: an op has a rule already.
+
+    Example:
+        >>> import channelcut as cc
+        >>> cc.pointwise("mylib.swish")
+    """
+    rule(*ops)(unary)
+
+
+def elementwise(*ops: str) -> None:
+    """Register ops of several tensors that broadcast: elements at the same place live or die together.
+
+    Args:
+        ops: names as pins write them, `mylib.gated_add` for the op `mylib::gated_add`.
+
+    Raises:
+        ValueError: an op has a rule already.
+
+    Example:
+        >>> import channelcut as cc
+        >>> cc.elementwise("mylib.gated_add")
+    """
+    rule(*ops)(several)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from channelcut.core.graph import specs
-from channelcut.coupling.collect import Coupler, State
-from channelcut.ops import ids as I
+from channelcut.core import ids as I
+from channelcut.core.graph import Graph, Node, Ref, Spec, refs
+from channelcut.core.graph import specs as specs_of
+from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, INDEXED, OVER_CHANNELS, SEARCHED_BESIDE
+from channelcut.ops import shapes
+from channelcut.ops.call import Call
+from channelcut.ops.host import State
 from channelcut.ops.pointwise import several
-from channelcut.ops.registry import Call, rule
-
-OVER_CHANNELS = "reduced over the channels"
+from channelcut.ops.registry import know, rule
 
 
 def _axes(call: Call, ids: Tensor) -> list[int]:
@@ -26,55 +29,83 @@ def _axes(call: Call, ids: Tensor) -> list[int]:
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std", "aten.norm",
     "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.prod",
 )  # fmt: skip
-def reduction(coupler: Coupler, call: Call) -> Any:
+def reduction(call: Call) -> Any:
     """The mean of the kept channels stands for the mean of all; any other reduction over channels pins them."""
     if isinstance(call.get("other"), (Tensor, State)):
-        return several(coupler, call)
+        return several(call)
     ids = call.ids(next(iter(call.arguments)))
     axes, varying = _axes(call, ids), I.varying_axes(ids)
     shape = call.shape
     if set(axes) & set(varying):
-        if call.node.name != "aten.mean" or set(varying) - set(axes):
-            coupler.pin(ids, OVER_CHANNELS)
+        if call.name != "aten.mean" or set(varying) - set(axes):
+            call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
         keeps_axes = len(shape) == ids.dim()
         for axis in sorted(axes, reverse=True):
             ids = ids.narrow(axis, 0, 1) if keeps_axes else ids.select(axis, 0)
-        result = ids.expand(shape)
-    if not isinstance(call.node.value, (list, tuple)):
-        return result
-    return (result,) * len(call.node.value)  # values and indices, variance and mean: all of one shape
+        result = call.spread(ids)
+    return (result,) * len(call.node.value) if call.several else result  # variance and mean have one shape
+
+
+know("aten.mean", over_kept="channels", shape=shapes.mean)
 
 
 @rule(
     "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten.cumsum", "aten.sort", "aten.topk",
     "aten.argmax", "aten.argmin", "aten.gather", "aten.index_select",
 )  # fmt: skip
-def over_one_axis(coupler: Coupler, call: Call) -> Any:
+def over_one_axis(call: Call) -> Any:
     """Ops along one axis whose result depends on every element of it: over channels they pin."""
     ids = call.ids("self")
     axes, varying = _axes(call, ids), I.varying_axes(ids)
-    if set(axes) & set(varying) or call.node.name in ("aten.gather", "aten.index_select"):
-        coupler.pin(ids, "every channel decides about the others")
+    if set(axes) & set(varying) or call.name in ("aten.gather", "aten.index_select"):
+        call.pin(ids, DECIDE_ABOUT_OTHERS)
         ids = I.zeros(ids.shape)
     outputs = [
-        ids if spec.shape == tuple(ids.shape) else _shrunk(coupler, ids, spec.shape) for spec in specs(call.node.value)
+        ids if spec.shape == tuple(ids.shape) else _shrunk(call, ids, spec.shape) for spec in specs_of(call.node.value)
     ]
-    return outputs[0] if len(outputs) == 1 and not isinstance(call.node.value, (list, tuple)) else tuple(outputs)
+    return tuple(outputs) if call.several or len(outputs) != 1 else outputs[0]
 
 
-def _shrunk(coupler: Coupler, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+know("aten.topk", "aten.sort", ties=True)
+
+
+def _shrunk(call: Call, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Ids of an output whose reduced axis is shorter or gone."""
     if I.varying_axes(ids):
-        coupler.pin(ids, "searched beside the channels")
+        call.pin(ids, SEARCHED_BESIDE)
     return I.zeros(shape)
 
 
 @rule("aten.index", "aten.scatter", "aten.index_put", "aten.masked_select", "aten.nonzero")
-def by_index(coupler: Coupler, call: Call) -> Any:
+def by_index(call: Call) -> Any:
     """Elements chosen by tensors of positions."""
     for value in call.arguments.values():
         if isinstance(value, Tensor):
-            coupler.pin(value, "indexed by a tensor")
+            call.pin(value, INDEXED)
     return call.fixed()
+
+
+def _always(graph: Graph, node: Node) -> bool:
+    """As many results as values that meet a condition."""
+    return True
+
+
+def _by_mask(graph: Graph, node: Node) -> bool:
+    """An index that is a mask picks as many elements as it has true ones."""
+    values = [graph.nodes[ref.index].value for ref in refs(node.args[1])]
+    return any(isinstance(value, Spec) and value.dtype == torch.bool for value in values)
+
+
+def _by_repeats(graph: Graph, node: Node) -> bool:
+    """repeat_interleave(repeats): how often each position is there is a value."""
+    return len(refs(node.args)) == 1 and isinstance(node.args[0], Ref) and len(node.args) == 1
+
+
+know(
+    "aten.nonzero", "aten.masked_select", "aten.unique", "aten._unique", "aten._unique2", "aten.unique_dim",
+    "aten.unique_consecutive", "aten.bincount", "aten.item", "aten._local_scalar_dense", "torchvision.nms", decides=_always,
+)  # fmt: skip
+know("aten.index", "aten.index_put", "aten.index_put_", decides=_by_mask)
+know("aten.repeat_interleave", decides=_by_repeats)

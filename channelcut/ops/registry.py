@@ -1,113 +1,116 @@
-"""The table of op rules. Two rules for one op fail at import, and both are named."""
+"""The table of ops: all that channelcut knows of an op stands in one entry.
+
+Rules are registered by `rule`, and with them, or by `know`, what other stages have to know of the op. Two rules for one
+op fail at import, and both are named.
+"""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import torch
+from torch import nn
 
-from channelcut.core.graph import Node, Spec, specs
-from channelcut.coupling.collect import Coupler, State
-from channelcut.ops import ids as I
+from channelcut.core.graph import Graph, Node
+from channelcut.ops.call import Call
 
-Rule = Callable[[Coupler, "Call"], Any]
-RULES: dict[str, Rule] = {}
+Rule = Callable[[Call], Any]
+Shapes = Mapping[str, tuple[int, ...]]
+Refresh = Callable[[Any, Shapes, bool], dict[str, Any]]
+"""refresh(layer, shapes of its tensors after a cut, whole groups went) -> attributes of the layer."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """One op with its arguments by their schema names; tensors are replaced by ids, parameters by `State`."""
+class Op:
+    """What is known of one op.
 
-    node: Node
-    arguments: Mapping[str, Any]
-    coupler: Coupler
+    rule: what it does to channels; None pins.
+    over_kept: it mixes channels along this axis (or along the `channels`, wherever they lie) without weights, so that
+        zeros would count: the proof computes it over the kept ones.
+    contracts: it sums over channels of two activations, so that its inputs are compared in a proof.
+    direction: the argument that is divided by its length, and so cannot be masked by zeros.
+    ties: the order of equal values is open, so that a proof compares values and takes the order of one side.
+    statistics: it updates the running statistics that it is given.
+    checked: it only asserts something of a tensor's type, which is another one in float64.
+    decides: whether the number of its results depends on values.
+    layout: which of these torch takes depends on strides: a `reshape` with or without a copy, or a `copy`.
+    operands: integers among its arguments are operands rather than axes or sizes.
+    sizes: how the forward's numbers are read where they become its sizes, see tracing.widths.
+    shape: its result without the arithmetic, see ops.shapes.
+    own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
+    """
 
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An argument that some overloads lack."""
-        return self.arguments.get(name, default)
-
-    def ids(self, name: str) -> torch.Tensor:
-        """The ids of a tensor argument; a parameter used as an activation gets ids of its own."""
-        return activation(self.coupler, self.arguments[name])
-
-    def line(self, name: str, axis: int) -> torch.Tensor | None:
-        """The ids of a tensor argument along one axis, shape (extent,); None where they vary along another as well."""
-        return I.line(self.ids(name), axis)
-
-    def along(self, line: torch.Tensor, axis: int) -> torch.Tensor:
-        """Ids of the (first) output that follow `line`, shape (extent,), along `axis` and vary along no other."""
-        return I.along(line, axis % len(self.shape), self.shape)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the (first) output."""
-        found = specs(self.node.value)
-        return found[0].shape if found else ()
-
-    def fixed(self) -> Any:
-        """Ids of an output without removable channels, in the output's structure."""
-        return fixed_like(self.node.value)
+    name: str
+    rule: Rule | None = None
+    over_kept: int | Literal["channels"] | None = None
+    contracts: bool = False
+    direction: str = ""
+    ties: bool = False
+    statistics: bool = False
+    checked: bool = False
+    decides: Callable[[Graph, Node], bool] | None = None
+    layout: Literal["reshape", "copy"] | None = None
+    operands: bool = False
+    sizes: str = ""
+    shape: Callable[..., Any] | None = None
+    own_layout: bool = False
 
 
-def rule(*ops: str) -> Callable[[Rule], Rule]:
+OPS: dict[str, Op] = {}
+LAYERS: dict[type[nn.Module], Refresh] = {}
+"""Layers of torch that repeat the shapes of their tensors in attributes, each beside the rule of its op."""
+
+
+def op(name: str) -> Op:
+    """What is known of an op; nothing, for one that nobody has told of."""
+    return OPS.get(name) or Op(name)
+
+
+def rule(*ops: str, layers: Mapping[type[nn.Module], Refresh] | None = None, **known: Any) -> Callable[[Rule], Rule]:
     """Register a rule for ops by name, as pins write it: `aten.conv2d`, or `mylib.gate` for the op `mylib::gate`.
 
-    A rule is called as rule(coupler, call) for every call of its ops and returns the ids of the outputs.
+    Args:
+        ops: names of ops; every overload has the name of its op.
+        layers: modules whose attributes repeat the shapes that the op reads, with the function that says them anew.
+        known: fields of `Op`, such as over_kept=1 for a norm over axis 1.
+
+    Returns:
+        A decorator. A rule is called as rule(call) for every call of its ops and returns the ids of the outputs: one
+        tensor, or a tuple for an op with several.
+
+    Raises:
+        ValueError: an op has a rule already; the text names both.
+
+    Example:
+        @cc.rule("mylib.scale")
+        def scale(call):
+            line = call.line("x", 1)
+            call.slot(call["factor"], 0, line, "param")
+            return call.ids("x")
     """
 
     def register(function: Rule) -> Rule:
-        for op in ops:
-            if op in RULES:
+        for name in ops:
+            before = OPS[name].rule if name in OPS else None
+            if before is not None:
                 raise ValueError(
-                    f"Two rules for {op}: {RULES[op].__module__}.{RULES[op].__qualname__} and "
+                    f"Two rules for {name}: {before.__module__}.{before.__qualname__} and "
                     f"{function.__module__}.{function.__qualname__}."
                 )
-            RULES[op] = function
+            know(name, rule=function, **known)
+        LAYERS.update(layers or {})
         return function
 
     return register
 
 
-def fixed_like(value: Any) -> Any:
-    """Replace every `Spec` in a node's value by ids without removable channels."""
-    if isinstance(value, Spec):
-        return I.zeros(value.shape)
-    if isinstance(value, (list, tuple)):
-        return tuple(fixed_like(item) for item in value)
-    return value
+def know(*ops: str, **known: Any) -> None:
+    """Add to what is known of ops; `known` are fields of `Op`."""
+    for name in ops:
+        OPS[name] = replace(OPS.get(name, Op(name)), **known)
 
 
-def activation(coupler: Coupler, value: Any) -> torch.Tensor:
-    """The ids of a value; a parameter or buffer with one long axis owns its elements, any other is fixed."""
-    if not isinstance(value, State):
-        return value  # type: ignore[no-any-return]
-    long = [axis for axis, extent in enumerate(value.shape) if extent > 1]
-    if len(long) != 1:
-        if long:
-            coupler.fix(value)
-        return I.zeros(value.shape)
-    return I.along(coupler.slot(value, long[0], None, "param"), long[0], value.shape)
-
-
-def named_arguments(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Bind positional arguments and defaults to the names of the op's schema."""
-    if node.target is operator.getitem:
-        return {"self": args[0], "index": args[1]}
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {str(position): value for position, value in enumerate(args)} | dict(kwargs)
-    bound: dict[str, Any] = {}
-    for position, argument in enumerate(schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        elif argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
-    return bound
+def rules() -> dict[str, Rule]:
+    """Every op that has a rule."""
+    return {name: known.rule for name, known in OPS.items() if known.rule is not None}

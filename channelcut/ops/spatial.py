@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from channelcut.coupling.collect import Coupler
-from channelcut.ops import ids as I
-from channelcut.ops.registry import Call, rule
+from channelcut.core import ids as I
+from channelcut.core.reasons import ALONG_SPACE, CROPPED
+from channelcut.ops import shapes
+from channelcut.ops.call import Call
+from channelcut.ops.registry import know, rule
 
 EXTENT = {
     1: """max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d upsample_linear1d reflection_pad1d
@@ -21,29 +23,27 @@ EXTENT = {
           upsample_nearest3d upsample_trilinear3d""",
 }
 AXES = {f"aten.{name}": count for count, names in EXTENT.items() for name in names.split()}
-VARYING = "channels vary along space"
 
 
 @rule(*AXES)
-def spatial(coupler: Coupler, call: Call) -> Any:
+def spatial(call: Call) -> Any:
     """Ids of (N, C) stay, the trailing axes change."""
     ids = call.ids(next(iter(call.arguments)))
-    shape = call.shape
-    small = I.drop(ids, range(ids.dim() - AXES[call.node.name], ids.dim()))
+    small = I.drop(ids, range(ids.dim() - AXES[call.name], ids.dim()))
     if small is None:
-        coupler.pin(ids, VARYING)
-        small = I.zeros([1] * len(shape))
-    result = small.expand(shape)
-    if isinstance(call.node.value, (list, tuple)):  # the indices of a max pool have the shape of its values
-        return (result,) * len(call.node.value)
-    return result
+        call.pin(ids, ALONG_SPACE)
+        small = I.zeros([1] * len(call.shape))
+    result = call.spread(small)
+    return (result,) * len(call.node.value) if call.several else result  # the indices of a max pool have its shape
+
+
+know("aten.upsample_bicubic2d", shape=shapes.upsample)
+know("aten.grid_sampler_2d", "aten.grid_sampler_3d", shape=shapes.grid_sampler)
 
 
 @rule("aten.pad", "aten.constant_pad_nd")
-def pad(coupler: Coupler, call: Call) -> Tensor:
-    """Padding along space keeps the ids; padding of channels adds fixed elements, because their number is
-    hard-coded.
-    """
+def pad(call: Call) -> Tensor:
+    """Padding along space keeps the ids; padding of channels adds fixed elements: their number is hard-coded."""
     ids, amounts, shape = call.ids("self"), call["pad"], call.shape
     padded = [ids.dim() - 1 - i for i in range(len(amounts) // 2) if amounts[2 * i] or amounts[2 * i + 1]]
     varying = set(I.varying_axes(ids)) & set(padded)
@@ -51,9 +51,9 @@ def pad(coupler: Coupler, call: Call) -> Tensor:
         if axis not in varying:
             ids = ids.narrow(axis, 0, 1).expand([shape[a] if a == axis else e for a, e in enumerate(ids.shape)])
     if not varying:
-        return ids.expand(shape)
+        return call.spread(ids)
     before_after = [a if ids.dim() - 1 - i // 2 in varying else 0 for i, a in enumerate(amounts)]
     if min(before_after) < 0 or call.get("mode", "constant") != "constant":
-        coupler.pin(ids, "channels cropped or reflected")
+        call.pin(ids, CROPPED)
         return I.zeros(shape)
-    return I.compress(torch.nn.functional.pad(ids.contiguous(), before_after, value=0))
+    return torch.nn.functional.pad(ids.contiguous(), before_after, value=0)

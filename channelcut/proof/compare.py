@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.ops.ids import compact
+from channelcut.core.ids import compact
 
 
 def kept_mask(ids: Tensor, kept: NDArray[np.bool_]) -> Tensor | None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from channelcut.core.graph import Graph, Node, Ref, refs
+from channelcut.core.schema import writes
 from channelcut.core.trees import mapped
-from channelcut.tracing.layout import RESHAPES
+from channelcut.ops.registry import op
 from channelcut.tracing.settled import written
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
@@ -26,8 +27,7 @@ def to_double(value: Any) -> Any:
 
 def _writes(node: Node) -> bool:
     """Whether a node writes into a value that it was given, statistics of a norm aside."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable and not node.name.endswith("batch_norm")
+    return writes(node.target) and not op(node.name).statistics
 
 
 class Derived(Mapping[str, Tensor]):
@@ -95,11 +95,11 @@ class Execution:
     def compute(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call."""
         assert node.target is not None
-        if node.name == "aten._assert_tensor_metadata":  # of the type that the model has, not of float64
+        if op(node.name).checked:  # of the type that the model has, not of float64
             return None
-        if node.name in RESHAPES and isinstance(args[1], (list, tuple)):
+        if op(node.name).layout == "reshape" and isinstance(args[1], (list, tuple)):
             return args[0].reshape(args[1])  # the layout of a reference may differ from the recorded one
-        if node.name.endswith("batch_norm") and not self.graph.training:
+        if op(node.name).statistics and not self.graph.training:
             args = tuple(a.clone() if isinstance(a, Tensor) and i in (3, 4) else a for i, a in enumerate(args))
         return node.target(*args, **kwargs)
 

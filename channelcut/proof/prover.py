@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, Node, named_outputs, refs
 from channelcut.core.groups import Groups
+from channelcut.core.ids import varying_axes
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
 from channelcut.cutting.align import align
 from channelcut.cutting.apply import select
 from channelcut.cutting.planning import kept_positions, named_tensors
 from channelcut.cutting.structure import retraced_structure
-from channelcut.ops.ids import varying_axes
+from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
 from channelcut.proof.execute import Derived, Execution
-from channelcut.proof.reference import MIXING, UnequalGroups, consumers, masked_state, mix_kept, producers
+from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.proof.training import training_step
 from channelcut.tracing import trace
 from channelcut.tracing.settled import UNSETTLED
@@ -258,7 +259,7 @@ class Lockstep:
             checks.append(Check(f"the equal groups of {node.site}", float("inf")))
             value = reference.compute(node, args, kwargs)
         other = candidate.compute(twin, *candidate.arguments(twin))
-        if node.name in ("aten.topk", "aten.sort") and value[0].shape == other[0].shape:
+        if op(node.name).ties and value[0].shape == other[0].shape:
             # Equal scores may come in either order; the values must agree, the order is then the reference's.
             checks.append(Check(f"values of {node.site}", relative_error(value[0], other[0])))
             other = value
@@ -270,9 +271,10 @@ class Lockstep:
     def _mixed(self, node: Node) -> Tensor | None:
         """The kept elements of a mixing op's input, where it loses any."""
         first = node.args[0] if node.args else None
-        if node.name not in MIXING or not refs(first):
+        axis = op(node.name).over_kept
+        if axis is None or not refs(first):
             return None
-        over_channels = node.name != "aten.mean" or not varying_axes(self.groups.values[node.index])
+        over_channels = axis != "channels" or not varying_axes(self.groups.channels_of(node.index))
         return self._mask(refs(first)[0].index) if over_channels else None
 
     def _on_kept(self, index: int, reference: Tensor, candidate: Tensor) -> float:
@@ -287,6 +289,6 @@ class Lockstep:
     def _mask(self, index: int) -> Tensor | None:
         """The kept elements of a value; None where it loses none."""
         if index not in self._masks:
-            ids = self.groups.values[index]
+            ids = self.groups.channels_of(index)
             self._masks[index] = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else None
         return self._masks[index]

@@ -16,17 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.graph import Node, Ref, refs
-from channelcut.core.groups import Groups
+from channelcut.core.groups import Groups, Role
+from channelcut.core.schema import bound_arguments
+from channelcut.ops.registry import op
 from channelcut.proof.execute import Derived
-
-MIXING = {
-    "aten.layer_norm": -1,
-    "aten.native_layer_norm": -1,
-    "aten.rms_norm": -1,
-    "aten.group_norm": 1,
-    "aten.native_group_norm": 1,
-    "aten.mean": None,
-}
 
 
 def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -39,7 +32,7 @@ def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Te
     removed: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     for slot in groups.slots:
         positions = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
-        divides = slot.tensor.endswith("running_var") or (slot.tensor in directions and slot.role != "in")
+        divides = slot.tensor.endswith("running_var") or (slot.tensor in directions and slot.role is not Role.IN)
         if len(positions) and not divides:
             removed[slot.tensor].append((slot.axis, positions))
 
@@ -55,8 +48,9 @@ def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Te
 def _directions(groups: Groups) -> set[str]:
     """The parameters that a weight norm divides by their length."""
     nodes = groups.graph.nodes
-    firsts = [refs(node.args)[0] for node in groups.graph.calls if "weight_norm" in node.name and refs(node.args)]
-    return {nodes[ref.index].name for ref in firsts if nodes[ref.index].kind == "state"}
+    named = [(op(node.name).direction, node) for node in groups.graph.calls]
+    found = [bound_arguments(n.target, n.args, n.kwargs).get(direction) for direction, n in named if direction]
+    return {nodes[ref.index].name for ref in refs(found) if nodes[ref.index].kind == "state"}
 
 
 class UnequalGroups(Exception):
@@ -64,9 +58,7 @@ class UnequalGroups(Exception):
 
 
 def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> bool:
-    schema = node.target._schema  # type: ignore[union-attr]
-    names = [argument.name for argument in schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = bound_arguments(node.target, args, kwargs)
     groups = int(given.get("num_groups") or given["group"])
     line = mask.movedim(1, 0).reshape(mask.shape[1], -1)[:, 0]
     counts = line.view(groups, -1).sum(1)
@@ -75,12 +67,13 @@ def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mas
 
 def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> Any:
     """Compute a mixing op over the kept channels of its input; removed ones come out as zero."""
-    axis = MIXING[node.name]
+    axis = op(node.name).over_kept
     assert node.target is not None
-    if "group_norm" in node.name and not _equal_groups(node, args, kwargs, mask):
+    if axis == 1 and not _equal_groups(node, args, kwargs, mask):
         raise UnequalGroups
-    if axis is None:
+    if axis == "channels":
         axis = next(a for a in range(mask.dim()) if not bool((mask == mask.narrow(a, 0, 1)).all()))
+    assert isinstance(axis, int)
     axis %= mask.dim()
     line = mask
     for other in range(mask.dim()):
@@ -117,22 +110,22 @@ def producers(groups: Groups) -> set[int]:
     return {
         node.index
         for node in groups.graph.calls
-        if isinstance(groups.values[node.index], Tensor)
+        if isinstance(groups.channels_of(node.index), Tensor)
         and any(nodes[ref.index].kind == "state" and nodes[ref.index].name in slotted for ref in refs(node.args))
     }
 
 
 def consumers(groups: Groups) -> dict[int, list[Ref]]:
     """For every node that consumes channels, the values it consumes: inputs of layers and of matrix products."""
-    roles = {slot.tensor for slot in groups.slots if slot.role in ("in", "depthwise", "group")}
+    roles = {slot.tensor for slot in groups.slots if slot.role in (Role.IN, Role.DEPTHWISE, Role.GROUP)}
     nodes = groups.graph.nodes
     found: dict[int, list[Ref]] = {}
     for node in groups.graph.calls:
         plain: Sequence[Ref] = [a for a in node.args if isinstance(a, Ref)]
-        values = [r for r in plain if nodes[r.index].kind == "call" and isinstance(groups.values[r.index], Tensor)]
+        values = [r for r in plain if nodes[r.index].kind == "call" and isinstance(groups.channels_of(r.index), Tensor)]
         weights = [r for r in refs(node.args) if nodes[r.index].kind == "state" and nodes[r.index].name in roles]
         if weights and values:
             found[node.index] = values[:1]
-        elif "matmul" in node.name or "mm" in node.name or "attention" in node.name:
+        elif op(node.name).contracts:
             found[node.index] = values
     return found

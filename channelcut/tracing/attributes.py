@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from channelcut.core.graph import Origin
+from channelcut.core.graph import Attribute
 from channelcut.tracing.numbers import Width
 
 _DEPTH = 3  # of plain objects and containers below a module's attribute
@@ -39,7 +39,7 @@ def _tag(value: Any, path: str, name: str, found: dict[tuple[str, str], int]) ->
     """The value with its integers tagged; lists, dicts and objects are changed in place, because they are copies."""
     if type(value) is int and value > 1:
         found[path, name] = value
-        return Width(value, Origin("attribute", (path, name, value)))
+        return Width(value, Attribute(path, name, value))
     if name.count(".") == _DEPTH or isinstance(value, (nn.Module, torch.Tensor, type)):
         return value
     if type(value) is tuple:

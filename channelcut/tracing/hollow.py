@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.trees import leaves, mapped_only
+from channelcut.ops.registry import op
 from channelcut.tracing.modes import private_copy
 from channelcut.tracing.shortcuts import shortcut
 
@@ -109,7 +110,7 @@ def _shaped(func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Tenso
     if func.is_view or torch.Tag.inplace_view in func.tags or not any(map(_is_large, tensors)):
         return func(*args, **kwargs)
     if func._schema.is_mutable:
-        return args[0] if not func.overloadpacket.__name__.endswith("batch_norm") else func(*args, **kwargs)
+        return func(*args, **kwargs) if op(str(func.overloadpacket)).statistics else args[0]
     found = shortcut(func, args, kwargs, tensors)
     if found is not None:
         return found if sum(leaf.numel() for leaf in leaves(found)) >= LARGE else func(*args, **kwargs)

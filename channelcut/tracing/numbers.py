@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from channelcut.core.graph import Origin
+from channelcut.core.graph import Arithmetic, Origin
 
 _BINARY = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "lshift", "rshift")
 _UNARY = ("neg", "pos", "abs")
@@ -88,7 +88,7 @@ def _binary(name: str, *, swapped: bool) -> Callable[[Any, Any], Any]:
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
         return _tagged(
-            compute(_plain(left), _plain(right)), Origin(name, (_operand(left), _operand(right))), left, right
+            compute(_plain(left), _plain(right)), Arithmetic(name, (_operand(left), _operand(right))), left, right
         )
 
     return method
@@ -96,7 +96,7 @@ def _binary(name: str, *, swapped: bool) -> Callable[[Any, Any], Any]:
 
 def _unary(name: str) -> Callable[[Any], Any]:
     compute = getattr(operator, name)
-    return lambda self: _tagged(compute(_plain(self)), Origin(name, (self.origin,)), self)
+    return lambda self: _tagged(compute(_plain(self)), Arithmetic(name, (self.origin,)), self)
 
 
 for _name in _BINARY:
@@ -116,7 +116,7 @@ def square_roots() -> Iterator[None]:
 
     def root(value: Any) -> Any:
         if isinstance(value, (Width, Fraction)):
-            return Fraction(plain(value), Origin("pow", (value.origin, 0.5)), value.recording)
+            return Fraction(plain(value), Arithmetic("pow", (value.origin, 0.5)), value.recording)
         return plain(value)
 
     math.sqrt = root

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from channelcut.core.graph import Node
+from channelcut.ops.recurrent import GATES
 from channelcut.tracing.settled import written
 
 _LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
@@ -21,7 +22,6 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     "recurrence(Tensor input, Tensor?[] states, Tensor[] weights, str kind, bool has_biases, int num_layers, "
     "bool bidirectional, bool batch_first) -> Tensor[]"
 )
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}  # the layers that are one step, with their gates
 
 
 @torch.library.impl(_LIBRARY, "recurrence", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]

@@ -11,17 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from channelcut.core.graph import Graph, Node, Ref, Site, Spec, refs
+from channelcut.core.graph import Arithmetic, Extent, Graph, Node, Ref, Site, refs, sources
+from channelcut.core.schema import writes, written_arguments
 from channelcut.core.trees import mapped_only
-from channelcut.tracing.layout import RESHAPES
+from channelcut.ops.registry import op
 
 UNSETTLED = "unsettled"
-_DECIDES = frozenset(
-    "aten.nonzero aten.masked_select aten.unique aten._unique aten._unique2 aten.unique_dim aten.unique_consecutive "
-    "aten._local_scalar_dense aten.item aten.bincount aten.repeat_interleave torchvision.nms".split()
-)
 
 
 def settled(graph: Graph) -> Graph:
@@ -79,17 +74,12 @@ def written(nodes: Sequence[Node], node: Node) -> set[int]:
 
 def _targets(node: Node) -> list[Ref]:
     """The arguments that an op writes into."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return []
-    named = {argument.name: argument for argument in schema.arguments}
-    given = [*zip(schema.arguments, node.args, strict=False), *((named[k], v) for k, v in node.kwargs.items())]
-    return [ref for a, value in given if a.alias_info is not None and a.alias_info.is_write for ref in refs(value)]
+    return refs(written_arguments(node.target, node.args, node.kwargs))
 
 
 def _is_view(node: Node) -> bool:
     """Whether a value may share the memory of the first argument."""
-    return node.name == "getitem" or node.name in RESHAPES or getattr(node.target, "is_view", False)
+    return node.name == "getitem" or op(node.name).layout == "reshape" or getattr(node.target, "is_view", False)
 
 
 def _sources(node: Node) -> list[int]:
@@ -98,12 +88,8 @@ def _sources(node: Node) -> list[int]:
 
 def _decides(graph: Graph, node: Node) -> bool:
     """Whether the shape of a node's value depends on the values that it reads."""
-    if node.name == "aten.repeat_interleave":
-        return len(refs(node.args)) == 1 and isinstance(node.args[0], Ref) and len(node.args) == 1
-    if node.name in ("aten.index", "aten.index_put", "aten.index_put_"):
-        values = [graph.nodes[ref.index].value for ref in refs(node.args[1])]
-        return any(isinstance(value, Spec) and value.dtype == torch.bool for value in values)
-    return node.name in _DECIDES
+    decides = op(node.name).decides
+    return decides is not None and decides(graph, node)
 
 
 def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
@@ -126,7 +112,7 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
     args = ([Ref(place[index]) for _, index in outputs],)
     kept.append(Node(len(kept), "output", "output", None, Site("network output"), None, args))
     uses = [use for use in graph.uses if use.index in place]
-    uses = [use for use in uses if all(leaf.operands[0] in place for leaf in _extents(use.origin))]
+    uses = [use for use in uses if all(e.node in place for e in sources(use.origin) if isinstance(e, Extent))]
     return replace(
         graph,
         nodes=tuple(kept),
@@ -139,24 +125,17 @@ def _needed(graph: Graph, loose: set[int], outputs: set[int]) -> set[int]:
     """The nodes that outputs depend on, writes into them included."""
     needed: set[int] = set()
     for node in reversed(graph.nodes[:-1]):
-        schema = getattr(node.target, "_schema", None)
-        sources = {ref.index for ref in node.inputs}
-        writes = schema is not None and schema.is_mutable and bool(sources & (needed | outputs))
-        if node.index not in loose and (node.index in outputs or node.index in needed or writes):
-            needed |= {node.index} | sources
+        inputs = {ref.index for ref in node.inputs}
+        filled = writes(node.target) and bool(inputs & (needed | outputs))
+        if node.index not in loose and (node.index in outputs or node.index in needed or filled):
+            needed |= {node.index} | inputs
     return needed
 
 
-def _extents(origin: Any) -> list[Any]:
-    return [leaf for leaf in origin.leaves() if leaf.op == "extent"]
-
-
 def _moved_origin(origin: Any, place: dict[int, int]) -> Any:
-    if origin.op == "extent":
-        index, axis, value = origin.operands
-        return replace(origin, operands=(place[index], axis, value))
-    if origin.op in ("attribute", "free"):
-        return origin
-    return replace(
-        origin, operands=tuple(_moved_origin(o, place) if hasattr(o, "leaves") else o for o in origin.operands)
-    )
+    """The origin with the nodes' new indexes."""
+    if isinstance(origin, Extent):
+        return replace(origin, node=place[origin.node])
+    if isinstance(origin, Arithmetic):
+        return replace(origin, operands=tuple(_moved_origin(part, place) for part in origin.operands))
+    return origin

@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from channelcut.core.graph import Origin, Ref, Site, WidthUse
+from channelcut.core.graph import Extent, Free, Ref, Site, WidthUse
+from channelcut.ops.registry import op
 from channelcut.tracing.numbers import Fraction, Width, current_recording, tagged_numbers
 
-_RESHAPES = frozenset({"view", "reshape", "unflatten"})
-_SIZES = frozenset({"view", "reshape", "expand", "broadcast_to"})
-_PIECES = frozenset({"split", "split_with_sizes", "unsafe_split"})
-_SECTIONS = frozenset({"chunk", "tensor_split", "unsafe_chunk"})
+_ALWAYS = ("shape", "axis", "sections")  # what they leave to the op, or divide, counts without a number as well
 _COUNTS = ("count", "chunks", "sections", "indices_or_sections")
 _DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
 
@@ -57,7 +55,7 @@ class WidthMode(TorchFunctionMode):
         if name == "size" and type(result) is int:
             axis = int(args[1] if len(args) > 1 else kwargs["dim"])
             return self._extent(args[0], axis % args[0].dim(), result)
-        if name in _RESHAPES or name in _SECTIONS or any(True for _ in tagged_numbers((args, kwargs))):
+        if op(f"aten.{name}").sizes in _ALWAYS or any(True for _ in tagged_numbers((args, kwargs))):
             self._note(name, args, kwargs, result, before)
         return result
 
@@ -66,26 +64,26 @@ class WidthMode(TorchFunctionMode):
 
     def _extent(self, tensor: torch.Tensor, axis: int, extent: int) -> int:
         ref = self.reference(tensor)
-        return extent if ref is None else Width(extent, Origin("extent", (ref.index, axis, extent)))
+        return extent if ref is None else Width(extent, Extent(ref.index, axis, extent))
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any, before: int) -> None:
-        if name in _SIZES and isinstance(result, torch.Tensor):
+        sizes = op(f"aten.{name}").sizes
+        if sizes in ("shape", "broadcast") and isinstance(result, torch.Tensor):
             given = kwargs.get("shape", kwargs.get("size", args[1:]))
-            sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
-            offset = result.dim() - len(sizes)
-            self._extents(result, sizes, offset)
-        elif name == "unflatten" and isinstance(result, torch.Tensor):
-            dim, sizes = (*args[1:], *kwargs.values())[:2]
-            self._extents(result, sizes, dim % args[0].dim())
-        elif name in _SECTIONS and isinstance(result, (tuple, list)) and result:
+            given = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+            self._extents(result, given, result.dim() - len(given))
+        elif sizes == "axis" and isinstance(result, torch.Tensor):
+            dim, given = (*args[1:], *kwargs.values())[:2]
+            self._extents(result, given, dim % args[0].dim())
+        elif sizes == "sections" and isinstance(result, (tuple, list)) and result:
             self._sections(args, kwargs, before)
-        elif name in _PIECES and isinstance(result, (tuple, list)):
+        elif sizes == "pieces" and isinstance(result, (tuple, list)):
             self._pieces(args, kwargs, result)
-        elif name in ("layer_norm", "rms_norm"):
+        elif sizes == "last axes":
             shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
             for axis, number in enumerate(shape, args[0].dim() - len(shape)):
                 self._use(self.reference(args[0]), "extent", axis, number)
-        elif name == "narrow":
+        elif sizes == "narrow":
             self._narrow(args, kwargs, before)
         elif name == "__getitem__":
             self._slices(args[0], args[1], before)
@@ -98,7 +96,7 @@ class WidthMode(TorchFunctionMode):
         for axis, number in enumerate(sizes, first):
             self._use(ref, "extent", axis, number)
             if ref is not None and int(number) == -1:
-                self.uses.append(WidthUse(ref.index, "free", axis, Origin("free", ()), self.site()))
+                self.uses.append(WidthUse(ref.index, "free", axis, Free(), self.site()))
 
     def _narrow(self, args: Any, kwargs: Any, before: int) -> None:
         _, start, length = (*args[1:], *kwargs.values())[:3]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.ops import ids as I
+from channelcut.core import ids as I
 
 Channels = NDArray[np.int64]
 Kept = NDArray[np.bool_]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,14 +12,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from channelcut.coupling.collect import Coupler
-from channelcut.coupling.footprint import Channels, Footprints
-from channelcut.coupling.linear import Linear
+from channelcut.core.footprint import Channels, Footprints
+from channelcut.coupling.facts import Constraints, Facts
+from channelcut.coupling.linear import Linear, Number, Unknown
 
 
 @dataclass(frozen=True)
 class Partition:
-    """The channels of the moment.
+    """The channels under one set of constraints.
 
     `footprints` knows the channels of ids, `lane_of` the lane of each channel (-1: it stays). `lanes` are ascending
     arrays of channels, `slots_of` the slots that each lane appears in.
@@ -56,7 +56,7 @@ class Partition:
         None where a lane is there in part, or with some of its channels more often than with others.
         """
         if not self.lanes:
-            return [Linear(float(rows.shape[1]))] * len(rows)
+            return [Linear(rows.shape[1])] * len(rows)
         lanes = self.lane_of[rows]
         free = lanes >= 0
         constants = (~free).sum(1)
@@ -70,10 +70,10 @@ class Partition:
         uneven = np.zeros(len(pairs), dtype=bool)
         uneven[inverse[times * present[inverse] != counts[inverse]]] = True
         partly = set(row[uneven | (present != self._sizes[lane])].tolist())
-        terms: list[dict[int, float]] = [{} for _ in range(len(rows))]
+        terms: list[dict[Unknown, Number]] = [{} for _ in range(len(rows))]
         for r, found_lane, count in zip(row.tolist(), lane.tolist(), counts.tolist(), strict=True):
             terms[r][found_lane] = count
-        return [None if r in partly else Linear(float(c), terms[r]) for r, c in enumerate(constants.tolist())]
+        return [None if r in partly else Linear(c, terms[r]) for r, c in enumerate(constants.tolist())]
 
     def extent(self, ids: Tensor, axis: int) -> Linear | None:
         """How many positions of a value remain along an axis.
@@ -82,48 +82,47 @@ class Partition:
         """
         footprint = self.footprints.of(ids)
         if not footprint.varying or axis != footprint.varying[-1]:
-            return Linear(float(ids.shape[axis]))
+            return Linear(ids.shape[axis])
         key = (id(footprint), axis)  # the footprints live as long as this
         if key not in self._extents:
             self._extents[key] = self.contents(footprint.rows[:1])[0]
         return self._extents[key]
 
+    def free_first(self, channels: Channels) -> Channels:
+        """One id of each of some channels, of those that are free."""
+        return self.first[channels[~self.pinned[channels]]]
 
-@dataclass
+
+@dataclass(frozen=True)
 class _Labels:
     """What follows from the bindings and the pieces alone, whatever is pinned.
 
     `signature` is a number for the set of slots and pieces that a channel appears in, `members` pairs of slots and
-    channels. `state` says how many bindings and pieces there were.
+    channels.
     """
 
     footprints: Footprints
-    edges: int
-    state: tuple[int, ...] = ()
-    signature: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
-    members: tuple[Channels, Channels] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    signature: NDArray[np.uint64]
+    members: tuple[Channels, Channels]
 
 
-class Partitioner:
-    """The partitions of one coupler, round after round; what a round has not changed is not found again."""
+class Divider:
+    """Divides the channels of one model into lanes, under one set of constraints after another.
 
-    def __init__(self, coupler: Coupler, labels: _Labels | None = None) -> None:
-        self.coupler = coupler
-        self._labels = labels or _Labels(Footprints(np.arange(coupler.next_id)), 0)
-        if labels is None:
-            self._update()
+    What depends on the bindings alone is kept: most constraints that a check adds are pins.
+    """
 
-    def copy(self) -> Partitioner:
-        """The same for a coupler of its own."""
-        return Partitioner(self.coupler.copy(), replace(self._labels))
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self._footprints: dict[tuple[bytes, ...], Footprints] = {}
+        self._labels: dict[tuple[object, ...], _Labels] = {}
 
-    def partition(self) -> Partition:
+    def __call__(self, constraints: Constraints) -> Partition:
         """Number the channels, mark what is pinned, and divide the rest into lanes."""
-        self._update()
-        labels = self._labels
+        labels = self._labelled(constraints)
         pinned = np.zeros(len(labels.signature), dtype=bool)
         pinned[0] = True
-        for pin in self.coupler.pins:
+        for pin in constraints.pins:
             pinned[labels.footprints.channel_of[pin.ids]] = True
         slots, channels = labels.members
         slotted = np.zeros(len(pinned), dtype=bool)
@@ -131,27 +130,31 @@ class Partitioner:
         lane_of, lanes = _lanes(labels.signature, slotted & ~pinned)
         return Partition(labels.footprints, pinned, lane_of, lanes, _slots_of(slots, lane_of[channels], len(lanes)))
 
-    def _update(self) -> None:
-        coupler, labels = self.coupler, self._labels
-        if len(coupler.edges) > labels.edges:
-            channel_of = _components(coupler.edges[labels.edges :], labels.footprints.channel_of)
-            labels.footprints, labels.edges, labels.state = Footprints(channel_of), len(coupler.edges), ()
-        state = (len(coupler.equal), len(coupler.rectangles), len(coupler.pieces))
-        if state != labels.state:
-            footprints = labels.footprints
-            lines = [footprints.channel_of[slot.ids.numpy()] for slot in coupler.slots.values()]
-            labels.members = _pairs(lines)
-            pieces = [footprints.of(piece).channels for equal, _ in coupler.equal for piece in equal]
-            pieces += [footprints.of(piece).channels for piece in coupler.pieces]
-            for ids, _ in coupler.rectangles:
-                if len((footprint := footprints.of(ids)).varying) > 1:
-                    pieces += list(footprint.rows)
-            labels.signature = _signature((labels.members, _pairs(pieces)), int(footprints.channel_of.max()) + 1)
-            labels.state = state
+    def _labelled(self, constraints: Constraints) -> _Labels:
+        base = len(self.facts.constraints.edges)
+        added = tuple(pairs.tobytes() for pairs in constraints.edges[base:])
+        if added not in self._footprints:
+            self._footprints[added] = Footprints(_components(constraints.edges, np.arange(self.facts.count)))
+        key = (added, *map(id, constraints.equal), *map(id, constraints.rectangles))
+        if key not in self._labels:
+            self._labels[key] = self._label(self._footprints[added], constraints)
+        return self._labels[key]
+
+    def _label(self, footprints: Footprints, constraints: Constraints) -> _Labels:
+        members = _pairs([footprints.channel_of[slot.ids.numpy()] for slot in self.facts.slots.values()])
+        pieces = [footprints.of(piece).channels for equal in constraints.equal for piece in equal.pieces]
+        pieces += [footprints.of(line).channels for line in self.facts.lines]
+        for rectangle in constraints.rectangles:
+            if len((footprint := footprints.of(rectangle.ids)).varying) > 1:
+                pieces += list(footprint.rows)
+        count = int(footprints.channel_of.max()) + 1
+        return _Labels(footprints, _signature((members, _pairs(pieces)), count), members)
 
 
 def _components(edges: Sequence[NDArray[np.int64]], channel_of: Channels) -> Channels:
     """Channels joined by edges between ids, numbered from 1 in the order of the ids; id 0 is channel 0."""
+    if not edges:
+        return channel_of
     pairs = channel_of[np.concatenate(edges)]
     count = int(channel_of.max()) + 1
     ones = np.ones(len(pairs), np.int8)

@@ -1,0 +1,107 @@
+"""The one loop of the analysis: constraints are refined until no check objects."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from channelcut.core.errors import ChannelcutError
+from channelcut.core.footprint import Channels
+from channelcut.core.groups import Group, Role
+from channelcut.coupling.equations import Shares, solve
+from channelcut.coupling.facts import Constraints, Facts, Request
+from channelcut.coupling.lanes import Divider, Partition
+
+LIMIT = 200  # rounds; every one binds or pins something, and models take fewer than ten
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a model looks like under some constraints.
+
+    `given` are the constraints that the check which looks at it has asked for so far; `constraints` are these and what
+    the checks before it have added.
+    """
+
+    facts: Facts
+    given: Constraints
+    constraints: Constraints
+    partition: Partition
+    shares: Shares
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Lanes of one share, joined, in the order of their first channels; each named after its first producer."""
+        partition = self.partition
+        joined: dict[int, list[int]] = defaultdict(list)
+        for lane in range(len(partition.lanes)):
+            joined[self.shares.root.get(lane, lane)].append(lane)
+        slots = list(self.facts.slots.values())
+        groups: list[Group] = []
+        for lanes in sorted(joined.values(), key=lambda lanes: min(int(partition.lanes[lane][0]) for lane in lanes)):
+            members = sorted({index for lane in lanes for index in partition.slots_of[lane]})
+            makes = (Role.OUT, Role.GROUP, Role.DEPTHWISE)
+            producer = next((i for i in members if slots[i].role in makes), members[0])
+            ordered = sorted((partition.lanes[lane] for lane in lanes), key=lambda channels: int(channels[0]))
+            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members)))
+        return tuple(groups)
+
+    @cached_property
+    def group_of(self) -> Channels:
+        """The group of each channel; -1: it stays."""
+        found = np.full(len(self.partition.pinned), -1, dtype=np.int64)
+        for group in self.groups:
+            found[group.channels] = group.index
+        return found
+
+
+Check = Callable[[Draft], Sequence[Request]]
+"""Looks at a draft and says what it objects to; nothing, where all is well."""
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Settles the constraints of one model.
+
+    `divide` keeps what depends on bindings alone, so that a refinement that only pins is cheap.
+    """
+
+    facts: Facts
+    divide: Divider
+
+    @classmethod
+    def of(cls, facts: Facts) -> Settling:
+        """Begin with what the rules said."""
+        return cls(facts, Divider(facts))
+
+    def settle(self, checks: Sequence[Check], constraints: Constraints | None = None) -> Draft:
+        """Refine constraints until no check objects.
+
+        Checks go from cheap to dear. What a dear one asks for is added to the constraints that it was given, and the
+        cheaper ones start anew from there: a pin may make a binding unnecessary that was found without it.
+        """
+        given = self.facts.constraints if constraints is None else constraints
+        if not checks:
+            return self._draft(given)
+        *cheaper, check = checks
+        for _ in range(LIMIT):
+            draft = replace(self.settle(cheaper, given), given=given)
+            requests = check(draft)
+            if not requests:
+                return draft
+            given = given.refined(requests)
+        raise ChannelcutError("The analysis does not come to an end. Please report this with the model.")
+
+    def _draft(self, constraints: Constraints) -> Draft:
+        partition = self.divide(constraints)
+        shares = solve(self.facts, constraints, partition)
+        return Draft(self.facts, constraints, constraints, partition, shares)
+
+
+def equations(draft: Draft) -> Sequence[Request]:
+    """The check of the numbers: what the linear system cannot meet with the lanes as they are."""
+    return draft.shares.requests

@@ -1,0 +1,245 @@
+"""`Call`: one op with its arguments, and everything that a rule may ask and say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from channelcut.core import ids as I
+from channelcut.core.graph import Graph, Node, Site, Spec, specs
+from channelcut.core.groups import Role
+from channelcut.core.reasons import FIXED_TENSOR, RULE_SAYS, Reason
+from channelcut.core.schema import keyword_only
+from channelcut.core.trees import mapped_only
+from channelcut.ops.host import Bound, Host, State
+
+FIXED = torch.zeros(0, dtype=torch.int32)
+"""An extent that no removal changes, for `Call.account`."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op with its arguments by their schema names; tensors are replaced by ids, parameters by `State`.
+
+    Rules run twice: once on all ids, to collect what they say, and then on what a selection keeps, to check that it
+    fits. A rule must not keep anything between its calls.
+    """
+
+    node: Node
+    arguments: Mapping[str, Any]
+    graph: Graph = field(repr=False)
+    run: int
+    host: Host = field(repr=False)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an argument: ids for a tensor, a `State` for a parameter or buffer, numbers as they are."""
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An argument that some overloads lack."""
+        return self.arguments.get(name, default)
+
+    @property
+    def name(self) -> str:
+        """The op's name, such as `aten.conv2d`."""
+        return self.node.name
+
+    @property
+    def site(self) -> Site:
+        """The op's place in the model."""
+        return self.node.site
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The run of the model and the node in it, as a key."""
+        return self.run, self.node.index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the (first) output."""
+        found = specs(self.node.value)
+        return found[0].shape if found else ()
+
+    @property
+    def several(self) -> bool:
+        """Whether the op has several outputs."""
+        return isinstance(self.node.value, (list, tuple))
+
+    # Ids of arguments and outputs
+
+    def ids(self, name: str) -> Tensor:
+        """The ids of a tensor argument, in its shape; a parameter in that place gets ids of its own."""
+        return self.activation(self.arguments[name])
+
+    def activation(self, value: Any) -> Tensor:
+        """The ids of a value; a parameter or buffer with one long axis owns its elements, any other is fixed."""
+        if not isinstance(value, State):
+            return value  # type: ignore[no-any-return]
+        long = [axis for axis, extent in enumerate(value.shape) if extent > 1]
+        if len(long) != 1:
+            if long:
+                self.fix(value)
+            return I.zeros(value.shape)
+        return I.along(self.slot(value, long[0], None, Role.PARAM), long[0], value.shape)
+
+    def line(self, name: str, axis: int) -> Tensor | None:
+        """The ids of a tensor argument along one axis, shape (extent,); None where they vary along another as well."""
+        return I.line(self.ids(name), axis)
+
+    def along(self, line: Tensor, axis: int) -> Tensor:
+        """Ids of the (first) output that follow `line`, shape (extent,), along `axis` and vary along no other."""
+        try:
+            return I.along(line, axis % len(self.shape), self.shape)
+        except RuntimeError as problem:
+            self.host.misfit(self, [line], problem)
+
+    def fixed(self) -> Any:
+        """Ids of the outputs without removable channels, in the outputs' structure."""
+        return fixed_like(self.node.value)
+
+    # The op itself on ids; what does not fit is a misfit of the ids, not of the rule
+
+    def moved(self) -> Any:
+        """The op run on its ids."""
+        args = mapped_only(State, self.activation, dict(self.arguments))
+        if "size" in args:
+            args["size"] = self.shape
+        if not args or self.node.target is None:
+            return self.fixed()
+        skipped = keyword_only(self.node.target)
+        try:
+            return self.node.target(*(value for name, value in args.items() if name not in skipped))
+        except (RuntimeError, ValueError, IndexError) as problem:
+            self.host.misfit(self, [leaf for leaf in args.values() if isinstance(leaf, Tensor)], problem)
+
+    def reshaped(self, ids: Tensor, *shape: int) -> Tensor:
+        """The ids in another shape."""
+        try:
+            return ids.reshape(shape)
+        except RuntimeError as problem:
+            self.host.misfit(self, [ids], problem)
+
+    def spread(self, ids: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """The ids broadcast to a shape, by default the output's."""
+        try:
+            return ids.expand(tuple(self.shape if shape is None else shape))
+        except RuntimeError as problem:
+            self.host.misfit(self, [ids], problem)
+
+    def divided(self, ids: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
+        """The ids in pieces of these sizes along an axis."""
+        try:
+            return torch.split(ids, list(sizes), axis)
+        except RuntimeError as problem:
+            self.host.misfit(self, [ids], problem)
+
+    def joined(self, pieces: Sequence[Tensor], axis: int) -> Tensor:
+        """Pieces one after the other."""
+        try:
+            return torch.cat(list(pieces), axis)
+        except RuntimeError as problem:
+            self.host.misfit(self, pieces, problem)
+
+    # What a rule says
+
+    def mint(self, count: int) -> Tensor:
+        """Fresh ids, shape (count,): new channels begin here."""
+        return self.host.mint(self, count)
+
+    def slot(self, state: object, axis: int, ids: Tensor | None, role: Role | str) -> Tensor:
+        """`axis` of a parameter or buffer follows `ids`, shape (extent,), and loses what they lose; None mints them.
+
+        `role`: `out` and `in` of a weight that mixes channels, `depthwise`, `group`, `norm`, `bias`, `param` for
+        anything else. Returns the slot's ids.
+
+        Raises:
+            TypeError: `state` is a computed tensor.
+        """
+        if not isinstance(state, State):
+            raise TypeError(f"only parameters and buffers have slots, and this is {type(state).__name__}")
+        return self.host.slot(self, state, axis, ids, Role(role))
+
+    def bind(self, a: Tensor, b: Tensor, reason: Reason | str = FIXED_TENSOR) -> Tensor:
+        """Elements at the same place of `a` and `b`, which broadcast, live or die together; returns the result's ids.
+
+        Where one of them cannot be removed, the other is pinned for `reason`.
+        """
+        return self.host.bind(self, a, b, reason)
+
+    def bind_along(self, ids: Tensor, axis: int) -> Tensor:
+        """Bind every slab along `axis` to the first one; returns the ids with the first one's in every slab."""
+        if ids.shape[axis] > 1 and not I.is_constant(I.compact(ids), axis):
+            first = ids.narrow(axis, 0, 1)
+            rest = ids.narrow(axis, 1, ids.shape[axis] - 1)
+            self.bind(first.expand_as(rest), rest)
+            return first.expand(ids.shape)
+        return ids
+
+    def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
+        """The pieces keep equal numbers of channels along `axis`, not the same ones."""
+        self.host.bind_equal(self, pieces, axis)
+
+    def rectangle(self, ids: Tensor) -> Tensor:
+        """The ids vary along several axes, of which the last alone may lose elements: the same share in every row."""
+        if len(I.varying_axes(ids)) > 1:
+            self.host.rectangle(self, ids)
+        return ids
+
+    def pin(self, ids: Tensor, reason: Reason | str, remedy: str = "") -> None:
+        """These channels cannot be removed, because of `reason`, here; `remedy` says what would free them."""
+        if not remedy:
+            remedy = (reason if isinstance(reason, Reason) else RULE_SAYS).remedy.format(op=self.name)
+        self.host.pin(self, ids, reason, remedy)
+
+    def pin_value(self, value: object, reason: Reason | str, remedy: str = "") -> None:
+        """Pin an argument, whatever it is: the channels of an activation, all slots of a parameter."""
+        if isinstance(value, State):
+            self.fix(value)
+        elif isinstance(value, Tensor):
+            self.pin(value, reason, remedy)
+
+    def fix(self, state: State) -> None:
+        """A parameter or buffer is used in a way that no removal may change: its slots are pinned."""
+        self.host.fix(self, state)
+
+    def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
+        """Charge `macs` multiply-accumulates, proportional to what is kept of `rows` and of `columns` (or `FIXED`)."""
+        self.host.account(self, macs, rows, columns)
+
+    def decide(self, question: str, answer: bool) -> bool:
+        """A rule that goes one way or another by how ids vary asks here: a check, which may have one channel left of
+        many, goes the way that was gone before.
+        """
+        return self.host.decide(self, question, answer)
+
+    # What the forward's own numbers say
+
+    @property
+    def sees_numbers(self) -> bool:
+        """Whether the tracer notes where the forward's sizes come from."""
+        return bool(self.graph.uses)
+
+    def follows(self, axis: int) -> bool:
+        """Whether the extent along an axis of the output was taken from a shape, or left open."""
+        return (self.node.index, axis) in self.graph.following
+
+    def slice_bound(self, which: Bound, line: Tensor, position: int, sign: int) -> None:
+        """A slice along the channels starts or stops at `position` of `line`.
+
+        A bound whose origin is known moves with the channels before it (`sign` 1) or after it (-1, counted from the
+        end); any other is hard-coded, and these channels stay.
+        """
+        self.host.bound(self, which, line, position, sign)
+
+
+def fixed_like(value: Any) -> Any:
+    """Replace every `Spec` in a node's value by ids without removable channels."""
+    if isinstance(value, Spec):
+        return I.zeros(value.shape)
+    if isinstance(value, (list, tuple)):
+        return tuple(fixed_like(item) for item in value)
+    return value

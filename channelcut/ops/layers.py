@@ -1,0 +1,40 @@
+"""Layers of torch that repeat the shapes of their tensors in attributes: what these are after a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from channelcut.ops.registry import Refresh, Shapes
+
+
+def convolution(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    """Where whole groups go, the number of groups shrinks with the axis that the groups divide."""
+    outer, inner = shapes["weight"][:2]
+    first = module.in_channels if module.transposed else module.out_channels
+    groups = module.groups * outer // first if whole_groups else module.groups
+    ins, outs = (outer, inner * groups) if module.transposed else (inner * groups, outer)
+    return {"in_channels": ins, "out_channels": outs, "groups": groups}
+
+
+def repeats(attributes: Mapping[str, tuple[str, int]]) -> Refresh:
+    """Attributes that are the extent of a tensor along an axis: {"in_features": ("weight", 1)}."""
+
+    def refresh(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+        return {name: shapes[tensor][axis] for name, (tensor, axis) in attributes.items()}
+
+    return refresh
+
+
+def normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    """The shape that a layer norm normalises over."""
+    return {"normalized_shape": tuple(shapes["weight"])}
+
+
+def first_axis(attribute: str) -> Refresh:
+    """An attribute that is the only extent of every tensor."""
+
+    def refresh(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+        return {attribute: next(shape[0] for shape in shapes.values() if shape)}
+
+    return refresh
