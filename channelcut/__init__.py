@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from channelcut.core.result import Pruned
     from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
     from channelcut.onnx_out.metadata import metadata
-    from channelcut.ops.registry import Call, rule
+    from channelcut.ops.call import Call
+    from channelcut.ops.pointwise import elementwise, pointwise
+    from channelcut.ops.registry import rule
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.recovery.images import Preprocessing
 

@@ -53,4 +53,5 @@ def _held(a: Tensor, b: Tensor) -> NDArray[np.int64]:
 def removable(ids: Tensor) -> NDArray[np.int64]:
     """The ids in a tensor that stand for removable channels, ascending."""
     found = torch.unique(I.compact(ids))
-    return found[found != 0].to(torch.int64).numpy()
+    chosen: NDArray[np.int64] = found[found != 0].to(torch.int64).numpy()
+    return chosen

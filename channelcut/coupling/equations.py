@@ -25,8 +25,6 @@ from channelcut.coupling.linear import Linear, Nonlinear, Unknown, value
 from channelcut.ops.host import State
 
 CHECK = "equations"
-TINY = 1e-6
-"""Numbers that a forward computes in floating point are compared up to this."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Use:
         Raises:
             Nonlinear: it is no linear function of what is unknown.
         """
-        given = value(self.origin, lambda leaf: known[leaf] if leaf in known else self.leaf(leaf))
+        given = value(self.origin, lambda leaf: known[leaf] if isinstance(leaf, Attribute) and leaf in known else self.leaf(leaf))
         return given - (Linear(given.full) if self.needed is None else self.needed)
 
 
@@ -140,7 +138,7 @@ def eliminated(uses: Sequence[Use], stays: Stays) -> tuple[dict[Attribute, Linea
                 left.append(use)
                 continue
             unknown = _attributes(difference)
-            if abs(difference.full) > TINY:  # it does not hold before a cut, so it is no linear function after all
+            if not difference.is_zero(difference.full):  # it does not hold before a cut, so it is no linear function after all
                 stays.append((_lanes(difference), NUMBER_OF_WIDTH, use.site))
             elif not unknown:
                 rows.append(Row(difference, NUMBER_OF_WIDTH, use.site))
@@ -214,7 +212,7 @@ def tied(rows: Sequence[Row], forest: Forest, stays: Stays) -> list[Tie]:
             lanes = sorted(_lanes(merged))
             if merged.fixed:
                 continue
-            if abs(merged.constant) > TINY or len(lanes) == 1:
+            if not merged.is_zero(merged.constant) or len(lanes) == 1:
                 stays.append((set(lanes), row.reason, row.site))
             elif len(lanes) <= longest:
                 forest.tie(lanes)

@@ -38,6 +38,11 @@ class Linear:
         """The value before a cut."""
         return self.constant + sum(self.terms.values())
 
+    @staticmethod
+    def is_zero(number: Number) -> bool:
+        """Whether a number is zero, up to what a forward's own floating point may have lost."""
+        return abs(float(number)) < 1e-6
+
     @property
     def fixed(self) -> bool:
         """Whether it has no unknown."""

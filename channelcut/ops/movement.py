@@ -102,7 +102,7 @@ def pixel_shuffle(call: Call) -> Tensor:
 
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle")
-def channel_shuffle(call: Call) -> Tensor:
+def channel_shuffle(call: Call) -> Any:
     """(groups, C/groups) read column by column: every group keeps the same share."""
     ids = call.ids("self")
     call.rectangle(call.reshaped(ids, ids.shape[0], call["groups"], -1, *ids.shape[2:]))
