@@ -74,6 +74,10 @@ class Extent:
     axis: int
     value: int
 
+    def sources(self) -> Iterator[Extent | Attribute]:
+        """The extents and attributes that the number is made of."""
+        yield self
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -83,10 +87,18 @@ class Attribute:
     name: str
     value: int
 
+    def sources(self) -> Iterator[Extent | Attribute]:
+        """The extents and attributes that the number is made of."""
+        yield self
+
 
 @dataclass(frozen=True)
 class Free:
     """An extent that the forward leaves to the op (-1)."""
+
+    def sources(self) -> Iterator[Extent | Attribute]:
+        """The extents and attributes that the number is made of."""
+        yield from ()
 
 
 @dataclass(frozen=True)
@@ -96,18 +108,15 @@ class Arithmetic:
     op: str
     operands: tuple[Origin | float, ...]
 
+    def sources(self) -> Iterator[Extent | Attribute]:
+        """The extents and attributes that the number is made of."""
+        for part in self.operands:
+            if not isinstance(part, (int, float)):
+                yield from part.sources()
+
 
 Origin = Extent | Attribute | Free | Arithmetic
 """Where a Python number of the forward comes from."""
-
-
-def sources(origin: Origin | float) -> Iterator[Extent | Attribute]:
-    """The extents and attributes in an origin."""
-    if isinstance(origin, (Extent, Attribute)):
-        yield origin
-    elif isinstance(origin, Arithmetic):
-        for part in origin.operands:
-            yield from sources(part)
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,7 @@ class Graph:
     def following(self) -> frozenset[tuple[int, int]]:
         """The nodes and axes whose extents were taken from the shape of a value, or left to the op."""
         open_ = (u for u in self.uses if u.role == "free")
-        taken = (u for u in self.uses if u.role == "extent" and any(isinstance(o, Extent) for o in sources(u.origin)))
+        taken = (u for u in self.uses if u.role == "extent" and any(isinstance(o, Extent) for o in u.origin.sources()))
         return frozenset((use.index, use.axis) for use in (*open_, *taken))
 
     @property

@@ -85,11 +85,11 @@ class Linear:
             return False
         return len({_exact(c) / _exact(other.terms[u]) for u, c in self.terms.items()}) == 1
 
-    def with_known(self, known: Mapping[Unknown, Linear]) -> Linear:
-        """The function with some unknowns replaced by functions of others."""
+    def with_known(self, known: Mapping[Attribute, Linear]) -> Linear:
+        """The function with some attributes replaced by functions of others."""
         result = Linear(self.constant, {u: c for u, c in self.terms.items() if u not in known})
         for unknown, coefficient in self.terms.items():
-            if unknown in known:
+            if isinstance(unknown, Attribute) and unknown in known:
                 result += known[unknown] * Linear(coefficient)
         return result
 

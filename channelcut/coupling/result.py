@@ -43,14 +43,16 @@ def groups_of(draft: Draft) -> Groups:
 def _followers(draft: Draft) -> tuple[Follower, ...]:
     """The attributes that change with the widths."""
     followers = []
-    for attribute, function in draft.shares.attributes.items():
+    for attribute, function in draft.solution.attributes.items():
         terms: dict[int, float] = defaultdict(float)
         for lane, coefficient in function.terms.items():
             assert isinstance(lane, int)  # attributes have been eliminated
-            terms[int(draft.group_of[draft.partition.lanes[lane][0]])] += float(coefficient)
+            terms[int(draft.group_of[draft.partition.lanes[lane][0]])] += float(coefficient * attribute.value)
         kept = tuple(sorted((group, c) for group, c in terms.items() if abs(c) > 1e-9))
         if kept:
-            followers.append(Follower(attribute.module, attribute.name, float(function.constant), kept))
+            followers.append(
+                Follower(attribute.module, attribute.name, float(function.constant * attribute.value), kept)
+            )
     return tuple(followers)
 
 
@@ -83,7 +85,7 @@ def _findings(draft: Draft) -> tuple[Finding, ...]:
             ids, effect = request.ids, "pin"
         channels = np.unique(channel_of[ids])
         found.append(Finding(request.check, effect, str(request.reason), request.site, channels[channels > 0]))
-    for tie in draft.shares.ties:
+    for tie in draft.solution.ties:
         channels = np.unique(np.concatenate([lanes[lane] for lane in tie.lanes]))
         found.append(Finding("equations", "tie", str(tie.reason), tie.site, channels))
     return tuple(found)

@@ -12,7 +12,7 @@ import numpy as np
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.footprint import Channels
 from channelcut.core.groups import Group, Role
-from channelcut.coupling.equations import Shares, solve
+from channelcut.coupling.equations import Solution, solve
 from channelcut.coupling.facts import Constraints, Facts, Request
 from channelcut.coupling.lanes import Divider, Partition
 
@@ -31,7 +31,7 @@ class Draft:
     given: Constraints
     constraints: Constraints
     partition: Partition
-    shares: Shares
+    solution: Solution
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -39,7 +39,7 @@ class Draft:
         partition = self.partition
         joined: dict[int, list[int]] = defaultdict(list)
         for lane in range(len(partition.lanes)):
-            joined[self.shares.root.get(lane, lane)].append(lane)
+            joined[self.solution.shares.root(lane)].append(lane)
         slots = list(self.facts.slots.values())
         groups: list[Group] = []
         for lanes in sorted(joined.values(), key=lambda lanes: min(int(partition.lanes[lane][0]) for lane in lanes)):
@@ -98,10 +98,9 @@ class Settling:
 
     def _draft(self, constraints: Constraints) -> Draft:
         partition = self.divide(constraints)
-        shares = solve(self.facts, constraints, partition)
-        return Draft(self.facts, constraints, constraints, partition, shares)
+        return Draft(self.facts, constraints, constraints, partition, solve(self.facts, constraints, partition))
 
 
 def equations(draft: Draft) -> Sequence[Request]:
     """The check of the numbers: what the linear system cannot meet with the lanes as they are."""
-    return draft.shares.requests
+    return draft.solution.requests

@@ -105,7 +105,8 @@ def _by_repeats(graph: Graph, node: Node) -> bool:
 
 know(
     "aten.nonzero", "aten.masked_select", "aten.unique", "aten._unique", "aten._unique2", "aten.unique_dim",
-    "aten.unique_consecutive", "aten.bincount", "aten.item", "aten._local_scalar_dense", "torchvision.nms", decides=_always,
+    "aten.unique_consecutive", "aten.bincount", "aten.item", "aten._local_scalar_dense", "torchvision.nms",
+    decides=_always,
 )  # fmt: skip
 know("aten.index", "aten.index_put", "aten.index_put_", decides=_by_mask)
 know("aten.repeat_interleave", decides=_by_repeats)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from channelcut.core.graph import Arithmetic, Extent, Graph, Node, Ref, Site, refs, sources
+from channelcut.core.graph import Arithmetic, Extent, Graph, Node, Ref, Site, refs
 from channelcut.core.schema import writes, written_arguments
 from channelcut.core.trees import mapped_only
 from channelcut.ops.registry import op
@@ -112,7 +112,7 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
     args = ([Ref(place[index]) for _, index in outputs],)
     kept.append(Node(len(kept), "output", "output", None, Site("network output"), None, args))
     uses = [use for use in graph.uses if use.index in place]
-    uses = [use for use in uses if all(e.node in place for e in sources(use.origin) if isinstance(e, Extent))]
+    uses = [use for use in uses if all(e.node in place for e in use.origin.sources() if isinstance(e, Extent))]
     return replace(
         graph,
         nodes=tuple(kept),
