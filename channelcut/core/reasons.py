@@ -139,8 +139,14 @@ HARD_CODED_POSITION = Reason(
 )
 NUMBER_OF_WIDTH = Reason(
     "the forward computes with a number that follows this width",
-    "take sizes from the tensor's own shape (x.shape) or leave them to -1; keep a scale (c ** -0.5) as a stored number",
+    "keep the number itself as an attribute (self.scale = c ** -0.5) instead of computing it from the width",
     "A factor or another number depends on the width, so that fewer channels would compute something else.",
+    "sizes",
+)
+SIZE_OF_WIDTH = Reason(
+    "a size in the forward's code depends on this width",
+    "take the size from the tensor's own shape (x.shape), or leave it to -1",
+    "A view, split or slice is called with a number that would be wrong with fewer channels.",
     "sizes",
 )
 COUNTS_A_PART = Reason(
@@ -156,9 +162,9 @@ UNEQUAL_PIECES = Reason(
     "sizes",
 )
 SAME_COUNT = Reason(
-    "must keep as many channels as another part that cannot lose any",
-    "free the other part: see its own pin",
-    "Pieces of a chunk, heads, or groups of a norm must stay equal in number, and one of them has to stay.",
+    "these parts must keep the same number of channels",
+    "free the part that cannot lose any: it has a pin of its own",
+    "Pieces of a chunk, heads, or groups of a norm stay equal in number; where one of them has to stay, all do.",
     "sizes",
 )
 ORDER = Reason(

@@ -71,13 +71,11 @@ class Linear:
         return self * Linear(1 / _exact(other.constant))
 
     def __floordiv__(self, other: Linear) -> Linear:
-        """Exact where the division is before a cut: what a cut leaves then divides too, or the probe sees it."""
+        """As if nothing were left over: where that is wrong, the number is wrong before a cut, and its row tells."""
         if self.fixed and other.fixed:
             return Linear(self.constant // other.constant)
-        if self.proportional(other) or (other.fixed and other.constant and self.full % other.constant == 0):
-            found = self / other
-            return Linear(found.constant // 1) if found.fixed else found
-        raise Nonlinear(self, other)
+        found = self / other
+        return Linear(found.constant // 1) if found.fixed else found
 
     def proportional(self, other: Linear) -> bool:
         """Whether the quotient is one number whatever the unknowns are, as in c // (c // heads)."""

@@ -114,7 +114,7 @@ class Probe:
         return [
             _pin(slot.ids, Site("parameter", slot.tensor.rpartition(".")[0]))
             for slot in draft.facts.slots.values()
-            if slot.tensor in names
+            if slot.tensor in names and len(removable(slot.ids))
         ]
 
 

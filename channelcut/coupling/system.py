@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from channelcut.core.graph import Attribute, Extent, Origin, Site
-from channelcut.core.reasons import NUMBER_OF_WIDTH, Reason
+from channelcut.core.reasons import NUMBER_OF_WIDTH, SIZE_OF_WIDTH, Reason
 from channelcut.coupling.linear import Linear, Nonlinear, Unknown, value
 
 
@@ -40,6 +40,11 @@ class Use:
     extent: Callable[[Extent], Linear]
     site: Site
 
+    @property
+    def reason(self) -> Reason:
+        """Why widths have to agree with the number."""
+        return NUMBER_OF_WIDTH if self.needed is None else SIZE_OF_WIDTH
+
     def difference(self, known: Mapping[Attribute, Linear]) -> Linear:
         """What the number is less what it must be, where some attributes are `known` as functions of lanes.
 
@@ -59,7 +64,7 @@ class Use:
     def whole(self, lanes: Iterable[Unknown]) -> list[Row]:
         """Rows that keep lanes whole: nothing less precise can be said of this number."""
         needed = () if self.needed is None else self.needed.terms
-        return [Row(Linear(1, {lane: -1}), NUMBER_OF_WIDTH, self.site) for lane in (*lanes, *needed)]
+        return [Row(Linear(1, {lane: -1}), self.reason, self.site) for lane in (*lanes, *needed)]
 
 
 class Shares:
@@ -108,7 +113,7 @@ def eliminated(uses: Sequence[Use]) -> tuple[dict[Attribute, Linear], list[Row]]
                 waiting.append(use)
                 several.append(difference)
             else:
-                rows.append(Row(difference, NUMBER_OF_WIDTH, use.site))
+                rows.append(Row(difference, use.reason, use.site))
         if len(waiting) == len(pending):
             if not (found := simultaneous(several)):
                 break
@@ -121,7 +126,7 @@ def _constant(use: Use, known: dict[Attribute, Linear]) -> list[Row]:
     """Rows of a use whose unknown attributes keep their values."""
     kept = {s: Linear(1) for s in use.origin.sources() if isinstance(s, Attribute) and s not in known}
     try:
-        return [Row(use.difference(known | kept), NUMBER_OF_WIDTH, use.site)]
+        return [Row(use.difference(known | kept), use.reason, use.site)]
     except Nonlinear as error:
         return use.whole(error.unknowns)
 

@@ -10,7 +10,7 @@ from torch import nn
 from channelcut.core.groups import Follower, Groups
 from channelcut.cost import BilinearCost, macs_cost, params_cost
 from channelcut.cost.bilinear import full_widths
-from channelcut.report.collect import pins, slots
+from channelcut.report.collect import findings, pins, slots
 from channelcut.report.graph import graph_data
 
 
@@ -47,6 +47,7 @@ def analysis_data(model: nn.Module, groups: Groups) -> dict[str, Any]:
         ],
         "reasons": reasons(groups),
         "pins": pins(groups),
+        "findings": findings(groups),
         "followers": [follower(f, groups) for f in groups.followers],
         "slots": slots(groups),
         "graph": graph_data(groups),

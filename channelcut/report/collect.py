@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from channelcut.core.graph import Ref
-from channelcut.core.groups import Groups
+from channelcut.core.groups import Groups, Role
 from channelcut.core.plan import Plan
 from channelcut.core.result import Pruned
 from channelcut.report.graph import graph_data
@@ -28,6 +28,7 @@ def collect(model: nn.Module, result: Pruned, environment: Mapping[str, Any]) ->
         "groups": [vars(group) for group in plan.groups],
         "layers": layers(groups, plan),
         "pins": pins(groups),
+        "findings": findings(groups),
         "slots": slots(groups),
         "graph": graph_data(groups, plan),
         "proof": result.proof.to_dict(),
@@ -51,9 +52,25 @@ def pins(groups: Groups) -> list[dict[str, Any]]:
     ]
 
 
+def findings(groups: Groups) -> list[dict[str, Any]]:
+    """What the analysis found out beyond the rules, in order, each with the number of channels that it is about."""
+    return [
+        {
+            "check": f.check,
+            "effect": f.effect,
+            "reason": f.reason,
+            "op": f.site.op,
+            "module": f.site.module,
+            "source": f.site.source,
+            "channels": len(f.channels),
+        }
+        for f in groups.findings
+    ]
+
+
 def layers(groups: Groups, plan: Plan) -> list[dict[str, Any]]:
     """Output and input channels of every layer with a weight matrix, before and after, in the order they run."""
-    roles = {slot.tensor for slot in groups.slots if slot.role in ("out", "in", "depthwise", "group")}
+    roles = {slot.tensor for slot in groups.slots if slot.role in (Role.OUT, Role.IN, Role.DEPTHWISE, Role.GROUP)}
     found = {}
     for node in groups.graph.nodes:
         for ref in [a for a in node.args if isinstance(a, Ref)]:
@@ -69,9 +86,10 @@ def layers(groups: Groups, plan: Plan) -> list[dict[str, Any]]:
 
 
 def slots(groups: Groups) -> list[dict[str, Any]]:
-    """For `explain`: the groups and the pins of every axis of every tensor."""
+    """For `explain`: the groups, the pins and the findings of every axis of every tensor."""
     owner = groups.group_of()
     pinned = [pin.channels for pin in groups.pins]
+    found = [finding.channels for finding in groups.findings]
     rows = []
     for slot in groups.slots:
         held = np.unique(slot.channels[owner[slot.channels] < 0])
@@ -80,11 +98,12 @@ def slots(groups: Groups) -> list[dict[str, Any]]:
             {
                 "tensor": slot.tensor,
                 "axis": slot.axis,
-                "role": slot.role,
+                "role": slot.role.value,
                 "extent": len(slot.channels),
                 "fixed": counts.pop(-1, 0),
                 "groups": {str(g): n for g, n in counts.items()},
                 "pins": [i for i, channels in enumerate(pinned) if len(held) and np.isin(held, channels).any()],
+                "findings": [i for i, channels in enumerate(found) if np.isin(slot.channels, channels).any()],
             }
         )
     return rows

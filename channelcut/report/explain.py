@@ -29,10 +29,11 @@ def explain(report: Mapping[str, Any], parameter: str) -> dict[str, Any]:
     for row in rows:
         groups = [{**report["groups"][int(g)], "index": int(g), "positions": n} for g, n in row["groups"].items()]
         pins = [report["pins"][i] for i in row["pins"]]
+        found = [report["findings"][i] for i in row["findings"]]
         partners = sorted(
             {s["tensor"] for s in report["slots"] if set(s["groups"]) & set(row["groups"])} - {row["tensor"]}
         )
-        axes.append({**row, "groups": groups, "pins": pins, "partners": partners})
+        axes.append({**row, "groups": groups, "pins": pins, "findings": found, "partners": partners})
     return {"parameter": parameter, "axes": axes}
 
 
@@ -54,10 +55,15 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
                 f"{group['kept']} were kept and {went} removed"
             )
         for pin in axis["pins"]:
-            place = f"{pin['op']} in {pin['module'] or 'the model'}" + (f" ({pin['source']})" if pin["source"] else "")
             lines.append(
-                f"  {axis['fixed']} must stay: {pin['reason']}, at {place}"
+                f"  {axis['fixed']} must stay: {pin['reason']}, at {_place(pin)}"
                 + (f"; {pin['remedy']}" if pin["remedy"] else "")
+            )
+        for finding in axis["findings"]:
+            effect = {"bind": "live and die together", "tie": "keep equal shares", "pin": "stay"}[finding["effect"]]
+            lines.append(
+                f"  the {finding['check']} found that {finding['channels']} channels {effect}: {finding['reason']}, at "
+                f"{_place(finding)}"
             )
         if axis["fixed"] and not axis["pins"]:
             lines.append(
@@ -68,6 +74,12 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             more = f" and {len(axis['partners']) - 6} others" if len(axis["partners"]) > 6 else ""
             lines.append(f"  removed together with channels of {shown}{more}")
     return lines
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    """Read as `aten.view in model.10.attn (block.py:1331)`."""
+    source = f" ({found['source']})" if found["source"] else ""
+    return f"{found['op']} in {found['module'] or 'the model'}{source}"
 
 
 def axis_share(group: Mapping[str, Any]) -> str:
