@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from channelcut.ops import catalogue as _rules  # noqa: F401  importing fills the table
-from channelcut.ops.registry import RULES, Rule
+from channelcut.ops.registry import Rule, rules
 
 _PACKAGE = "channelcut.ops."
+_LIBRARIES = ("aten", "channelcut", "getitem")
 _HEAD = """\
 # Ops with rules
 
@@ -17,13 +17,16 @@ pins the channels that go into it; [rules.md](rules.md) says how to give it a ru
 """
 
 
-def page(table: Mapping[str, Rule] = RULES) -> str:
-    """The page: a section for each family, a row for each rule; rules from outside the package are left out."""
+def page(table: Mapping[str, Rule] | None = None) -> str:
+    """The page: a section for each family, a row for each rule.
+
+    Rules from outside the package are left out, and so are others' ops that `pointwise` or `elementwise` gave a rule.
+    """
     families: dict[str, dict[Rule, list[str]]] = {}
-    for op, rule in table.items():
-        if rule.__module__.startswith(_PACKAGE):
+    for op, rule in (rules() if table is None else table).items():
+        if rule.__module__.startswith(_PACKAGE) and op.partition(".")[0] in _LIBRARIES:
             families.setdefault(rule.__module__, {}).setdefault(rule, []).append(op)
-    count = sum(len(ops) for rules in families.values() for ops in rules.values())
+    count = sum(len(ops) for found in families.values() for ops in found.values())
     parts = [_HEAD, f"{count} ops in {len(families)} families.\n"]
     for module in sorted(families):
         parts.append(f"## {_first(sys.modules[module].__doc__)}\n\n`{module.replace('.', '/')}.py`\n")
