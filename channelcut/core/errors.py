@@ -37,7 +37,8 @@ class MissingExtraError(UserError):
 
 
 class RuleError(ChannelcutError):
-    """A rule of an op is wrong: it raised, or returned what does not fit the op's outputs.
+    """A rule of an op is wrong: it raised, returned what does not fit the op's outputs, or left out what another needs.
 
-    The text names the rule with its file and line, the op, the place in the model and the shapes of the arguments.
+    The text names the op and its place in the model; for a rule that raised or returned nonsense also the rule with its
+    file and line, and the shapes of the arguments.
     """

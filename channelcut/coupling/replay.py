@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.errors import ChannelcutError
+from channelcut.core.errors import RuleError
 from channelcut.core.footprint import Channels, Footprints, Kept
 from channelcut.core.graph import Node, Site, Spec
 from channelcut.core.groups import Group, Role
@@ -118,7 +118,7 @@ def _tighten(draft: Draft, problem: Mismatch, found: Sequence[Request]) -> tuple
         return binds, np.unique(np.concatenate(bound))
     free = partition.free_first(problem.channels)
     if not len(free):
-        raise ChannelcutError(
+        raise RuleError(
             f"The coupling contradicts itself at {site}: what a cut would leave does not fit there, and nothing is "
             "left to pin. A rule for an op on the way is wrong; please report this with the model."
         )
@@ -239,8 +239,10 @@ class Checker:
         """Nothing: it was accounted for."""
 
     def misfit(self, call: Call, ids: Sequence[Tensor], problem: Exception) -> NoReturn:
-        """Fewer ids do not have the shape that the op asks for."""
-        raise self._mismatch(call, *ids) from problem
+        """Fewer ids do not have the shape that the op asks for: none of what goes into it may be fewer."""
+        inputs = [self.values[ref.index] for ref in call.node.inputs]
+        whole = [self.footprints.of(value).channels for value in inputs if isinstance(value, Tensor)]
+        raise Mismatch(call.node, *whole, *(I.compact(line).numpy() for line in ids)) from problem
 
     def predicted(self, index: int) -> Any:
         """The channels of a node's value after the cut."""
