@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from networks import example
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.ops.registry import RULES
+from channelcut.core import reasons
+from channelcut.ops.registry import OPS, Op, rules
 from channelcut.ops.table import page
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -22,10 +24,10 @@ FRONT_ENDS = ("dispatch", "export")
 
 @pytest.fixture(autouse=True)
 def same_rules_afterwards() -> Iterator[None]:
-    before = dict(RULES)
+    before = dict(OPS)
     yield
-    RULES.clear()
-    RULES.update(before)
+    OPS.clear()
+    OPS.update(before)
 
 
 @torch.library.custom_op("channelcut_tests::shift", mutates_args=())
@@ -62,11 +64,11 @@ def network(middle: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 12, 3), middle, nn.Conv2d(12, 4, 1)).eval()
 
 
-def follow(coupler: cc.Coupler, call: cc.Call) -> Any:
+def follow(call: cc.Call) -> Any:
     """y = x + offset."""
     line = call.line("x", 1)
     assert line is not None
-    coupler.slot(call["offset"], 0, line, "param")
+    call.slot(call["offset"], 0, line, "param")
     return call.along(line, 1)
 
 
@@ -92,22 +94,22 @@ def test_two_rules_for_one_op_are_an_error_that_names_both() -> None:
 
 def test_a_wrong_rule_is_refused_by_the_proof() -> None:
     """The op turns the channels around; the rule says that it leaves them where they are."""
-    cc.rule("channelcut_tests.turned")(lambda coupler, call: call.ids("x"))
+    cc.rule("channelcut_tests.turned")(lambda call: call.ids("x"))
     with pytest.raises(cc.ProofError, match="could not be proven"):
         cc.prune(network(Turned()), example(), keep=0.5)
-    RULES["channelcut_tests.turned"] = lambda coupler, call: call.ids("x").flip(1)
+    OPS["channelcut_tests.turned"] = Op("channelcut_tests.turned", lambda call: call.ids("x").flip(1))
     assert cc.prune(network(Turned()), example(), keep=0.5).proof.passed
 
 
 def test_line_is_none_where_channels_vary_along_another_axis() -> None:
     found = []
-    before = RULES["aten.linear"]
+    before = rules()["aten.linear"]
 
-    def spy(coupler: cc.Coupler, call: cc.Call) -> Any:
+    def spy(call: cc.Call) -> Any:
         found.append((call.line("input", -1), call.line("input", 1)))
-        return before(coupler, call)
+        return before(call)
 
-    RULES["aten.linear"] = spy
+    OPS["aten.linear"] = replace(OPS["aten.linear"], rule=spy)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2), nn.Linear(256, 5), nn.Linear(5, 2)).eval()
     cc.analyze(model, example(), front_end="export", probe=False)
     (last, first), *_ = found
@@ -143,12 +145,134 @@ def test_the_list_of_ops_has_every_op_and_no_rule_of_others() -> None:
     cc.rule("channelcut_tests.shift")(follow)
     text = page()
     assert "channelcut_tests" not in text
-    assert set(re.findall(r"`([\w.]+?)`", text)) >= {op for op in RULES if not op.startswith("channelcut_tests")}
+    assert set(re.findall(r"`([\w.]+?)`", text)) >= {op for op in rules() if not op.startswith("channelcut_tests")}
+
+
+def test_the_list_of_pins_is_the_table_of_reasons() -> None:
+    assert (DOCS / "pins.md").read_text() == reasons.page(), "python -m channelcut.core.reasons > docs/pins.md"
+
+
+def test_every_reason_is_in_the_list_with_its_meaning_and_a_remedy() -> None:
+    found = reasons.REASONS
+    assert len({r.text for r in found}) == len(found) > 40
+    for reason in found:
+        assert reason.meaning and reason.remedy and reason.family in reasons.FAMILIES
+        assert f"| {reason.text} | {reason.meaning} | {reason.remedy} |\n" in reasons.page()
 
 
 def test_public_names_of_rules_are_those_of_the_package() -> None:
-    from channelcut.coupling import collect
-    from channelcut.ops import registry
+    from channelcut.core import errors
+    from channelcut.ops import call, pointwise, registry
 
-    assert (cc.rule, cc.Call, cc.Coupler) == (registry.rule, registry.Call, collect.Coupler)
-    assert {"rule", "Call", "Coupler"} <= set(cc.__all__)
+    assert (cc.rule, cc.Call, cc.RuleError) == (registry.rule, call.Call, errors.RuleError)
+    assert (cc.pointwise, cc.elementwise) == (pointwise.pointwise, pointwise.elementwise)
+    assert {"rule", "Call", "RuleError", "pointwise", "elementwise"} <= set(cc.__all__)
+
+
+@torch.library.custom_op("channelcut_tests::act", mutates_args=())
+def act(x: Tensor) -> Tensor:
+    return x.tanh() + 0.5
+
+
+@torch.library.custom_op("channelcut_tests::gated", mutates_args=())
+def gated(x: Tensor, y: Tensor) -> Tensor:
+    return x * y.sigmoid()
+
+
+@act.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@gated.register_fake
+def _(x: Tensor, y: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Common(nn.Module):
+    """An op of one tensor, and one of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(gated(act(self.a(x)), self.b(x)))
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_common_kinds_of_ops_need_one_line(front_end: str) -> None:
+    torch.manual_seed(0)
+    model = Common().eval()
+    assert not cc.analyze(model, example(), front_end=front_end).groups
+    cc.pointwise("channelcut_tests.act")
+    cc.elementwise("channelcut_tests.gated")
+    result = cc.prune(model, example(), keep=0.5, front_end=front_end)
+    (group,) = result.groups.groups
+    assert result.proof.passed and len(group.slots) == 5  # two layers that go together, and the one that reads them
+    assert "channelcut_tests" not in page()
+    with pytest.raises(ValueError, match=r"Two rules for channelcut_tests\.act: channelcut\.ops\.pointwise\.unary"):
+        cc.elementwise("channelcut_tests.act")
+
+
+def raising(call: cc.Call) -> Any:
+    return call["no such argument"]
+
+
+def slot_of_an_activation(call: cc.Call) -> Any:
+    return call.slot(call["x"], 0, None, "param")
+
+
+NONSENSE: dict[str, tuple[Callable[[cc.Call], Any], str]] = {
+    "raises": (raising, r"\(raising, test_rules\.py:\d+\) raised KeyError: 'no such argument'"),
+    "slot of an activation": (slot_of_an_activation, "raised TypeError: only parameters and buffers have slots"),
+    "unknown role": (lambda call: call.slot(call["offset"], 0, None, "weight"), "raised ValueError: 'weight' is not"),
+    "unknown axis": (lambda call: call.ids("x").select(7, 0), "raised IndexError"),
+    "nothing": (lambda call: None, r"gave None for an output of shape \(2, 12, 14, 14\)"),
+    "no ids": (lambda call: call.shape, "gave .*int"),
+    "several": (lambda call: (call.ids("x"),) * 2, r"gave \(ids of shape \(2, 12, 14, 14\), ids"),
+    "another shape": (lambda call: call.ids("x")[:, :6], r"gave ids of shape \(2, 6, 14, 14\) for an output of shape"),
+    "fewer axes": (lambda call: call.ids("x")[0], r"gave ids of shape \(12, 14, 14\)"),
+    "numbers": (lambda call: call.ids("x").double(), "gave ids of shape"),
+    "a parameter": (lambda call: call["offset"], "gave the parameter 1.offset of shape"),
+    "unequal operands": (lambda call: call.bind(call.ids("x"), call.ids("x")[:, :6]), "raised ValueError"),
+    "another size": (lambda call: call.reshaped(call.ids("x"), 5, -1), "raised RuntimeError: shape"),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_from_a_rule_is_an_error_that_names_it(name: str) -> None:
+    rule, problem = NONSENSE[name]
+    cc.rule("channelcut_tests.shift")(rule)
+    with pytest.raises(cc.RuleError, match=problem) as raised:
+        cc.analyze(network(Shift(12)), example())
+    text = str(raised.value)
+    assert text.startswith("The rule for channelcut_tests.shift (") and "test_rules.py:" in text.partition(")")[0]
+    assert "at channelcut_tests.shift in 1 (" in text
+    assert "x: ids of shape (2, 12, 14, 14), offset: the parameter 1.offset of shape (12,)" in text
+    assert not isinstance(raised.value, cc.UserError)
+
+
+def test_a_rule_that_breaks_on_fewer_ids_is_an_error_and_no_pin() -> None:
+    """It takes twelve channels for granted, which the replay, on fewer, does not have."""
+
+    def counting(call: cc.Call) -> Any:
+        return call.ids("x").unflatten(1, (12, 1)).flatten(1, 2)
+
+    cc.rule("channelcut_tests.turned")(counting)
+    with pytest.raises(cc.RuleError, match=r"counting, test_rules\.py:\d+\) raised RuntimeError: .*\b6\b") as raised:
+        cc.analyze(network(Turned()), example(), probe=False)
+    assert "rules run again on what a selection keeps, with fewer ids" in str(raised.value)
+
+
+def test_a_misfit_of_the_selection_is_no_error_of_the_rule() -> None:
+    """The same through `call.reshaped`: these sizes are the op's, so that it is the channels that stay."""
+
+    def in_twelves(call: cc.Call) -> Any:
+        return call.reshaped(call.ids("x"), 2, 12, 14, 14)
+
+    cc.rule("channelcut_tests.turned")(in_twelves)
+    groups = cc.analyze(network(Turned()), example(), probe=False)
+    assert not groups.groups
+    assert reasons.ORDER.text in {pin.reason for pin in groups.pins if pin.op == "channelcut_tests.turned"}
+    assert ("replay", "pin") in {(finding.check, finding.effect) for finding in groups.findings}
