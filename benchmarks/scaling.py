@@ -32,9 +32,9 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     """Seconds of each part and the peak memory, in this process."""
     import torch
 
+    from channelcut.api import probed
     from channelcut.bench.environment import environment
-    from channelcut.coupling import couple
-    from channelcut.cutting.probe import couple_probed
+    from channelcut.coupling import CoupleOptions, couple
     from channelcut.sources import open_source
     from channelcut.tracing import trace
 
@@ -52,14 +52,14 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     groups = couple([graph])
     times.append(time.perf_counter())
     after = peak_mib()
-    probed = couple_probed(model, [graph], (example,), {})
+    smaller = probed(model, [graph], (example,), {}, CoupleOptions())
     times.append(time.perf_counter())
     return {
         "network": name,
         "front_end": front_end,
         "parameters": sum(p.numel() for p in model.parameters()),
         "ops": len(graph.calls),
-        "groups": len(probed.groups),
+        "groups": len(smaller.groups),
         "groups_before_probe": len(groups.groups),
         "first_use_s": first_use,
         "trace_s": times[1] - times[0],

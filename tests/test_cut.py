@@ -142,14 +142,14 @@ def test_a_deep_network_with_default_weights_still_shows_a_swap() -> None:
 
 
 def test_a_failed_proof_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from channelcut import pipeline
+    from channelcut import api
 
     def broken(model: nn.Module, plan: cc.Plan) -> nn.Module:
         smaller = cut(model, plan)
         next(iter(smaller.parameters())).data.mul_(1.001)
         return smaller
 
-    monkeypatch.setattr(pipeline, "cut", broken)
+    monkeypatch.setattr(api, "cut", broken)
     with pytest.raises(
         cc.ProofError, match=r"could not be proven, so it is not returned: stem.0.weight is not the selection"
     ):
@@ -159,13 +159,13 @@ def test_a_failed_proof_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_failed_proof_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that misreads one slot: the error names the group behind it."""
     from channelcut.ops.conv import any_convolution
-    from channelcut.ops.registry import RULES, Call
+    from channelcut.ops.registry import OPS
 
-    def misread(coupler: object, call: Call) -> torch.Tensor:
-        ids = any_convolution(coupler, call)
-        return ids.roll(1, 1) if call.node.site.module == "a.0" else ids
+    def misread(call: cc.Call) -> torch.Tensor:
+        ids = any_convolution(call)
+        return ids.roll(1, 1) if call.site.module == "a.0" else ids
 
-    monkeypatch.setitem(RULES, "aten.convolution", misread)
+    monkeypatch.setitem(OPS, "aten.convolution", dataclasses.replace(OPS["aten.convolution"], rule=misread))
     with pytest.raises(cc.ProofError, match=r"The failure is in the group a\.0\.weight"):
         cc.prune(build("Residual"), example(), keep=0.5)
 

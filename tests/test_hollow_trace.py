@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut import pipeline
+from channelcut import api
 from channelcut.coupling import couple
 from channelcut.tracing import trace
 from channelcut.tracing.dispatch import record
@@ -146,7 +146,7 @@ def test_a_number_of_small_weights_needs_no_arithmetic() -> None:
 
 def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trace that a value could mislead costs a second one, never a wrong refusal."""
-    real, seen = pipeline.verify, []
+    real, seen = api.verify, []
 
     def misled(*args: Any, **kwargs: Any) -> Any:
         hollow = args[3].graph.hollow
@@ -154,16 +154,14 @@ def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: py
         proof = real(*args, **kwargs)
         return replace(proof, passed=False, failures=("misled",)) if hollow else proof
 
-    monkeypatch.setattr(pipeline, "verify", misled)
+    monkeypatch.setattr(api, "verify", misled)
     assert cc.prune(build("Chain"), example(), keep=0.5).proof.passed
     assert seen == [True, False]
 
 
 def test_a_proof_that_fails_with_values_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pipeline.verify
-    monkeypatch.setattr(
-        pipeline, "verify", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",))
-    )
+    real = api.verify
+    monkeypatch.setattr(api, "verify", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",)))
     with pytest.raises(cc.ProofError, match="on purpose"):
         cc.prune(build("Chain"), example(), keep=0.5)
 
