@@ -8,14 +8,21 @@ import torch
 from networks import NETWORKS, build, example
 from torch import Tensor, nn
 
-from channelcut.core.graph import Node
-from channelcut.core.groups import Groups
-from channelcut.coupling import Coupling, couple
-from channelcut.coupling.collect import Coupler, State
-from channelcut.core.footprint import Footprint, Footprints
-from channelcut.coupling.partition import Partition, Partitioner
-from channelcut.coupling.replay import Replay, touching
 from channelcut.core import ids as I
+from channelcut.core import reasons
+from channelcut.core.footprint import Footprint, Footprints
+from channelcut.core.graph import Graph, Node, Site
+from channelcut.core.groups import Groups
+from channelcut.coupling.collect import Collector, collect
+from channelcut.coupling.couple import CHEAP
+from channelcut.coupling.facts import Bind, Constraints, Equal, Facts, PinRequest, Rectangle
+from channelcut.coupling.lanes import Divider, Partition
+from channelcut.coupling.probe import handled
+from channelcut.coupling.replay import Checker, touching
+from channelcut.coupling.result import groups_of
+from channelcut.coupling.settle import Draft, Settling
+from channelcut.ops.call import Call
+from channelcut.ops.host import State
 from channelcut.tracing import trace
 
 
@@ -47,24 +54,46 @@ def test_what_is_left_of_a_value_is_its_kept_elements_in_their_order(seed: int) 
     assert compacted.reshape(-1).tolist() == expected.tolist()
 
 
-def random_coupler(generator: np.random.Generator) -> Coupler:
-    coupler = Coupler()
-    lines = [coupler.mint(int(generator.integers(2, 7))) for _ in range(6)]
+def random_facts(generator: np.random.Generator) -> Facts:
+    """What a rule could have said of six parameters, which it has bound at random."""
+    collector = Collector()
+    call = Call(Node(0, "call", "some.op", None), {}, Graph((), {}, {}, False, "none"), 0, collector)
+    lines = [call.mint(int(generator.integers(2, 7))) for _ in range(6)]
     for index, line in enumerate(lines):
-        coupler.slot(State(f"w{index}", (len(line),)), 0, line, "out")
-    bind_some(coupler, generator, lines, 3)
-    coupler.equal.append(((lines[0][:2], lines[1][:2]), coupler.site))
-    coupler.pieces.append(lines[2][1:])
-    coupler.rectangles.append((torch.stack([lines[3][:2], lines[4][:2]]), coupler.site))
-    coupler.pin(lines[5][:1], "chosen")
-    return coupler
+        call.slot(State(f"w{index}", (len(line),)), 0, line, "out")
+    for a, b in random_pairs(generator, lines, 3):
+        call.bind(a, b)
+    call.bind_equal([lines[0][:2], lines[1][:2]], 0)
+    call.rectangle(torch.stack([lines[3][:2], lines[4][:2]]))
+    call.pin(lines[5][:1], "chosen")
+    constraints = Constraints(
+        tuple(collector.edges), tuple(collector.equal), tuple(collector.rectangles), tuple(collector.pins)
+    )
+    return Facts(
+        runs=(), count=collector.next_id, slots=collector.slots, constraints=constraints, lines=(lines[2][1:],),
+        bounds={}, divisions={}, minted={}, decisions={}, work=(), policy="groups",
+    )  # fmt: skip
 
 
-def bind_some(coupler: Coupler, generator: np.random.Generator, lines: list[torch.Tensor], count: int) -> None:
-    for _ in range(count):
-        a, b = (lines[int(generator.integers(len(lines)))] for _ in range(2))
-        n = min(len(a), len(b))
-        coupler.bind(a[:n], b[:n])
+def random_pairs(
+    generator: np.random.Generator, lines: list[torch.Tensor], count: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    chosen = [[lines[int(generator.integers(len(lines)))] for _ in range(2)] for _ in range(count)]
+    return [(a[: min(len(a), len(b))], b[: min(len(a), len(b))]) for a, b in chosen]
+
+
+def refinements(generator: np.random.Generator, facts: Facts) -> list[Constraints]:
+    """Constraints that are refined step by step, by bindings in the place of others and by pins."""
+    lines = [slot.ids.to(torch.int32) for slot in facts.slots.values()]
+    (equal,), (rectangle,) = facts.constraints.equal, facts.constraints.rectangles
+    found = [facts.constraints]
+    for instead_of in (equal, rectangle):
+        assert isinstance(instead_of, (Equal, Rectangle))
+        ((a, b),) = random_pairs(generator, lines, 1)
+        found.append(found[-1].refined([Bind((a, b), instead_of, reasons.ORDER, Site(), "replay")]))
+        later = lines[int(generator.integers(len(lines)))][-1:].to(torch.int64).numpy()
+        found.append(found[-1].refined([PinRequest("later", Site(), later, "none", "probe")]))
+    return found
 
 
 def described(found: Partition) -> tuple[object, ...]:
@@ -75,25 +104,32 @@ def described(found: Partition) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_partition_goes_on_as_one_from_the_start_would(seed: int) -> None:
+def test_a_divider_that_has_divided_before_divides_as_a_fresh_one(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    coupler = random_coupler(generator)
-    partitioner = Partitioner(coupler)
-    before = described(partitioner.partition())
-    apart = partitioner.copy()
-    lines = [slot.ids for slot in coupler.slots.values()]
-    bind_some(apart.coupler, generator, lines, 1)
-    apart.partition()
-    apart.coupler.equal.pop()
-    apart.coupler.pin(lines[1][-1:], "later")
-    assert described(apart.partition()) == described(Partitioner(apart.coupler).partition())
-    assert described(partitioner.partition()) == before
+    facts = random_facts(generator)
+    steps = refinements(generator, facts)
+    fresh = [described(Divider(facts)(constraints)) for constraints in steps]
+    assert len({str(one) for one in fresh}) > 1
+    divider = Divider(facts)
+    order = [*range(len(steps)), *generator.permutation(len(steps)).tolist()]  # forth, and then back to earlier ones
+    assert [described(divider(steps[index])) for index in order] == [fresh[index] for index in order]
+
+
+def test_to_refine_constraints_leaves_them_as_they_were() -> None:
+    generator = np.random.default_rng(0)
+    facts = random_facts(generator)
+    first, bound, pinned, *_ = refinements(generator, facts)
+    assert first is facts.constraints
+    assert (len(first.equal), len(first.pins), first.requests) == (1, 1, ())
+    assert (len(bound.equal), len(bound.rectangles), len(bound.requests)) == (0, 1, 1)
+    assert [str(pin.reason) for pin in pinned.pins] == [str(pin.reason) for pin in bound.pins] + ["later"]
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_contents_of_rows_are_counts_of_whole_lanes(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    found = Partitioner(random_coupler(generator)).partition()
+    facts = random_facts(generator)
+    found = Divider(facts)(facts.constraints)
     count = len(found.lane_of)
     rows = generator.integers(0, count, (4, 3))
     if found.lanes:
@@ -116,16 +152,28 @@ def same(a: Groups, b: Groups) -> bool:
     return lanes[0] == lanes[1] and pins[0] == pins[1]
 
 
+def asked_for(facts: Facts, name: str, line: str) -> Constraints:
+    """Pins on a parameter, and on what a line handles."""
+    pins = [
+        PinRequest("asked for", Site("parameter", name), slot.ids.numpy(), "do not ask", "probe")
+        for slot in facts.slots.values()
+        if slot.tensor == name
+    ]
+    return facts.constraints.refined([*pins, *handled(facts, line)])
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_pins_of_one_answer_are_not_in_the_next(name: str) -> None:
     graph = trace(build(name), (example(),))
-    coupling = Coupling([graph])
-    first = coupling.groups()
+    settling = Settling.of(collect([graph]))
+    first = groups_of(settling.settle(CHEAP))
     line = next(node.site.source for node in graph.calls if node.site.source)
-    pins = {first.groups[0].name: "asked for", line: "this line"}
-    assert {"asked for"} <= {pin.reason for pin in coupling.groups(pins).pins}
-    assert same(coupling.groups(), first)
-    assert same(coupling.groups(pins), couple([graph], pins))
+    pinned, fresh = (asked_for(facts, first.groups[0].name, line) for facts in (settling.facts, collect([graph])))
+    second = groups_of(settling.settle(CHEAP, pinned))
+    assert {"asked for"} <= {pin.reason for pin in second.pins}
+    assert not same(second, first)
+    assert same(groups_of(settling.settle(CHEAP)), first)
+    assert same(second, groups_of(Settling.of(collect([graph])).settle(CHEAP, fresh)))
 
 
 class Turned(nn.Module):
@@ -139,17 +187,18 @@ class Turned(nn.Module):
         return x @ self.first.t() @ self.last.t()
 
 
+def settled(graph: Graph) -> Draft:
+    return Settling.of(collect([graph])).settle(CHEAP)
+
+
 def touched(model: nn.Module, tensor: str) -> list[Node]:
     """The calls that hold a channel of one group."""
     graph = trace(model, (example(),))
-    coupling = Coupling([graph])
-    groups = coupling.groups()
-    (group,) = (group for group in groups.groups if group.name == tensor)
-    some = np.zeros(groups.channel_count, dtype=bool)
+    draft = settled(graph)
+    (group,) = (group for group in draft.groups if group.name == tensor)
+    some = np.zeros(len(draft.partition.pinned), dtype=bool)
     some[group.channels] = True
-    partitioner = coupling.partitioner
-    footprints = partitioner.partition().footprints
-    found = touching(graph, coupling.runs[0].values, partitioner.coupler, footprints, some)
+    found = touching(draft.facts.runs[0], draft.facts, draft.partition.footprints, some)
     return [node for node in graph.calls if node.index in found]
 
 
@@ -166,15 +215,13 @@ def test_an_op_on_a_weight_alone_touches_its_channels() -> None:
 def test_what_is_no_rectangle_is_a_mismatch_for_who_reads_it_too() -> None:
     """One channel less in one of two heads; the product of the heads alone is replayed, not what makes them."""
     graph = trace(build("Attention"), (example(),))
-    coupling = Coupling([graph])
-    groups = coupling.groups()
-    (heads,) = (group for group in groups.groups if group.name == "q.weight")
-    kept = np.ones(groups.channel_count, dtype=bool)
+    draft = settled(graph)
+    (heads,) = (group for group in draft.groups if group.name == "q.weight")
+    kept = np.ones(len(draft.partition.pinned), dtype=bool)
     kept[heads.lanes[0][0]] = False
-    partitioner = coupling.partitioner
-    replay = Replay(partitioner.coupler, partitioner.partition().footprints, kept)
+    checker = Checker(draft.facts, draft.partition.footprints, kept, 0)
     product = next(node.index for node in graph.calls if node.name in ("aten.bmm", "aten.matmul"))
-    (problem,) = replay.run(graph, coupling.runs[0].values, {product})
+    (problem,) = checker.run({product})
     assert set(problem.channels.tolist()) == set(heads.channels.tolist())
 
 
