@@ -93,6 +93,8 @@ def refinements(generator: np.random.Generator, facts: Facts) -> list[Constraint
         found.append(found[-1].refined([Bind((a, b), instead_of, reasons.ORDER, Site(), "replay")]))
         later = lines[int(generator.integers(len(lines)))][-1:].to(torch.int64).numpy()
         found.append(found[-1].refined([PinRequest("later", Site(), later, "none", "probe")]))
+    others = random_pairs(generator, lines, 1)
+    found.append(found[0].refined([Bind(pair, equal, reasons.ORDER, Site(), "replay") for pair in others]))
     return found
 
 
@@ -144,6 +146,7 @@ def test_contents_of_rows_are_counts_of_whole_lanes(seed: int) -> None:
             assert content is not None
             assert content.constant == (lanes < 0).sum()
             assert content.terms == {lane: sum(t) for lane, t in times.items()}
+            assert all(type(number) is int for number in (content.constant, *content.terms.values()))  # exact
 
 
 def same(a: Groups, b: Groups) -> bool:

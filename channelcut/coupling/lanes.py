@@ -66,7 +66,7 @@ class Partition:
             row * len(self.lanes) + self.lane_of[channel], return_inverse=True, return_counts=True
         )
         row, lane = np.divmod(pairs, len(self.lanes))
-        counts = np.bincount(inverse, times, len(pairs))
+        counts = np.bincount(inverse, times, len(pairs)).astype(np.int64)  # weighted, they are floats
         uneven = np.zeros(len(pairs), dtype=bool)
         uneven[inverse[times * present[inverse] != counts[inverse]]] = True
         partly = set(row[uneven | (present != self._sizes[lane])].tolist())
