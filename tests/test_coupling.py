@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,17 @@ from networks import NETWORKS, build, example
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.core.groups import Group
-from channelcut.coupling import solve as solving
-from channelcut.coupling.collect import Coupler
-from channelcut.coupling.replay import adversary
 from channelcut.core import ids as I
+from channelcut.core.graph import Graph, Node
+from channelcut.core.groups import Group
 from channelcut.core.ids import shrink
-from channelcut.ops.registry import RULES, rule
+from channelcut.coupling import replay as replaying
+from channelcut.coupling.collect import Collector
+from channelcut.coupling.facts import Bind, Request
+from channelcut.coupling.replay import Mismatch, adversary
+from channelcut.coupling.settle import Draft
+from channelcut.ops.call import Call
+from channelcut.ops.registry import rule, rules
 from channelcut.tracing.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
@@ -233,7 +239,7 @@ def test_a_branch_that_only_training_runs_is_coupled() -> None:
 def test_a_number_that_follows_a_width_is_found() -> None:
     groups = cc.analyze(build("WidthScale"), example())
     assert [g.name for g in groups.groups] == ["a.0.weight"]
-    held = {p.source for p in groups.pins if p.reason == "a number that the forward computes from this width"}
+    held = {p.source for p in groups.pins if p.reason == "the forward computes with a number that follows this width"}
     assert len(held) == 2
     by_probe = cc.analyze(build("WidthScale"), example(), front_end="export")
     assert [g.name for g in by_probe.groups] == ["a.0.weight"]
@@ -286,7 +292,10 @@ def test_a_gain_of_computed_weights_is_pinned_with_them() -> None:
     (gain,) = [slot for slot in groups.slots if slot.tensor == "a.gain"]
     assert not set(gain.channels.tolist()) & {c for group in groups.groups for c in group.channels.tolist()}
     held = {pin.reason for pin in groups.pins if pin.module == "a"}
-    assert "scales a norm of a fixed tensor" in held and "the forward hard-codes this width" not in held
+    assert (
+        "scales the norm of a value that cannot lose channels" in held
+        and "the forward hard-codes this width" not in held
+    )
 
 
 class Started(nn.Module):
@@ -381,11 +390,26 @@ def test_lanes_that_a_shuffle_brings_together_keep_the_same_positions(front_end:
 
 def test_all_mismatches_of_other_lanes_are_mended_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[int] = []
-    replayed = solving._replayed
-    monkeypatch.setattr(solving, "_replayed", lambda *args: rounds.append(len(found := replayed(*args))) or found)
+    found: list[int] = []
+    replay, tightened = replaying.replay, replaying.tightened
+
+    def counted(draft: Draft) -> list[Request]:
+        requests = list(replay(draft))
+        rounds.append(len(requests))
+        assert all(isinstance(request, Bind) and request.check == "replay" for request in requests)
+        return requests
+
+    def noted(draft: Draft, problems: list[Mismatch]) -> list[Request]:
+        found.append(len(problems))
+        return tightened(draft, problems)
+
+    stage = sys.modules["channelcut.coupling.couple"]
+    monkeypatch.setattr(replaying, "tightened", noted)
+    monkeypatch.setattr(stage, "CHEAP", (stage.equations, counted))
     model = nn.Sequential(*(ShuffledGroups() for _ in range(3))).eval()
     groups = cc.analyze(model, example(), probe=False).groups
-    assert rounds == [3, 0]
+    assert found == [3]
+    assert rounds == [6, 0]  # the groups of each norm, and the halves of each shuffle
     assert [(len(g.lanes), g.width) for g in groups if g.name.endswith("b.weight")] == [(1, 4)] * 3
 
 
@@ -408,10 +432,10 @@ def test_to_bind_an_axis_costs_what_varies_not_the_resolution(monkeypatch: pytes
     heads = torch.arange(1, 13, dtype=torch.int32).reshape(3, 1, 4).expand(3, 5000, 4)
     handled: list[int] = []
     monkeypatch.setattr(I, "shrink", lambda a, b: handled.append((pair := shrink(a, b))[0].numel()) or pair)
-    coupler = Coupler()
-    coupler.bind_along(heads, 2)
+    collector = Collector()
+    Call(Node(0, "call", "some.op", None), {}, Graph((), {}, {}, False, "none"), 0, collector).bind_along(heads, 2)
     assert max(handled) == 3 * 3
-    assert sorted(map(tuple, np.concatenate(coupler.edges))) == [(b, b + i) for b in (1, 5, 9) for i in (1, 2, 3)]
+    assert sorted(map(tuple, np.concatenate(collector.edges))) == [(b, b + i) for b in (1, 5, 9) for i in (1, 2, 3)]
 
 
 def test_softmax_over_channels_pins_them() -> None:
@@ -442,9 +466,9 @@ def test_two_rules_for_one_op_fail_and_name_both() -> None:
     with pytest.raises(ValueError, match=r"Two rules for aten.conv2d: .*convolution.* and .*second"):
 
         @rule("aten.conv2d")
-        def second(coupler: object, call: object) -> None: ...
+        def second(call: object) -> None: ...
 
-    assert RULES["aten.conv2d"].__qualname__ == "convolution"
+    assert rules()["aten.conv2d"].__qualname__ == "convolution"
 
 
 def test_the_users_model_is_untouched() -> None:
