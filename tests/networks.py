@@ -588,6 +588,20 @@ class Anchored(nn.Module):
         return self.head(self.b(x)) + self.anchors
 
 
+class GatedLinear(nn.Module):
+    """Halves that gate one another: along the channels, of one layer and of two joined ones, and along positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.left, self.right = conv(3, 16), conv(8, 6), nn.Conv2d(8, 6, 1)
+        self.b, self.head = conv(6, 10), nn.Conv2d(10, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.glu(self.a(x), 1)
+        x = F.glu(torch.cat([self.left(x), self.right(x)], 1), dim=-3)
+        return self.head(F.glu(self.b(x)))
+
+
 NETWORKS = {
     cls.__name__: cls
     for cls in (
@@ -631,6 +645,7 @@ NETWORKS = {
         BiasedAttention,
         EmptySlice,
         Anchored,
+        GatedLinear,
     )
 }
 

@@ -100,6 +100,15 @@ def prelu(call: Call) -> Tensor:
     return ids
 
 
+@rule("aten.glu")
+def gated_linear_unit(call: Call) -> Tensor:
+    """y = a · sigmoid(b), a and b the halves along an axis: a channel goes from both at once."""
+    ids = call.ids("self")
+    axis = call["dim"] % ids.dim()
+    values, gates = call.divided(ids, [ids.shape[axis] // 2] * 2, axis)
+    return call.bind(values, gates)
+
+
 FACTORIES = """
 arange zeros ones full new_zeros new_ones new_full new_empty empty empty_like zeros_like ones_like full_like rand_like
 scalar_tensor linspace eye meshgrid rand randn triu tril
