@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.core.groups import Groups, Ids
+from channelcut.core.trees import leaves
 from channelcut.cutting import cut, make_plan
 from channelcut.cutting.align import align
 
@@ -78,9 +79,14 @@ def _values(before: Groups, after: Groups, kept: Kept) -> Iterator[tuple[str, Id
     for old, new in align(before.graph, after.graph):
         if old is None or new is None or old.kind == "output" or old.index not in read:
             continue
-        a, b = before.values[old.index], after.values[new.index]
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            yield str(old.site if old.kind == "call" else old.name), _left(a.numpy(), kept), b.numpy()
+        name = str(old.site) if old.kind == "call" else old.name
+        for a, b in zip(_tensors(before, old.index), _tensors(after, new.index), strict=True):
+            yield name, _left(a, kept), b
+
+
+def _tensors(groups: Groups, node: int) -> list[Ids]:
+    """The channels of a node's outputs; a parameter itself has none, its axes do."""
+    return [leaf.numpy() for leaf in leaves(groups.channels_of(node)) if isinstance(leaf, Tensor)]
 
 
 def _slots(before: Groups, after: Groups, kept: Kept) -> Iterator[tuple[str, Ids, Ids]]:

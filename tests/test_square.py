@@ -17,7 +17,7 @@ from random_networks import Network, seeded
 from square import differences
 
 import channelcut as cc
-from channelcut.cutting.probe import HARD_CODED
+from channelcut.core.reasons import HARD_CODED_WIDTH
 
 
 def compares_widths(description: Network) -> bool:
@@ -48,6 +48,6 @@ def test_so_it_is_for_random_networks(seed: int) -> None:
     description = seeded(seed)
     model, inputs = random_networks.build(description), random_networks.example(description)
     groups = cc.analyze(model, inputs)
-    if any(pin.reason == HARD_CODED for pin in groups.pins):
+    if any(pin.reason == HARD_CODED_WIDTH for pin in groups.pins):
         pytest.skip("the probe chose a line")
     assert not differences(model, inputs, groups, seed)
