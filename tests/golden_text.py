@@ -67,7 +67,7 @@ def group_text(group: Group, name: str, slots: Sequence[Slot], first: Mapping[in
     for slot in slots:
         found = [place.get(channel) for channel in slot.channels.tolist()]
         if any(found):
-            lines.append(f"  {slot_name(slot)} {getattr(slot.role, 'value', slot.role)}: {' '.join(runs(found))}")
+            lines.append(f"  {slot_name(slot)} {slot.role}: {' '.join(runs(found))}")
     return "\n".join(lines)
 
 

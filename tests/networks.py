@@ -83,6 +83,30 @@ class Shuffle(nn.Module):
         return self.head(self.tail(torch.cat([a, b * 2], 1)))
 
 
+class NarrowShuffle(Shuffle):
+    """Pieces of two channels: half of one is a single channel, and most selections of those keep their order.
+
+    The shuffle puts a channel of one piece between two of another: which of them comes first must not depend on what
+    is kept, so the pieces are bound element by element. A few selections do not show that.
+    """
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.stem, self.branch, self.tail = conv(3, 8), conv(4, 4), conv(8, 10, 1)
+        self.head = nn.Conv2d(10, 3, 1)
+
+
+class ShuffledThirds(nn.Module):
+    """torch's own channel shuffle of three pieces with two channels each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.shuffle, self.b, self.head = conv(3, 6), nn.ChannelShuffle(3), conv(6, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.shuffle(self.a(x))))
+
+
 class Squeeze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -611,6 +635,8 @@ NETWORKS = {
         Depthwise,
         Grouped,
         Shuffle,
+        NarrowShuffle,
+        ShuffledThirds,
         Squeeze,
         Flattened,
         Transposed,
