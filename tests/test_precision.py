@@ -17,7 +17,7 @@ from torch import nn
 
 import channelcut
 from channelcut.cli import main
-from channelcut.compress import CompressOptions, compress
+from channelcut.compress import CompressOptions, PruneOptions, compress
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.onnx_out.runtime import session_from_file
@@ -230,7 +230,7 @@ def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: py
 def test_compress_takes_calibration_images_as_a_tensor(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     options = CompressOptions(
-        (1, 3, 16, 16), {"keep": 0.5}, {"calibration": torch.rand(8, 3, 16, 16)},
+        (1, 3, 16, 16), PruneOptions(keep=0.5, calibration=torch.rand(8, 3, 16, 16)),
         capabilities=(), measure=False, precisions=("int8",),
     )  # fmt: skip
     report = compress(Source("net", lambda: net), tmp_path / "out", options)
@@ -383,7 +383,7 @@ def test_compress_counts_and_reads_images_once_and_before_pruning(
 
     def options(data: Path) -> CompressOptions:
         return CompressOptions(
-            (1, 3, 16, 16), {"keep": 0.5}, {"calibration": data}, capabilities=(), measure=False,
+            (1, 3, 16, 16), PruneOptions(keep=0.5, calibration=data), capabilities=(), measure=False,
             precisions=("fp16", "int8"),
         )  # fmt: skip
 
