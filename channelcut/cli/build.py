@@ -54,7 +54,7 @@ def add_flags(parser: ArgumentParser) -> None:
         type=_batch,
         default=(1, 1, 8),
         metavar="1,1,8",
-        help="least, best and greatest batch, where the ONNX leaves it open",
+        help="least, best and greatest batch, where the ONNX leaves it open (default 1,1,8)",
     )
     target.add_argument(
         "--resolution",
