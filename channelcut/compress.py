@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.api import Progress, Stopwatch, prune
+from channelcut.api import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -22,7 +22,8 @@ from channelcut.bench.profile import profile_pair
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
-from channelcut.core.result import Pruned
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
@@ -113,11 +114,10 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         with watch.stage("load"):
             model = source.build()
             example = example_input(options.input_shape)
-        result = _pruned(model, example, options.prune, progress)
-        result = _with_options(result, source, options)
+        result = prune(model, example, **vars(options.prune), progress=progress)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
-            store(result.model, result.plan, folder)
+            store(result.model, _named(result.plan, source, options), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
             onnx = export_both((model, result.model), example, folder, facts)
@@ -125,7 +125,9 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
         profile = profile_both(folder, options, watch)
-        report = collect(model, result, environment(options.bench.threads))
+        # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
+        step = _named(result.step, source, options)
+        report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
             "onnx": onnx,
             "precision": precision,
@@ -137,25 +139,6 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
     return report
-
-
-def _pruned(model: nn.Module, example: Tensor, options: PruneOptions, progress: Progress | None) -> Pruned:
-    budget = {name: value for name in ("keep", "macs", "params") if (value := getattr(options, name)) is not None}
-    return prune(
-        model,
-        example,
-        **budget,
-        floor=options.min_keep,
-        align=options.align,
-        importance=options.importance,
-        calibration=options.calibration,
-        preprocessing=options.preprocessing,
-        front_end=options.tracer,
-        grouped=options.grouped,
-        free_outputs=options.prunable_outputs,
-        prove=options.prove,
-        progress=progress,
-    )
 
 
 @contextmanager
@@ -191,12 +174,10 @@ def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _with_options(result: Pruned, source: Source, options: CompressOptions) -> Pruned:
-    """Record in the plan what `channelcut` needs to open the result folder again."""
+def _named(plan: Plan, source: Source, options: CompressOptions) -> Plan:
+    """The plan with what `channelcut` needs to open its folder; a plan that already names its original keeps that."""
     shape = "x".join(map(str, options.input_shape))
-    return replace(
-        result, plan=replace(result.plan, options={"model": source.name, "input": shape, **result.plan.options})
-    )
+    return replace(plan, options={"model": source.name, "input": shape, **plan.options})
 
 
 def export_both(

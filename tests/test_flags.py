@@ -6,12 +6,19 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import networks
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 
+import channelcut as cc
 from channelcut.cli import COMMANDS, main, parser
 from channelcut.cli.parsing import Command
 
@@ -117,7 +124,118 @@ def test_budgets_are_shares_or_numbers(text: str, value: float) -> None:
     assert parser().parse_args(["compress", "a:b", "--out", "o", "--macs", text]).macs == value
 
 
-def compressed(folder: Path, *flags: str) -> dict[str, object]:
+@pytest.fixture
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but the ONNX files, which say nothing about what is kept and take most of the time."""
+    monkeypatch.setattr("channelcut.compress.export_both", lambda *_: {})
+
+
+def compressed(folder: Path, *flags: str) -> dict[str, Any]:
+    """The report of a run on 16 channels of `stem` and `b`, which are added, and 24 of `a`."""
     assert main(["compress", MODEL, *SMALL, "--out", str(folder), *flags]) == 0
-    report: dict[str, object] = json.loads((folder / "report.json").read_text())
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
+
+
+def widths(report: dict[str, Any]) -> dict[str, int]:
+    return {row["name"]: row["after"][0] for row in report["layers"]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "stem", "a"),
+    [
+        (["--keep", "0.5"], 8, 12),
+        (["--keep", "0.5", "--exclude", "stem"], 16, 12),
+        (["--keep", "0.5", "--exclude", "a.0.weight"], 8, 24),
+        (["--keep", "a=0.5"], 16, 12),
+        (["--keep", "a*=0.5", "--keep", "a=0.75"], 16, 18),
+        (["--keep", "a=0.75", "--keep", "0.5"], 8, 18),
+        (["--keep", "0.1", "--min-channels", "10"], 10, 10),
+        (["--keep", "0.5", "--align", "5"], 10, 10),
+    ],
+)
+def test_what_is_kept_by_share(no_onnx: None, tmp_path: Path, flags: list[str], stem: int, a: int) -> None:
+    found = widths(compressed(tmp_path / "out", *flags))
+    assert (found["stem.0"], found["a.0"], found["b.0"]) == (stem, a, stem)
+
+
+def test_what_is_excluded_is_pinned_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = compressed(tmp_path / "out", "--macs", "0.7", "--exclude", "stem*", "--exclude", "head")
+    assert widths(report)["stem.0"] == 16 and widths(report)["a.0"] < 24
+    assert report["cost"]["after"]["macs"] <= 0.7 * report["cost"]["before"]["macs"]
+    assert any("stem*" in pin["reason"] and pin["channels"] == 16 for pin in report["pins"])
+    assert main(["analyze", MODEL, "--input", "2x3x16x16", "--exclude", "stem*", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["totals"]["removable_channels"] == 24
+    assert any("stem*" in row["reason"] and row["remedies"] for row in data["reasons"])
+
+
+def test_shares_by_pattern_beside_a_budget_are_the_least(no_onnx: None, tmp_path: Path) -> None:
+    plain = widths(compressed(tmp_path / "plain", "--macs", "0.5"))
+    assert plain["a.0"] < 21
+    report = compressed(tmp_path / "out", "--macs", "0.5", "--keep", "a=0.875")
+    assert widths(report)["a.0"] >= 21 and report["cost"]["after"]["macs"] <= 0.5 * report["cost"]["before"]["macs"]
+    wide = widths(compressed(tmp_path / "wide", "--params", "0.6", "--min-keep", "0.7"))
+    assert wide["stem.0"] >= 12 and wide["a.0"] >= 17
+
+
+def test_budgets_as_numbers(no_onnx: None, tmp_path: Path) -> None:
+    before = compressed(tmp_path / "all", "--keep", "1")["cost"]["before"]
+    thousands = 0.6 * before["params"] / 1000
+    after = compressed(tmp_path / "params", "--params", f"{thousands:.3f}k")["cost"]["after"]
+    assert 0.4 * before["params"] < after["params"] <= 1000 * thousands
+    after = compressed(tmp_path / "macs", "--macs", f"{0.6 * before['macs']:.0f}")["cost"]["after"]
+    assert 0.4 * before["macs"] < after["macs"] <= 0.6 * before["macs"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--macs", "0.5", "--exclude", "stm"], "'stm' matches no module and no parameter. The nearest names are stem"),
+        (["--keep", "stam.*=0.5"], "'stam.*' matches no module and no parameter. The nearest names are stem"),
+        (["--params", "0.2", "--min-keep", "0.9"], "The nearest possible budget is params=0."),
+        (["--keep", "0.5", "--importance", "magic"], "magic"),
+    ],
+)
+def test_what_cannot_be_met_leaves_nothing(
+    tmp_path: Path, flags: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", MODEL, *SMALL, "--out", str(tmp_path / "out"), *flags]) == 2
+    said = capsys.readouterr()
+    assert text in said.err and "Traceback" not in said.err and said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tracer_and_the_outputs_that_may_go(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for name in ("dispatch", "export"):
+        assert main(["analyze", MODEL, "--input", "2x3x16x16", "--tracer", name, "--json"]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+        assert found[name]["trace"]["tracer"] == name
+    assert found["dispatch"]["totals"]["removable_channels"] == 40
+    assert main(["analyze", MODEL, "--input", "2x3x16x16", "--prunable-output", "*", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["totals"]["removable_channels"] == 44
+
+
+def test_what_python_saved_is_opened_by_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = cc.prune(networks.residual(), networks.example(), keep=0.5)
+    cc.save(result, tmp_path / "unnamed")
+    assert main(["analyze", str(tmp_path / "unnamed")]) == 2
+    assert 'channelcut.save(result, folder, source="package.module:factory")' in capsys.readouterr().err
+    cc.save(result, tmp_path / "named", source=MODEL)
+    assert main(["export", str(tmp_path / "named"), "--out", str(tmp_path / "model.onnx"), "--quiet"]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    found = session.run(None, {session.get_inputs()[0].name: networks.example().numpy()})[0]
+    with torch.no_grad():
+        assert np.allclose(found, result.model(networks.example()).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cut_of_a_cut_needs_the_original_alone(
+    no_onnx: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compressed(tmp_path / "once", "--keep", "0.75")
+    flags = ["--no-bench", "--no-engine", "--align", "1", "--quiet"]
+    assert main(["compress", str(tmp_path / "once"), "--keep", "0.5", "--out", str(tmp_path / "twice"), *flags]) == 0
+    shutil.rmtree(tmp_path / "once")
+    assert main(["analyze", str(tmp_path / "twice"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["totals"]["removable_channels"] == 6 + 9

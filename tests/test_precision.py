@@ -138,11 +138,11 @@ def test_the_simulation_of_nothing_is_the_model(tmp_path: Path) -> None:
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     convert_precision(network(tmp_path / "m.onnx"), tmp_path / "low.onnx", "int8", images())
-    said = channelcut.metadata(tmp_path / "low.onnx")
+    said = channelcut.onnx_metadata(tmp_path / "low.onnx")
     assert said["precision"] == "int8" and said["calibration"] == "percentile over 8 images"
     assert said["version"] == channelcut.__version__
     assert str(tmp_path) not in "".join(said.values())
-    assert channelcut.metadata(network(tmp_path / "plain.onnx")) == {}
+    assert channelcut.onnx_metadata(network(tmp_path / "plain.onnx")) == {}
 
 
 def test_the_command_counts_broken_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,9 +222,9 @@ def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: py
     written = {p.name for p in out.iterdir()}
     assert {f"{s}.{p}.onnx" for s in ("model", "original") for p in ("fp16", "int8")} <= written
     assert {"model.fp16.sm89.engine", "model.int8.sm89.engine"} <= written
-    said = channelcut.metadata(out / "model.int8.onnx")
+    said = channelcut.onnx_metadata(out / "model.int8.onnx")
     assert said["precision"] == "int8" and len(said["plan"]) == 16
-    assert "plan" not in channelcut.metadata(out / "original.onnx")
+    assert "plan" not in channelcut.onnx_metadata(out / "original.onnx")
 
 
 def test_compress_takes_calibration_images_as_a_tensor(tmp_path: Path) -> None:

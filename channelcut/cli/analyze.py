@@ -44,6 +44,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Analyze and print; returns 0."""
+    from channelcut.allocation import excluded
     from channelcut.api import analyze
     from channelcut.cli.console import Bars, print_json
     from channelcut.core.files import write_atomically
@@ -59,14 +60,8 @@ def run(flags: Namespace) -> int:
         with progress.stage("load"):
             model = source.build()
         with progress.stage("analyze"):
-            asked = groups.read_coupling(flags)
-            found = analyze(
-                model,
-                example_input(shape),
-                front_end=asked["tracer"],
-                grouped=asked["grouped"],
-                free_outputs=asked["prunable_outputs"],
-            )
+            found = analyze(model, example_input(shape), **groups.read_coupling(flags))
+            found = excluded(model, found, flags.exclude)
     data = analysis_data(model, found)
     if flags.svg is not None:
         write_atomically(flags.svg, draw_graph(Part(data["graph"], "graph"), standalone=True).encode())
@@ -161,7 +156,7 @@ def follower_line(found: Mapping[str, Any]) -> str:
 
 def trace_line(trace: Mapping[str, Any]) -> str:
     """Which tracer was used, how many ops it saw, and what training adds."""
-    how = {"dispatch": "recording the ops of one run", "export": "torch.export"}.get(trace["front_end"], "")
+    how = {"dispatch": "recording the ops of one run", "export": "torch.export"}.get(trace["tracer"], "")
     only: Sequence[str] = trace["training_only"]
     more = f", {only[0]} the first" if len(only) > 1 else ""
     added = (
@@ -169,4 +164,4 @@ def trace_line(trace: Mapping[str, Any]) -> str:
         if only
         else "No branch of training mode alone was seen."
     )
-    return f"Traced by {how or trace['front_end']}: {trace['ops']} ops. {added}"
+    return f"Traced by {how or trace['tracer']}: {trace['ops']} ops. {added}"

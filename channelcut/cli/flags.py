@@ -100,7 +100,6 @@ def add_coupling(parser: ArgumentParser) -> None:
 def read_coupling(flags: Namespace) -> dict[str, Any]:
     """The keywords that `channelcut.analyze` and `channelcut.prune` share."""
     return {
-        "exclude": tuple(flags.exclude),
         "tracer": flags.tracer,
         "grouped": flags.grouped,
         "prunable_outputs": tuple(flags.prunable_outputs) if flags.prunable_outputs else None,
@@ -188,6 +187,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         keep=read_keep(flags),
         macs=flags.macs,
         params=flags.params,
+        exclude=tuple(flags.exclude),
         min_channels=flags.min_channels,
         min_keep=flags.min_keep,
         align=flags.align,
