@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from benchmarks.zoo import fastestdet, metrics, nanodet, yolov5
 from benchmarks.zoo.data import coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, MAX_IOU
 from channelcut.bench.environment import environment
-from channelcut.command_verify import verify_model
-from channelcut.compress import ORIGINAL, PRUNED, CompressOptions, compress
+from channelcut.compress import ORIGINAL, PRUNED, CompressOptions, PruneOptions, compress
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
 from channelcut.onnx_out.files import copy_onnx
+from channelcut.parity import compare_files
 from channelcut.precision.convert import convert_precision
 from channelcut.sources import Source, open_source
 
@@ -62,7 +61,7 @@ def measure(name: str) -> dict[str, Any]:
         decode = _decoder(REAL[name].decode)
     batches = [image[None].float().numpy() for image in images]
     options = CompressOptions(
-        shape, {"macs": 0.7}, {"align": 8, "calibration": calibration}, capabilities=(), measure=False
+        shape, PruneOptions(macs=0.7, align=8, calibration=calibration), capabilities=(), measure=False
     )
     sides = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,7 +73,7 @@ def measure(name: str) -> dict[str, Any]:
             folder = Path(temporary) / side
             copy_onnx(out / file, folder / PRUNED)
             refused = _converted(folder, calibration)
-            found = verify_model(folder, module.eval(), batches, Namespace(score=SCORE), decode=decode)
+            found = compare_files(folder, module.eval(), batches, score=SCORE, decode=decode)
             for row in found["stages"]:
                 row["reason"] = refused.get(row["stage"], row["reason"])
             sides[side] = found

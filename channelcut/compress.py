@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.api import Progress, PruneOptions, Stopwatch, prune
+from channelcut.api import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -22,17 +22,18 @@ from channelcut.bench.profile import profile_pair
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
-from channelcut.core.result import Pruned
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
-from channelcut.onnx_out.module import ExportOptions, ExportReport, onnx_from_module
+from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 from channelcut.precision.convert import check_precisions, convert_precision
-from channelcut.recovery.images import load_images
+from channelcut.recovery.images import Preprocessing, load_images
 from channelcut.report import render_html
 from channelcut.report.collect import collect
-from channelcut.sources import Source
+from channelcut.sources import Source, example_input
 from channelcut.sources.provenance import provenance, weights_digest
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
@@ -40,11 +41,31 @@ _INT8_IMAGES = 64
 
 
 @dataclass(frozen=True)
+class PruneOptions:
+    """What is asked of `channelcut.prune`, by the names of its keywords; it says what each of them means."""
+
+    keep: float | Mapping[str, float] | None = None
+    macs: float | None = None
+    params: float | None = None
+    exclude: tuple[str, ...] = ()
+    min_channels: int = 1
+    min_keep: float = 0.1
+    align: int = 1
+    importance: str = "l2"
+    calibration: Tensor | Iterable[Tensor] | str | Path | None = None
+    preprocessing: Preprocessing | None = None
+    tracer: str = "auto"
+    grouped: str = "groups"
+    prunable_outputs: tuple[str, ...] | None = None
+    prove: str = "whole"
+
+
+@dataclass(frozen=True)
 class CompressOptions:
-    """What `compress` does beside pruning.
+    """What `compress` does.
 
     input_shape: of the one image input, (N, C, H, W).
-    budget: one of keep, macs, params with its value.
+    prune: the budget, and everything else that decides what goes.
     capabilities: CUDA compute capabilities to build engines for, such as `sm89`; empty builds none.
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
@@ -54,8 +75,7 @@ class CompressOptions:
     """
 
     input_shape: tuple[int, ...]
-    budget: dict[str, float]
-    prune: PruneOptions = field(default_factory=PruneOptions)  # type: ignore[arg-type]
+    prune: PruneOptions
     capabilities: tuple[str, ...] = ("sm89",)
     backend: str = "tensorrt_rtx"
     precisions: tuple[str, ...] = ()
@@ -69,9 +89,16 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     """Prune a model, prove it, restore its statistics, export, build, measure and report.
 
     Leaves `plan.json`, `model.safetensors`, `model.onnx`, `original.onnx`, `model.<capability>.engine`, `report.json`
-    and
-    `report.html` in `out`, all at once: an interrupted run leaves nothing. Returns the content of `report.json`,
-    and the profile where `options` ask for one (`profile.json` in the folder).
+    and `report.html` in `out`, all at once: an interrupted run leaves nothing.
+
+    Args:
+        source: the model.
+        out: the folder to write.
+        options: what to keep, and what to make of it.
+        progress: called as progress(stage, done, total); what it raises ends the run and leaves nothing.
+
+    Returns:
+        The content of `report.json`, and the profile where `options` ask for one (`profile.json` in the folder).
 
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
@@ -86,30 +113,21 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             check_precisions(options.precisions, 0 if images is None else len(images))
         with watch.stage("load"):
             model = source.build()
-            torch.manual_seed(0)
-            example = torch.rand(options.input_shape)
-        result = prune(model, example, **options.budget, **{**options.prune, "progress": progress})  # type: ignore[typeddict-item, arg-type]
-        result = _with_options(result, source, options)
+            example = example_input(options.input_shape)
+        result = prune(model, example, **vars(options.prune), progress=progress)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
-            store(result.model, result.plan, folder)
+            store(result.model, _named(result.plan, source, options), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
             onnx = export_both((model, result.model), example, folder, facts)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
-        measurement = None
-        if options.measure:
-            with watch.stage("bench"):
-                measurement = measure_onnx(
-                    folder / ORIGINAL,
-                    folder / PRUNED,
-                    options.bench,
-                    lambda done, total: watch.progress("bench", done, total),
-                )
-                measurement = named(measurement)
+        measurement = measure_both(folder, options, watch)
         profile = profile_both(folder, options, watch)
-        report = collect(model, result, environment(options.bench.threads))
+        # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
+        step = _named(result.step, source, options)
+        report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
             "onnx": onnx,
             "precision": precision,
@@ -150,19 +168,16 @@ def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"The result could not be written to {out.parent} ({error.strerror or error}). Nothing half-written was "
-            f"left behind. Free "
-            "some space or choose another --out folder, and run again."
+            "left behind. Free some space or choose another --out folder, and run again."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _with_options(result: Pruned, source: Source, options: CompressOptions) -> Pruned:
-    """Record in the plan what `channelcut` needs to open the result folder again."""
+def _named(plan: Plan, source: Source, options: CompressOptions) -> Plan:
+    """The plan with what `channelcut` needs to open its folder; a plan that already names its original keeps that."""
     shape = "x".join(map(str, options.input_shape))
-    return replace(
-        result, plan=replace(result.plan, options={"model": source.name, "input": shape, **result.plan.options})
-    )
+    return replace(plan, options={"model": source.name, "input": shape, **plan.options})
 
 
 def export_both(
@@ -173,21 +188,21 @@ def export_both(
     for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
         options = ExportOptions(metadata=tuple(said.items()))
-        described[name] = describe_export(onnx_from_module(module, (example,), folder / file, options))
+        described[name] = onnx_from_module(module, (example,), folder / file, options).to_dict()
     return described
 
 
 def with_images(options: CompressOptions) -> tuple[CompressOptions, Tensor | None]:
     """The images of the recalibration, which the precisions use as well, read once; and the options that hold them."""
-    data = options.prune.get("calibration")
+    data = options.prune.calibration
     if isinstance(data, (str, Path)):
         if len(options.input_shape) != 4:
             return options, None
         _, channels, height, width = options.input_shape
-        data = load_images(Path(data), (channels, height, width), options.prune.get("preprocessing"))[0]
+        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing)[0]
     elif data is not None and not isinstance(data, Tensor):
         data = list(data)
-    options = replace(options, prune={**options.prune, "calibration": data})
+    options = replace(options, prune=replace(options.prune, calibration=data))
     if isinstance(data, list):
         return options, torch.cat(data) if data else None
     return options, data
@@ -206,11 +221,6 @@ def convert_both(
                 report = convert_precision(folder / file, out, precision, chosen, progress=watch.progress)
                 found.append({**vars(report), "path": out.name})
     return found
-
-
-def describe_export(report: ExportReport) -> dict[str, Any]:
-    """An export report as JSON data, with the file's name instead of its path."""
-    return {**vars(report), "path": report.path.name}
 
 
 def build_engines(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
@@ -235,6 +245,20 @@ def build_engine(onnx: Path, backend: str, capability: str | None, path: Path, p
     )
 
 
+def measure_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> Measurement | None:
+    """Time both ONNX files in turns, where that is asked for."""
+    if not options.measure:
+        return None
+    with watch.stage("bench"):
+        found = measure_onnx(
+            folder / ORIGINAL,
+            folder / PRUNED,
+            options.bench,
+            lambda done, total: watch.progress("bench", done, total),
+        )
+    return named(found)
+
+
 def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> dict[str, Any]:
     """Time every layer of both ONNX files and write `profile.json`, where that is asked for."""
     if not options.profile:
@@ -244,7 +268,7 @@ def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> di
             folder / ORIGINAL,
             folder / PRUNED,
             threads=options.bench.threads,
-            multiple=max(2, options.prune.get("align", 1)),
+            multiple=max(2, options.prune.align),
         )
     write_atomically(folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
     return {"profile": found}
@@ -268,10 +292,9 @@ def notes(measurement: Measurement | None, options: CompressOptions) -> list[str
     if measurement is not None and not measurement.faster:
         found.append(
             "The pruned network is not faster than the original by more than the noise of this measurement. Try a "
-            "smaller budget, "
-            "--align 8 or 16, or a quieter machine."
+            "smaller budget, --align 8 or 16, or a quieter machine."
         )
-    if options.prune.get("calibration") is None:
+    if options.prune.calibration is None:
         found.append(
             "Batch-norm statistics were not recalibrated: give --data a folder of images, or the accuracy as cut is "
             "what you get."

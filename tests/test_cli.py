@@ -16,6 +16,8 @@ from PIL import Image
 
 import channelcut as cc
 from channelcut.cli import main
+from channelcut.compress import CompressOptions, PruneOptions, compress
+from channelcut.sources import Source
 
 HERE = Path(__file__).parent
 MODEL = f"{HERE / 'networks.py'}:residual"
@@ -166,3 +168,14 @@ def test_fine_tuned_weights_of_a_result_are_exported(result: Path, tmp_path: Pat
         session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
         outputs.append(session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 16, 16), np.float32)})[0])
     assert np.allclose(outputs[1] - outputs[0], 1.0, atol=1e-5)
+
+
+def test_the_library_draws_from_a_generator_of_its_own(tmp_path: Path) -> None:
+    import networks
+
+    net = networks.residual()
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+    options = CompressOptions((2, 3, 16, 16), PruneOptions(keep=0.5), capabilities=(), measure=False)
+    compress(Source("networks:residual", lambda: net), tmp_path / "out", options)
+    assert torch.equal(torch.random.get_rng_state(), state)

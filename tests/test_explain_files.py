@@ -42,7 +42,7 @@ def test_a_result_names_its_source_plan_and_precision(result: Path, capsys: pyte
     files = {f["file"]: f for f in json.loads(capsys.readouterr().out)["files"]}
     assert "plan" not in files["original.onnx"]["metadata"] and files["model.onnx"]["plan_matches"]
     assert {f["metadata"]["source_weights"] for f in files.values()} == {
-        channelcut.metadata(result / "model.onnx")["source_weights"]
+        channelcut.onnx_metadata(result / "model.onnx")["source_weights"]
     }
 
 
@@ -73,7 +73,7 @@ def test_a_file_of_another_plan_is_found(result: Path, tmp_path: Path, capsys: p
 
 def test_export_of_a_result_names_plan_and_original(result: Path, tmp_path: Path) -> None:
     assert main(["export", str(result), "--out", str(tmp_path / "again.onnx"), "--quiet"]) == 0
-    said, before = channelcut.metadata(tmp_path / "again.onnx"), channelcut.metadata(result / "model.onnx")
+    said, before = channelcut.onnx_metadata(tmp_path / "again.onnx"), channelcut.onnx_metadata(result / "model.onnx")
     assert (said["plan"], said["source"]) == (before["plan"], before["source"])
 
 

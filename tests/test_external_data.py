@@ -65,7 +65,7 @@ def test_two_files_are_written_and_read(split: Path) -> None:
     assert onnx.load(str(split)).graph.initializer[0].raw_data, "onnx's own reader finds the data"
     (output,) = run_onnx(load_onnx(split), [IMAGE])
     assert np.allclose(output, expected(), atol=1e-5)
-    assert channelcut.metadata(split)["precision"] == "fp32"
+    assert channelcut.onnx_metadata(split)["precision"] == "fp32"
     module = channelcut.from_onnx(split)
     assert np.allclose(module(torch.from_numpy(IMAGE)).detach().numpy(), expected(), atol=1e-5)
 
@@ -207,7 +207,7 @@ def _failing_second(fdopen: Any) -> Any:
 def test_damaged_pairs_are_named(split: Path, tmp_path: Path) -> None:
     data = split.parent / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-10])
-    for read in (load_onnx, channelcut.metadata, lambda p: require("onnxruntime").load(p)):
+    for read in (load_onnx, channelcut.onnx_metadata, lambda p: require("onnxruntime").load(p)):
         with pytest.raises(UserError, match=r"'model\.onnx\.data'.*the copy is incomplete"):
             read(split)
     with pytest.raises(UserError, match="the copy is incomplete"):

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "channelcut"
 ORDER = (
-    "core ops tracing coupling scoring cost allocation cutting proof recovery onnx_out precision engine bench report"
+    "core ops tracing coupling scoring cost allocation cutting proof recovery onnx_out precision engine parity bench "
+    "report"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -47,6 +48,16 @@ def test_small_rooms(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
             arguments = node.args
             assert len(arguments.args) + len(arguments.kwonlyargs) + len(arguments.posonlyargs) <= 8, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_command_line_is_a_shell(path: Path) -> None:
+    """What decides can be called from Python: only `cli/` knows flags, and nothing else knows `cli/`."""
+    if path.relative_to(PACKAGE).parts[0] == "cli":
+        return
+    for module in imported(path):
+        assert module.split(".")[0] != "argparse", path
+        assert module.split(".")[:2] != ["channelcut", "cli"], path
 
 
 def test_op_names_live_in_tables() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from channelcut.command_explain import describe
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 from channelcut.onnx_out.names import output_names
 from channelcut.onnx_out.parity import tensor_leaves
+from channelcut.report.files import describe_onnx
 from channelcut.sources import open_source
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed: pip install 'channelcut[ultralytics]'")
@@ -59,7 +59,7 @@ def test_the_file_has_these_names_and_boxes_in_pixels(tmp_path: Path) -> None:
     model = model_of("yolo26n, end2end")
     options = ExportOptions(simplifiers=())
     onnx_from_module(model, (torch.rand(N, 3, H, W),), tmp_path / "m.onnx", options)
-    outputs = describe(tmp_path / "m.onnx")["outputs"]
+    outputs = describe_onnx(tmp_path / "m.onnx")["outputs"]
     wanted = documented()["yolo26n"] | documented()["yolo26n, end2end"]
     assert {n: tuple(map(int, t.split()[1].split("×"))) for n, t in outputs.items()} == wanted
     with torch.no_grad():

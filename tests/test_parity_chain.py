@@ -13,9 +13,9 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from channelcut.bench.chain import Stage, difference, run_chain
-from channelcut.bench.detections import agreement
 from channelcut.cli import main
+from channelcut.parity.chain import Stage, difference, run_chain
+from channelcut.parity.detections import agreement
 
 HERE = Path(__file__).parent
 

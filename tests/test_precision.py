@@ -17,7 +17,7 @@ from torch import nn
 
 import channelcut
 from channelcut.cli import main
-from channelcut.compress import CompressOptions, compress
+from channelcut.compress import CompressOptions, PruneOptions, compress
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.onnx_out.runtime import session_from_file
@@ -138,11 +138,11 @@ def test_the_simulation_of_nothing_is_the_model(tmp_path: Path) -> None:
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     convert_precision(network(tmp_path / "m.onnx"), tmp_path / "low.onnx", "int8", images())
-    said = channelcut.metadata(tmp_path / "low.onnx")
+    said = channelcut.onnx_metadata(tmp_path / "low.onnx")
     assert said["precision"] == "int8" and said["calibration"] == "percentile over 8 images"
     assert said["version"] == channelcut.__version__
     assert str(tmp_path) not in "".join(said.values())
-    assert channelcut.metadata(network(tmp_path / "plain.onnx")) == {}
+    assert channelcut.onnx_metadata(network(tmp_path / "plain.onnx")) == {}
 
 
 def test_the_command_counts_broken_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,15 +222,15 @@ def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: py
     written = {p.name for p in out.iterdir()}
     assert {f"{s}.{p}.onnx" for s in ("model", "original") for p in ("fp16", "int8")} <= written
     assert {"model.fp16.sm89.engine", "model.int8.sm89.engine"} <= written
-    said = channelcut.metadata(out / "model.int8.onnx")
+    said = channelcut.onnx_metadata(out / "model.int8.onnx")
     assert said["precision"] == "int8" and len(said["plan"]) == 16
-    assert "plan" not in channelcut.metadata(out / "original.onnx")
+    assert "plan" not in channelcut.onnx_metadata(out / "original.onnx")
 
 
 def test_compress_takes_calibration_images_as_a_tensor(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     options = CompressOptions(
-        (1, 3, 16, 16), {"keep": 0.5}, {"calibration": torch.rand(8, 3, 16, 16)},
+        (1, 3, 16, 16), PruneOptions(keep=0.5, calibration=torch.rand(8, 3, 16, 16)),
         capabilities=(), measure=False, precisions=("int8",),
     )  # fmt: skip
     report = compress(Source("net", lambda: net), tmp_path / "out", options)
@@ -383,7 +383,7 @@ def test_compress_counts_and_reads_images_once_and_before_pruning(
 
     def options(data: Path) -> CompressOptions:
         return CompressOptions(
-            (1, 3, 16, 16), {"keep": 0.5}, {"calibration": data}, capabilities=(), measure=False,
+            (1, 3, 16, 16), PruneOptions(keep=0.5, calibration=data), capabilities=(), measure=False,
             precisions=("fp16", "int8"),
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
-    assert callable(parser().parse_args(command.split()[1:]).run)
+    assert callable(parser().parse_args(shlex.split(command)[1:]).run)
 
 
 @pytest.mark.parametrize("name", ["table.md", "scaling.md", "onnx_in.md", "zoo.md"])

@@ -28,7 +28,7 @@ from benchmarks.zoo.processes import Processes, limit_memory
 from benchmarks.zoo.record import Record
 from benchmarks.zoo.tables import write_tables
 from channelcut.bench.environment import environment
-from channelcut.console import Bars
+from channelcut.cli.console import Bars
 from channelcut.core.files import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results" / "zoo"

@@ -8,8 +8,12 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from channelcut.engine.driver import cuda_problem, current_capability
+from channelcut.engine.registry import backends
 
 LIBRARIES = (
     "channelcut",
@@ -51,6 +55,25 @@ def environment(threads: int | None = None, device: str = "cpu") -> dict[str, An
         "libraries": library_versions(),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def machine() -> dict[str, Any]:
+    """The environment, why no GPU can be used (None: one can), its compute capability, and which backends import."""
+    packages = {"torch_cuda": "torch"}  # the backends that are not called as the package that they need
+    return {
+        **environment(),
+        "gpu_problem": cuda_problem(),
+        "capability": current_capability(),
+        "backends": {name: find_spec(packages.get(name, name)) is not None for name in backends()},
+        "cuda_packages": {"bindings": _found("cuda.bindings") or _found("cuda.cudart"), "pycuda": _found("pycuda")},
+    }
+
+
+def _found(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def cpu_model() -> str:

@@ -82,6 +82,10 @@ class ExportReport:
     reordered: int = 0
     warnings: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON data, with the file's name instead of its path."""
+        return {**vars(self), "path": self.path.name}
+
 
 class _TensorsOnly(nn.Module):
     """Returns the tensors of the model's result as a flat tuple: numbers and None have no place in ONNX."""

@@ -65,14 +65,14 @@ def _hanging(cost: BilinearCost, count: int, full: np.ndarray[Any, np.dtype[np.i
 
 
 def trace_data(groups: Groups) -> dict[str, Any]:
-    """The front end, the number of ops, and the tensors that only the forward of training mode reads.
+    """The tracer, the number of ops, and the tensors that only the forward of training mode reads.
 
     Only tensors with slots are known here; none may also mean that the forward does not run in training mode alone.
     """
     graph = groups.graph
     read = {graph.nodes[ref.index].name for node in graph.nodes for ref in node.inputs}
     return {
-        "front_end": graph.front_end,
+        "tracer": graph.front_end,
         "ops": len(graph.calls),
         "outputs": list(graph.outputs),
         "training_only": sorted({slot.tensor for slot in groups.slots} - read),

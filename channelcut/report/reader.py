@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from channelcut.core.errors import UserError
@@ -76,6 +77,31 @@ class Part:
 
     def _at(self, key: str) -> str:
         return f"{self.place}.{key}"
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read `report.json` of a result folder, with what `verify` and `profile` have left beside it.
+
+    Raises:
+        UserError: the folder is no result, or one of the files is damaged.
+    """
+    path = Path(folder) / "report.json"
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no result of `channelcut compress`: it has no report.json.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Write the result again with `channelcut compress --force`."
+        ) from error
+    for extra in ("parity", "profile"):
+        found = Path(folder) / f"{extra}.json"
+        if found.is_file():
+            try:
+                data[extra] = json.loads(found.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{found} is damaged ({error}). Delete it, or write it again.") from error
+    return data
 
 
 def read(report: Mapping[str, Any]) -> Part:

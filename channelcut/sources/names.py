@@ -48,6 +48,11 @@ class Source:
             return self.make()
 
 
+def example_input(shape: tuple[int, ...]) -> torch.Tensor:
+    """An input of this shape, uniform in [0, 1) as images are, the same in every run, by a generator of its own."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
 def open_source(
     name: str, weights: Path | None = None, *, trust: bool = False, input_shape: tuple[int, ...] | None = None
 ) -> Source:
@@ -66,7 +71,8 @@ def open_source(
         return _weighted(_result_folder(Path(name), trust), weights, trust)
     if name and Path(name).is_dir():
         raise UserError(
-            f"{name} is a folder without {PLAN}. Expected a result of `channelcut compress`, or one of: {FORMS}."
+            f"{name} is a folder without {PLAN}. Expected a result of `channelcut compress` or channelcut.save, or one "
+            f"of: {FORMS}."
         )
     if name.endswith(".onnx"):
         return _weighted(_onnx_file(Path(name), input_shape), weights, trust)
@@ -95,8 +101,9 @@ def _result_folder(folder: Path, trust: bool) -> Source:
     options = load_plan(folder).options
     if "model" not in options:
         raise UserError(
-            f"{folder} does not record which model it was cut from. Load it in Python: channelcut.load(build, "
-            f"{str(folder)!r})."
+            f"{folder} does not record which model it was cut from, so that the command line cannot build it. Save it "
+            f'with the model\'s name, channelcut.save(result, folder, source="package.module:factory"), or load it in '
+            f"Python: channelcut.load(build, {str(folder)!r}). A name is one of: {FORMS}."
         )
     recorded = tuple(int(s) for s in str(options["input"]).split("x")) if options.get("input") else None
     original = open_source(str(options["model"]), trust=trust, input_shape=recorded)

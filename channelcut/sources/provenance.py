@@ -17,7 +17,7 @@ _DIGITS = 16
 
 
 def provenance(source: Source) -> dict[str, str]:
-    """Return `source`, and `plan` where it is a result folder, for `export.metadata`.
+    """Return `source`, and `plan` where it is a result folder, for `ExportOptions.metadata`.
 
     `source` is a file's name with the start of its SHA-256, or the name within a library with the library's version, or
     an import path; of a result folder that of its original.

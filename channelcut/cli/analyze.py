@@ -1,67 +1,84 @@
-"""What the command line shows: progress bars on standard error, tables and JSON on standard output."""
+"""`channelcut analyze`: which channels can go, before anything is cut."""
 
 from __future__ import annotations
 
-import json
-import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from channelcut.cli import flags as groups
+from channelcut.cli.parsing import refuse_existing
 
-from channelcut.core.measurement import Measurement
-from channelcut.report.numbers import count, plural, scaled
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
+NAME = "analyze"
+HELP = "Which channels can go, which cannot, and why."
+EXAMPLES = (
+    (
+        "what could go at most, what is pinned where, and what would free it",
+        "channelcut analyze ultralytics:yolo26n.yaml",
+    ),
+    (
+        "a network of your own, with a picture of its coupled layers",
+        "channelcut analyze nets.py:build --input 1x3x224x224 --svg graph.svg",
+    ),
+    (
+        "the same when the head stays as it is",
+        "channelcut analyze nets.py:build --input 1x3x224x224 --exclude 'head.*'",
+    ),
+)
 _SHOWN, _PLACES = 10, 3  # groups and followers; places and remedies of a reason
 
 
-def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False)
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of the command."""
+    groups.add_model(parser)
+    groups.add_coupling(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--svg", type=Path, metavar="FILE", help="write the picture of the coupled graph")
+    output.add_argument("--force", action="store_true", help="replace an existing --svg file")
 
 
-def print_json(data: Any) -> None:
-    """JSON on standard output."""
-    sys.stdout.write(json.dumps(data, indent=1, default=str) + "\n")
+def run(flags: Namespace) -> int:
+    """Analyze and print; returns 0."""
+    from channelcut.allocation import excluded
+    from channelcut.api import analyze
+    from channelcut.cli.console import Bars, print_json
+    from channelcut.core.files import write_atomically
+    from channelcut.report.analysis import analysis_data
+    from channelcut.report.graph_svg import draw_graph
+    from channelcut.report.reader import Part
+    from channelcut.sources import example_input
 
-
-class Bars:
-    """One progress bar a stage, called as bars(stage, done, total); used as a context."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps of a stage are done."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=max(total, 1))
+    if flags.svg is not None:
+        refuse_existing(flags.svg, flags.force, "--svg")
+    source, shape = groups.read_model(flags)
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        with progress.stage("load"):
+            model = source.build()
+        with progress.stage("analyze"):
+            found = analyze(model, example_input(shape), **groups.read_coupling(flags))
+            found = excluded(model, found, flags.exclude)
+    data = analysis_data(model, found)
+    if flags.svg is not None:
+        write_atomically(flags.svg, draw_graph(Part(data["graph"], "graph"), standalone=True).encode())
+    if flags.json:
+        print_json(data)
+    elif not flags.quiet:
+        print_analysis(data)
+    return 0
 
 
 def print_analysis(data: Mapping[str, Any]) -> None:
     """What can go at most, the ten groups that most parameters hang on, the pins by reason, the widths that follow."""
+    from rich.text import Text
+
+    from channelcut.cli.console import console
+    from channelcut.report.numbers import count, scaled
+
     out = console()
     total = data["totals"]
     out.print(trace_line(data["trace"]), markup=False, soft_wrap=True)
@@ -85,6 +102,12 @@ def print_analysis(data: Mapping[str, Any]) -> None:
 
 def _largest(data: Mapping[str, Any]) -> Table:
     """The groups that most parameters hang on; what hangs on two groups is counted at both."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from channelcut.report.numbers import scaled
+
     total = data["totals"]
     table = Table(title="Largest groups, by the parameters that hang on them", title_justify="left", box=SIMPLE_HEAD)
     for column in ("group", "lanes", "width", "slots", "parameters", "", "MACs", ""):
@@ -105,6 +128,10 @@ def _largest(data: Mapping[str, Any]) -> Table:
 
 def _print_reason(out: Console, row: Mapping[str, Any], pins: Sequence[Mapping[str, Any]]) -> None:
     """One reason with its channels, three of its places, and what would free them."""
+    from rich.text import Text
+
+    from channelcut.report.numbers import plural
+
     held = f"{plural(row['channels'], 'channel')} at {plural(len(pins), 'place')}"
     out.print(Text.assemble(("Pinned: ", "bold"), (row["reason"], "bold"), f", {held}"), soft_wrap=True)
     for pin in pins[:_PLACES]:
@@ -128,8 +155,8 @@ def follower_line(found: Mapping[str, Any]) -> str:
 
 
 def trace_line(trace: Mapping[str, Any]) -> str:
-    """Which front end traced, how many ops, and what training adds."""
-    how = {"dispatch": "recording the ops of one run", "export": "torch.export"}.get(trace["front_end"], "")
+    """Which tracer was used, how many ops it saw, and what training adds."""
+    how = {"dispatch": "recording the ops of one run", "export": "torch.export"}.get(trace["tracer"], "")
     only: Sequence[str] = trace["training_only"]
     more = f", {only[0]} the first" if len(only) > 1 else ""
     added = (
@@ -137,25 +164,4 @@ def trace_line(trace: Mapping[str, Any]) -> str:
         if only
         else "No branch of training mode alone was seen."
     )
-    return f"Traced by {how or trace['front_end']}: {trace['ops']} ops. {added}"
-
-
-def print_measurement(measurement: Measurement) -> None:
-    """Both latencies and the ratio with its interval."""
-    table = Table()
-    for column in ("", "median ms", "mean", "p90", "p95", "p99", "runs"):
-        table.add_column(column, justify="right" if column else "left")
-    for latency in (measurement.baseline, measurement.candidate):
-        numbers = (latency.median_ms, latency.mean_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms)
-        table.add_row(latency.name, *(f"{n:.3f}" for n in numbers), str(len(latency.samples_ms)))
-    out = console()
-    out.print(table)
-    verdict = "faster" if measurement.faster else "slower" if measurement.slower else "no difference beyond the noise"
-    out.print(
-        f"candidate / baseline = {measurement.ratio:.3f} (95 % interval {measurement.ratio_low:.3f} to "
-        f"{measurement.ratio_high:.3f}): "
-        f"{verdict}",
-        soft_wrap=True,
-    )
-    for warning in measurement.warnings:
-        out.print(f"warning: {warning}", soft_wrap=True)
+    return f"Traced by {how or trace['tracer']}: {trace['ops']} ops. {added}"

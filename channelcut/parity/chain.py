@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from channelcut.bench.detections import agreement, agreement_of_rows, is_end_to_end
+from channelcut.parity.detections import agreement, agreement_of_rows, is_end_to_end
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]

@@ -1,0 +1,98 @@
+"""`channelcut compress`: the whole path, from a model to a folder."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from channelcut.cli import flags as groups
+from channelcut.cli import parsing
+
+NAME = "compress"
+HELP = "Prune, prove, recalibrate, export, build, measure, report."
+EXAMPLES = (
+    (
+        "half of the multiply-accumulates, batch norm recalibrated on images, an engine for an RTX 4090",
+        "channelcut compress ultralytics:yolo26n.pt --trust --macs 0.5 --data images/ --capability sm89 --out out",
+    ),
+    (
+        "at most 1.5 G multiply-accumulates, the head as it is, at least 0.8 of the backbone",
+        "channelcut compress nets.py:build --input 1x3x640x640 --macs 1.5G --exclude 'head.*' "
+        "--keep 'backbone.*=0.8' --out out",
+    ),
+    (
+        "half of every group's channels, nothing built or timed",
+        "channelcut compress model.onnx --keep 0.5 --no-engine --no-bench --out out",
+    ),
+)
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of the command."""
+    groups.add_model(parser)
+    groups.add_allocation(parser)
+    groups.add_coupling(parser)
+    proof = parser.add_argument_group("proof")
+    proof.add_argument(
+        "--prove",
+        choices=("whole", "each"),
+        default="whole",
+        help="the cut as a whole (default), or every group by itself as well",
+    )
+    groups.add_images(parser, "folder of unlabelled images for batch-norm recalibration, and for int8")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    output.add_argument(
+        "--force", action="store_true", help="replace the output folder when the new result is complete"
+    )
+    output.add_argument(
+        "--precision",
+        type=parsing.names,
+        default=(),
+        metavar="NAMES",
+        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files",
+    )
+    output.add_argument(
+        "--capability",
+        type=parsing.names,
+        default=("sm89",),
+        metavar="NAMES",
+        help="compute capabilities to build engines for, joined by commas (default sm89)",
+    )
+    output.add_argument(
+        "--backend",
+        choices=("tensorrt_rtx", "tensorrt"),
+        default="tensorrt_rtx",
+        help="engine builder: tensorrt_rtx needs no GPU (default), tensorrt does",
+    )
+    output.add_argument("--no-engine", action="store_true", help="build no engine")
+    output.add_argument("--no-bench", action="store_true", help="do not measure latency")
+    output.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
+
+
+def run(flags: Namespace) -> int:
+    """Run the whole path and print the report; returns 0."""
+    from channelcut.cli.console import Bars, console, print_json
+    from channelcut.compress import CompressOptions, compress
+    from channelcut.report import print_report
+
+    prune = groups.read_prune(flags)
+    source, shape = groups.read_model(flags)
+    options = CompressOptions(
+        input_shape=shape,
+        prune=prune,
+        capabilities=() if flags.no_engine else flags.capability,
+        backend=flags.backend,
+        precisions=flags.precision,
+        measure=not flags.no_bench,
+        profile=flags.profile,
+        force=flags.force,
+    )
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        report = compress(source, flags.out, options, progress)
+    if flags.json:
+        print_json(report)
+    elif not flags.quiet:
+        print_report(report, console())
+        console().print(f"Report: {flags.out / 'report.html'}", soft_wrap=True)
+    return 0

@@ -1,0 +1,59 @@
+"""`channelcut export`: a model as ONNX."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from channelcut.cli import flags as groups
+from channelcut.cli.parsing import refuse_existing
+
+NAME = "export"
+HELP = "Write a model, such as a result folder, as checked ONNX."
+EXAMPLES = (
+    (
+        "a result with its batch, height and width left open",
+        "channelcut export out --out model.onnx --dynamic-batch --dynamic-size",
+    ),
+    (
+        "a result with weights that were trained after the cut",
+        "channelcut export out --weights tuned.pt --out tuned.onnx",
+    ),
+)
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of the command."""
+    groups.add_model(parser)
+    groups.add_output(parser, "the .onnx file")
+    file = parser.add_argument_group("the file")
+    file.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default 20)")
+    file.add_argument("--dynamic-batch", action="store_true", help="leave the batch size open")
+    file.add_argument("--dynamic-size", action="store_true", help="leave height and width open")
+
+
+def run(flags: Namespace) -> int:
+    """Export and print what was checked; returns 0."""
+    from channelcut.cli.console import Bars, console, print_json
+    from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+    from channelcut.sources import example_input
+    from channelcut.sources.provenance import provenance
+
+    source, shape = groups.read_model(flags)
+    refuse_existing(flags.out, flags.force)
+    with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("export"):
+        options = ExportOptions(
+            flags.opset, flags.dynamic_batch, flags.dynamic_size, metadata=tuple(provenance(source).items())
+        )
+        report = onnx_from_module(source.build(), (example_input(shape),), flags.out, options)
+    if flags.json:
+        print_json(report.to_dict())
+    elif not flags.quiet:
+        console().print(
+            f"{flags.out}: opset {report.opset}, {report.nodes_before} → {report.nodes_after} nodes by "
+            f"{report.simplifier}, relative error {report.max_relative_error:.2g}, "
+            f"{report.size_bytes / 2**20:.2f} MiB",
+            soft_wrap=True,
+        )
+        for warning in report.warnings:
+            console().print(f"warning: {warning}", markup=False, soft_wrap=True)
+    return 0

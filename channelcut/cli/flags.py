@@ -1,0 +1,248 @@
+"""Flags that several commands share, in groups: each group declares its flags, and reads its values out of a namespace.
+
+Heavy imports wait in what reads, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from channelcut.cli import parsing
+from channelcut.core.errors import UserError
+
+if TYPE_CHECKING:
+    from channelcut.compress import PruneOptions
+    from channelcut.recovery import Preprocessing
+    from channelcut.sources import Source
+
+MODEL = (
+    "ultralytics:NAME.pt|.yaml, torchvision:NAME, timm:NAME, file.py:factory, package.module:factory, "
+    "a .onnx file, or a result folder"
+)
+TRUST = "allow a model or weights that are a pickle, which runs its author's code"
+
+
+def add_model(parser: ArgumentParser) -> None:
+    """The model, and how it is brought in."""
+    group = parser.add_argument_group("model")
+    group.add_argument("model", metavar="MODEL", help=MODEL)
+    group.add_argument(
+        "--input",
+        type=parsing.shape,
+        metavar="1x3x640x640",
+        help="shape of the input; by default the library's customary one",
+    )
+    group.add_argument("--weights", type=Path, metavar="FILE", help="state dict to load (.pt, .pth, .safetensors)")
+    group.add_argument("--trust", action="store_true", help=TRUST)
+    group.add_argument(
+        "--threads",
+        type=parsing.positive,
+        default=1,
+        metavar="N",
+        help="CPU threads (default 1: steadiest on a shared machine)",
+    )
+
+
+def read_model(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
+    """The model and the shape of its input, (N, C, H, W); the process gets the threads that were asked for."""
+    import torch
+
+    torch.set_num_threads(flags.threads)
+    return find_model(flags.model, flags.input, flags.weights, trust=flags.trust)
+
+
+def find_model(
+    name: str, given: tuple[int, ...] | None, weights: Path | None = None, *, trust: bool = False
+) -> tuple[Source, tuple[int, ...]]:
+    """The model of that name and the shape of its input: as given, or the customary one."""
+    from channelcut.sources import open_source
+
+    source = open_source(name, weights, trust=trust, input_shape=given)
+    shape = given or source.input_shape
+    if shape is None:
+        raise UserError(f"The input shape of {name} is not known. Give it, batch first: --input 1x3x640x640.")
+    return source, shape
+
+
+def add_coupling(parser: ArgumentParser) -> None:
+    """What is asked of the analysis."""
+    group = parser.add_argument_group("which channels go together")
+    group.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="modules or parameters whose output widths stay, such as 'head.*'; may be repeated",
+    )
+    group.add_argument(
+        "--tracer",
+        choices=("auto", "dispatch", "export"),
+        default="auto",
+        help="record the ops of one run (dispatch), ask torch.export, or the one that works (default auto)",
+    )
+    group.add_argument(
+        "--grouped",
+        choices=("groups", "offsets"),
+        default="groups",
+        help="grouped convolutions lose whole groups (default), or as many channels of every group",
+    )
+    group.add_argument(
+        "--prunable-output",
+        dest="prunable_outputs",
+        action="append",
+        metavar="PATTERN",
+        help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated",
+    )
+
+
+def read_coupling(flags: Namespace) -> dict[str, Any]:
+    """The keywords that `channelcut.analyze` and `channelcut.prune` share."""
+    return {
+        "tracer": flags.tracer,
+        "grouped": flags.grouped,
+        "prunable_outputs": tuple(flags.prunable_outputs) if flags.prunable_outputs else None,
+    }
+
+
+def add_allocation(parser: ArgumentParser) -> None:
+    """How much is kept, and of which layers."""
+    group = parser.add_argument_group("what is kept (one of --macs, --params and --keep is needed)")
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--macs",
+        type=parsing.amount,
+        metavar="SHARE|N",
+        help="multiply-accumulates to keep: a share such as 0.5, or a number such as 1.5e9 or 1.5G",
+    )
+    budget.add_argument(
+        "--params", type=parsing.amount, metavar="SHARE|N", help="parameters to keep: a share, or a number such as 2M"
+    )
+    group.add_argument(
+        "--keep",
+        type=parsing.keep,
+        action="append",
+        default=[],
+        metavar="[PATTERN=]SHARE",
+        help="share of every group's channels to keep, or with PATTERN= of the modules or parameters so called; beside "
+        "--macs or --params the least share that PATTERN keeps; may be repeated, and where patterns overlap the last "
+        "wins",
+    )
+    group.add_argument(
+        "--min-channels", type=parsing.positive, default=1, metavar="N", help="least channels of any group (default 1)"
+    )
+    group.add_argument(
+        "--min-keep",
+        type=parsing.share,
+        default=0.1,
+        metavar="SHARE",
+        help="least share of any group that a budget leaves (default 0.1)",
+    )
+    group.add_argument(
+        "--align", type=parsing.positive, default=8, metavar="N", help="kept widths are multiples of this (default 8)"
+    )
+    group.add_argument(
+        "--importance",
+        default="l2",
+        metavar="NAME",
+        help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)",
+    )
+
+
+def read_keep(flags: Namespace) -> float | dict[str, float] | None:
+    """The shares of `--keep`: one for all, or by pattern in the order given, "*" first.
+
+    Raises:
+        UserError: no budget at all, two shares without a pattern, or one beside --macs or --params.
+    """
+    plain = [value for pattern, value in flags.keep if pattern is None]
+    patterns = {pattern: value for pattern, value in flags.keep if pattern is not None}
+    budget = next((f"--{name}" for name in ("macs", "params") if getattr(flags, name) is not None), None)
+    if budget is None and not flags.keep:
+        raise UserError(
+            "Nothing says how much to keep. Give --macs, --params or --keep, such as --macs 0.5 for half of the "
+            "multiply-accumulates."
+        )
+    if len(plain) > 1:
+        raise UserError(
+            f"--keep is given twice without a pattern ({plain[0]:g} and {plain[1]:g}). Give one share for all, and "
+            "others as --keep 'PATTERN=SHARE'."
+        )
+    if plain and budget is not None:
+        raise UserError(
+            f"--keep {plain[0]:g} and {budget} both say how much of the whole network to keep. Give one of them; the "
+            f"least share that a budget leaves of any group is --min-keep, and of some layers --keep 'PATTERN=SHARE'."
+        )
+    if not patterns:
+        return plain[0] if plain else None
+    return {"*": plain[0], **patterns} if plain else patterns
+
+
+def read_prune(flags: Namespace) -> PruneOptions:
+    """Everything that `compress` asks of the cut."""
+    from channelcut.compress import PruneOptions
+
+    return PruneOptions(
+        keep=read_keep(flags),
+        macs=flags.macs,
+        params=flags.params,
+        exclude=tuple(flags.exclude),
+        min_channels=flags.min_channels,
+        min_keep=flags.min_keep,
+        align=flags.align,
+        importance=flags.importance,
+        calibration=flags.data,
+        preprocessing=read_images(flags),
+        prove=flags.prove,
+        **read_coupling(flags),
+    )
+
+
+def add_images(parser: ArgumentParser, text: str) -> None:
+    """A folder of images, whose use `text` tells, and how they become inputs."""
+    group = parser.add_argument_group("images")
+    group.add_argument("--data", type=Path, metavar="DIR", help=text)
+    group.add_argument(
+        "--fit",
+        choices=("stretch", "letterbox"),
+        default="stretch",
+        help="how images are made to fit the input (default stretch)",
+    )
+    group.add_argument("--bgr", action="store_true", help="the network takes BGR instead of RGB")
+    group.add_argument(
+        "--scale", type=float, default=1 / 255, metavar="X", help="factor on pixel values (default 1/255)"
+    )
+    group.add_argument(
+        "--mean",
+        type=parsing.numbers,
+        default=(0.0,),
+        metavar="X[,X,X]",
+        help="subtracted after scaling, one number or three (default 0)",
+    )
+    group.add_argument(
+        "--std",
+        type=parsing.numbers,
+        default=(1.0,),
+        metavar="X[,X,X]",
+        help="divided by after that, one number or three (default 1)",
+    )
+
+
+def read_images(flags: Namespace) -> Preprocessing:
+    """How images become inputs; raises `UserError` for numbers that cannot work."""
+    from channelcut.recovery import Preprocessing
+
+    return Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std)
+
+
+def add_output(parser: ArgumentParser, what: str) -> None:
+    """The one file that the command writes; `what` it is."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"{what} to write")
+    group.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def add_result(parser: ArgumentParser) -> None:
+    """A result folder."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a result folder of compress")

@@ -1,0 +1,167 @@
+"""How a command becomes a parser, and how texts become values. What does not parse is an error of one paragraph."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from channelcut.core.errors import UserError
+
+_SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+class Command(Protocol):
+    """What a module of this package offers."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802  a constant of the module
+        """The word after `channelcut`."""
+
+    @property
+    def HELP(self) -> str:  # noqa: N802
+        """What the command is for, in a line."""
+
+    @property
+    def EXAMPLES(self) -> tuple[tuple[str, str], ...]:  # noqa: N802
+        """What is wanted, and the command line that does it; shown by `--help`."""
+
+    @property
+    def add_flags(self) -> Callable[[argparse.ArgumentParser], None]:
+        """Declares the command's flags."""
+
+    @property
+    def run(self) -> Callable[[argparse.Namespace], int]:
+        """Runs the command; returns the exit status."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is a `UserError`, printed like every other one, instead of usage and an exit."""
+
+    def __init__(self, **options: Any) -> None:
+        # Abbreviated flags would change their meaning, or stop working, with the next flag that begins like them.
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but a flag that is not known is an error of the command that it was given to."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], self._option_string_actions, 1)
+            self.error(f"{' '.join(unknown)} is not known here{f'; did you mean {near[0]}?' if near else ''}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong."""
+        said = message.removeprefix("argument ")
+        end = "" if said.endswith(("?", ".")) else "."
+        raise UserError(f"{said}{end} `{self.prog} --help` lists the flags and shows examples.")
+
+
+def add_command(commands: Any, command: Command) -> None:
+    """Add a command's parser to the subparsers `commands`."""
+    examples = "\n".join(f"  {text}\n    {line}" for text, line in command.EXAMPLES)
+    parser = commands.add_parser(
+        command.NAME,
+        help=command.HELP,
+        description=textwrap.fill(command.HELP, 100),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_flags(parser)
+    shown = parser.add_argument_group("what is printed")
+    shown.add_argument(
+        "--json", action="store_true", help="print the result as JSON on standard output, and nothing else there"
+    )
+    shown.add_argument("--quiet", action="store_true", help="no progress bars and no tables")
+    parser.set_defaults(run=command.run)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """`1x3x640x640` as (1, 3, 640, 640)."""
+    try:
+        extents = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        extents = ()
+    if not extents or min(extents) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no shape. Expected extents joined by x, batch first, such as 1x3x640x640"
+        )
+    return extents
+
+
+def size(text: str) -> tuple[int, int]:
+    """`640x480` as (640, 480): height and width."""
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no height and width such as 640x480") from None
+    return height, width
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share. Expected a number above 0 and at most 1, such as 0.5")
+    return found
+
+
+def amount(text: str) -> float:
+    """A share (at most 1), or a number such as 1.5e9, 1.5G, 800M or 250k."""
+    digits, factor = (text[:-1], _SUFFIXES[text[-1].lower()]) if text[-1:].lower() in _SUFFIXES else (text, 1.0)
+    try:
+        found = float(digits) * factor
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no budget. Expected a share above 0 and at most 1, such as 0.5, or what may remain as a "
+            "number, such as 1.5e9, 1.5G or 800M"
+        )
+    return found
+
+
+def keep(text: str) -> tuple[str | None, float]:
+    """`SHARE` as (None, share), `PATTERN=SHARE` as (pattern, share)."""
+    pattern, equals, number = text.rpartition("=")
+    if equals and not pattern:
+        raise argparse.ArgumentTypeError(f"{text!r} has no pattern before =. Expected such as 'backbone.*=0.8' or 0.5")
+    return pattern or None, share(number)
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    try:
+        found = int(text)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of that kind. Expected an integer of at least 1")
+    return found
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """`0.485,0.456,0.406` as a tuple."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of numbers. Expected one or three, joined by commas, such as 0.485,0.456,0.406"
+        ) from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`sm86,sm89` as a tuple."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def refuse_existing(path: Path, force: bool, flag: str = "--out") -> None:
+    """Raise `UserError` when `path` exists and `force` is not set."""
+    if path.exists() and not force:
+        raise UserError(f"{path} exists. Nothing was changed: give another {flag}, or --force to replace it.")

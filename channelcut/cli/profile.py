@@ -1,0 +1,84 @@
+"""`channelcut profile`: where the time of a result's two ONNX files goes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from channelcut.cli import flags as groups
+from channelcut.cli.parsing import positive
+
+NAME = "profile"
+HELP = "Where the time goes: every layer before and after."
+EXAMPLES = (
+    ("with ONNX Runtime, which needs no GPU", "channelcut profile out --runs 50"),
+    ("the layers of TensorRT engines for this machine's GPU", "channelcut profile out --backend tensorrt"),
+)
+_ROWS = 25
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of the command."""
+    groups.add_result(parser)
+    parser.add_argument("--runs", type=positive, default=30, metavar="N", help="runs of each file (default 30)")
+    parser.add_argument(
+        "--backend",
+        choices=("onnxruntime", "tensorrt", "tensorrt-rtx"),
+        default="onnxruntime",
+        help="whose layers (default onnxruntime); the TensorRTs build both files for this machine's GPU first",
+    )
+    parser.add_argument("--cuda", choices=("bindings", "pycuda"), help="CUDA package; by default whichever imports")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
+    parser.add_argument(
+        "--multiple", type=positive, default=8, metavar="N", help="what widths should be a multiple of (default 8)"
+    )
+
+
+def run(flags: Namespace) -> int:
+    """Profile, write profile.json and report.html, print; returns 0."""
+    import json
+
+    from channelcut.bench.profile import profile_pair
+    from channelcut.bench.profile_engine import profile_engines
+    from channelcut.cli.console import Bars, print_json
+    from channelcut.compress import ORIGINAL, PRUNED
+    from channelcut.core.files import write_atomically
+    from channelcut.engine.protocol import EngineOptions
+    from channelcut.report import render_html
+    from channelcut.report.reader import read_report
+
+    read_report(flags.folder)  # a folder that is no result is said before anything is timed
+    with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("profile"):
+        files = flags.folder / ORIGINAL, flags.folder / PRUNED
+        if flags.backend == "onnxruntime":
+            found = profile_pair(*files, runs=flags.runs, threads=flags.threads, multiple=flags.multiple)
+        else:
+            options = EngineOptions(cuda=flags.cuda)
+            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=flags.multiple)
+    write_atomically(flags.folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(flags.folder / "report.html", render_html(read_report(flags.folder)).encode())
+    if flags.json:
+        print_json(found)
+    elif not flags.quiet:
+        print_profile(found)
+    return 0
+
+
+def print_profile(found: Mapping[str, Any]) -> None:
+    """The layers that take most of the time."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from channelcut.cli.console import console
+    from channelcut.report.deployment import profile_rows
+
+    heads, rows = profile_rows(found)
+    table = Table(
+        title="Where the time goes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for position, head in enumerate(heads):
+        table.add_column(head, overflow="fold", min_width=0 if position else 14)
+    for row in rows[:_ROWS]:
+        table.add_row(*row)
+    console().print(table)

@@ -1,0 +1,139 @@
+"""The stages that a folder's files make: torch, ONNX as exported, the files of every precision, OpenVINO, engines."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelcut.core.errors import UserError
+from channelcut.engine.onnxruntime import load
+from channelcut.engine.registry import require
+from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+from channelcut.onnx_out.parity import tensor_leaves
+from channelcut.parity.chain import Array, Decode, Outputs, Stage, run_chain
+from channelcut.precision.convert import BUDGETS
+
+Run = Callable[[Array], Outputs]
+
+SIMPLIFIED = "simplified"
+_ENGINES = ("tensorrt_rtx", "tensorrt")  # what is tried where the report does not say who built an engine
+_REASON = 300  # characters of a reason that are kept
+
+
+def compare_files(
+    folder: Path,
+    module: nn.Module,
+    batches: Sequence[Array],
+    *,
+    score: float = 0.25,
+    on_progress: Callable[[int, int], None] | None = None,
+    decode: Decode | None = None,
+) -> dict[str, Any]:
+    """Run a module and each of its files in `folder` on the same inputs, and compare each with the form before it.
+
+    Args:
+        folder: holds `model.onnx`, and what there is of `model.<precision>.onnx` and `model*.engine`.
+        module: what the files were made from, in evaluation mode.
+        batches: inputs (N, C, H, W), all of the same shape.
+        score: boxes of at least this score are matched.
+        on_progress: called as on_progress(done, total) before every stage and at the end.
+        decode: boxes out of outputs in a form of their own, see `chain.Decode`.
+
+    Returns:
+        What `run_chain` returns: a row per stage, and the first stage that breaks its tolerance, as JSON values.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        stages, names = _stages(Path(folder), module, torch.from_numpy(batches[0]), Path(temporary))
+        return run_chain(_reference(module, names), stages, batches, score, on_progress, decode)
+
+
+def _stages(
+    folder: Path, module: nn.Module, example: torch.Tensor, temporary: Path
+) -> tuple[list[Stage], tuple[str, ...]]:
+    """All stages with their runners, and the outputs' names."""
+    plain = temporary / "onnx.onnx"
+    report = onnx_from_module(module, (example,), plain, ExportOptions(simplifiers=()))
+    stages = [Stage("onnx", _fed(load(plain)))]
+    previous = "onnx"
+    files = [(SIMPLIFIED, "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in BUDGETS)]
+    for name, file, precision in files:
+        path = folder / file
+        if not path.is_file():
+            stages.append(Stage(name, None, reason=f"{file} is not there"))
+            continue
+        run, reason = _loaded(load, path)
+        stages.append(Stage(name, run, precision, previous, reason))
+        # Every precision is made of the simplified file, so none of them is the next one's forerunner.
+        previous = SIMPLIFIED if name == SIMPLIFIED else previous
+    run, reason = _loaded(require("openvino").load, folder / "model.onnx")
+    stages.append(Stage("openvino", run, "fp32", previous, reason))
+    return [*stages, *_engines(folder)], report.output_names
+
+
+def _engines(folder: Path) -> list[Stage]:
+    """A stage per engine, compared with the ONNX file of its precision."""
+    built_by = _engine_backends(folder)
+    stages = []
+    for engine in sorted(folder.glob("model*.engine")):
+        part = engine.name.split(".")[1]
+        # An engine of the float32 file may compute in TF32, whose significand is as short as that of fp16.
+        precision, before = (part, part) if part in BUDGETS else ("fp16", SIMPLIFIED)
+        run, reason = _engine(engine, [built_by[engine.name]] if engine.name in built_by else _ENGINES)
+        stages.append(Stage(engine.name, run, precision, before, reason))
+    return stages
+
+
+def _engine(engine: Path, backends: Sequence[str]) -> tuple[Run | None, str]:
+    """A runner by the first backend that can load the engine, or why none can."""
+    reasons = []
+    for backend in backends:
+        run, reason = _loaded(require(backend).load, engine)
+        if run is not None:
+            return run, ""
+        reasons.append(f"{backend}: {reason}")
+    return None, " ".join(reasons)[:_REASON]
+
+
+def _loaded(load_file: Callable[[Path], Any], path: Path) -> tuple[Run | None, str]:
+    """A runner, or why there is none here."""
+    try:
+        return _fed(load_file(path)), ""
+    except UserError as problem:
+        return None, " ".join(str(problem).split())[:_REASON]
+
+
+def _engine_backends(folder: Path) -> dict[str, str]:
+    """Which backend built which engine, as report.json tells it; empty where it does not."""
+    try:
+        engines = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("engines") or []
+        return {Path(e["path"]).name: str(e["backend"]) for e in engines}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _fed(runner: Any) -> Run:
+    """Feed the one input in the type that this form of the model takes."""
+
+    def run(batch: Array) -> Outputs:
+        name, (_, dtype) = next(iter(runner.inputs.items()))
+        outputs: Outputs = runner({name: batch.astype(dtype)})
+        return outputs
+
+    return run
+
+
+def _reference(module: nn.Module, names: tuple[str, ...]) -> Run:
+    """The module itself, its outputs by the names that they have in the files."""
+
+    def run(batch: Array) -> Mapping[str, Array]:
+        with torch.no_grad():
+            leaves = tensor_leaves(module(torch.from_numpy(batch)))
+        return {name: leaf.float().numpy() for name, leaf in zip(names, leaves, strict=True)}
+
+    return run
