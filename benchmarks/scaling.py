@@ -34,7 +34,7 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
 
     from channelcut.bench.environment import environment
     from channelcut.coupling import couple
-    from channelcut.cutting.probe import couple_probed
+    from channelcut.retrace import CutForwards
     from channelcut.sources import open_source
     from channelcut.tracing import trace
 
@@ -52,7 +52,8 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     groups = couple([graph])
     times.append(time.perf_counter())
     after = peak_mib()
-    probed = couple_probed(model, [graph], (example,), {})
+    forwards = CutForwards(model, (example,), {})
+    probed = couple([graph], None, forwards, lambda: forwards.again(graph))
     times.append(time.perf_counter())
     return {
         "network": name,

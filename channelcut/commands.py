@@ -33,9 +33,9 @@ def analyze(flags: Namespace) -> int:
         groups = run(
             model,
             _example(shape),
-            front_end=flags.front_end,
+            tracer=flags.front_end,
             grouped=flags.grouped,
-            free_outputs=_free_outputs(flags),
+            prunable_outputs=_free_outputs(flags),
         )
         progress("analyze", 1, 1)
     data = analysis_data(model, groups)
@@ -64,13 +64,13 @@ def compress(flags: Namespace) -> int:
         prune={
             "importance": flags.importance,
             "align": flags.align,
-            "floor": flags.floor,
+            "min_keep": flags.floor,
             "calibration": flags.data,
             "preprocessing": Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std),
             "prove": flags.prove,
-            "front_end": flags.front_end,
+            "tracer": flags.front_end,
             "grouped": flags.grouped,
-            "free_outputs": _free_outputs(flags),
+            "prunable_outputs": _free_outputs(flags),
         },
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.api import Progress, PruneOptions, Stopwatch, prune
+from channelcut.api import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -22,7 +22,8 @@ from channelcut.bench.profile import profile_pair
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
-from channelcut.core.result import Pruned
+from channelcut.core.progress import Progress, Stopwatch
+from channelcut.core.result import PruneResult
 from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
@@ -54,8 +55,8 @@ class CompressOptions:
     """
 
     input_shape: tuple[int, ...]
-    budget: dict[str, float]
-    prune: PruneOptions = field(default_factory=PruneOptions)  # type: ignore[arg-type]
+    budget: dict[str, Any]
+    prune: dict[str, Any] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ("sm89",)
     backend: str = "tensorrt_rtx"
     precisions: tuple[str, ...] = ()
@@ -88,7 +89,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             model = source.build()
             torch.manual_seed(0)
             example = torch.rand(options.input_shape)
-        result = prune(model, example, **options.budget, **{**options.prune, "progress": progress})  # type: ignore[typeddict-item, arg-type]
+        result = prune(model, example, **options.budget, **{**options.prune, "progress": progress})
         result = _with_options(result, source, options)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
@@ -157,7 +158,7 @@ def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _with_options(result: Pruned, source: Source, options: CompressOptions) -> Pruned:
+def _with_options(result: PruneResult, source: Source, options: CompressOptions) -> PruneResult:
     """Record in the plan what `channelcut` needs to open the result folder again."""
     shape = "x".join(map(str, options.input_shape))
     return replace(

@@ -59,7 +59,7 @@ def test_a_forward_that_raises() -> None:
     [
         (torch.rand(2, 4, 16, 16), r"2x4x16x16 float32.*expected input.*3 channels"),
         (torch.randint(0, 9, (2, 3, 16, 16)), r"2x3x16x16 int64"),
-        ("image.png", r"example_inputs is a str. Expected a tensor, a tuple"),
+        ("image.png", r"The example input x is a str. Expected a tensor, a tuple"),
     ],
 )
 def test_inputs_of_the_wrong_shape_or_type(inputs: object, text: str) -> None:

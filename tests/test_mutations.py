@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from channelcut.coupling.solve import ORDER
 from networks import NETWORKS, build, example
 from random_check import difference
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ import channelcut as cc
 from channelcut import pipeline
 from channelcut.coupling import couple
 from channelcut.coupling.collect import Coupler
-from channelcut.coupling.solve import ORDER
 from channelcut.ops.registry import RULES, Call
 
 Patch = pytest.MonkeyPatch

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from channelcut.coupling.partition import Partition, Partitioner
 from networks import NETWORKS, build, example
 from torch import Tensor, nn
 
+from channelcut.core import ids as I
+from channelcut.core.footprint import Footprint, Footprints
 from channelcut.core.graph import Node
 from channelcut.core.groups import Groups
 from channelcut.coupling import Coupling, couple
 from channelcut.coupling.collect import Coupler, State
-from channelcut.core.footprint import Footprint, Footprints
-from channelcut.coupling.partition import Partition, Partitioner
 from channelcut.coupling.replay import Replay, touching
-from channelcut.core import ids as I
 from channelcut.tracing import trace
 
 
