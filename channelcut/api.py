@@ -67,7 +67,8 @@ def analyze(
     """
     check_network(model)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
-    return steps.analyzed(model, split_inputs(x), options, Stopwatch())
+    inputs = split_inputs(x)
+    return steps.coupled(model, steps.traced(model, inputs, options, Stopwatch()), inputs, options, Stopwatch())
 
 
 def plan(
@@ -265,16 +266,18 @@ def prune(
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     inputs, watch, held = split_inputs(x), Stopwatch(progress), steps.entries(exclude)
-    groups = steps.analyzed(model, inputs, options, watch)
+    graphs = steps.traced(model, inputs, options, watch)
+    groups = steps.coupled(model, graphs, inputs, options, watch)
     step = steps.planned(model, groups, budget, importance, held, watch)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     except ArithmeticNeeded as needed:
-        again = steps.analyzed(model, inputs, options, watch, arithmetic=True)
-        if steps.same_run(groups.graph, again.graph):
+        graphs = steps.traced(model, inputs, options, watch, arithmetic=True)
+        if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
-        step = steps.planned(model, again, budget, importance, held, watch)
+        groups = steps.coupled(model, graphs, inputs, options, watch)
+        step = steps.planned(model, groups, budget, importance, held, watch)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None

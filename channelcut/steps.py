@@ -61,12 +61,18 @@ class AnalyzeOptions:
         return CoupleOptions("groups" if self.grouped == "groups" else "offsets", free)
 
 
-def analyzed(
+def traced(
     model: nn.Module, inputs: Inputs, options: AnalyzeOptions, watch: Stopwatch, *, arithmetic: bool = False
-) -> Groups:
-    """The channels that go together; `arithmetic`: as a forward with its arithmetic shows them."""
+) -> list[Graph]:
+    """The forward of each mode as a graph; `arithmetic`: as one that computes shows it."""
     with watch.stage("trace"):
-        graphs = trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+        return trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+
+
+def coupled(
+    model: nn.Module, graphs: Sequence[Graph], inputs: Inputs, options: AnalyzeOptions, watch: Stopwatch
+) -> Groups:
+    """The channels that go together, and what keeps the others."""
     with watch.stage("couple"):
         coupling = options.coupling(model)
         if not options.probe:
@@ -252,9 +258,10 @@ def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inp
     cuts, kept = cuts_of(model, plan, inputs)
     proof = cuts.proof(smaller, plan, kept)
     if not proof.passed and cuts.groups.graph.hollow:
-        cuts, kept, before = *cuts_of(model, plan, inputs, arithmetic=True), cuts
-        if not same_run(before.groups.graph, cuts.groups.graph):
-            proof = cuts.proof(smaller, plan, kept)
+        graphs = traced(model, inputs, AnalyzeOptions(), Stopwatch(), arithmetic=True)
+        found = None if same_run(cuts.groups.graph, graphs[0]) else _fitting(model, plan, inputs, graphs)
+        if found is not None:
+            proof = found[0].proof(smaller, plan, found[1])
     if proof.passed:
         put_proof(smaller, proof)
     return proof
@@ -307,26 +314,34 @@ def planned_cuts(plan: Plan, inputs: Inputs) -> tuple[Cuts, Kept]:
     return Cuts(context.model, context.groups, inputs), context.kept
 
 
-def cuts_of(model: nn.Module, plan: Plan, inputs: Inputs, *, arithmetic: bool = False) -> tuple[Cuts, Kept]:
+def cuts_of(model: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Cuts, Kept]:
     """What a proof of a plan needs: from its context, or from an analysis where that is of another model or example.
 
     Raises:
         UserError: the plan keeps what no coupling of this model allows.
     """
     context = plan.context
-    known = isinstance(context, PlanContext) and context.model is model and _takes(context.groups.graph, inputs)
-    if known and not arithmetic:
+    if isinstance(context, PlanContext) and context.model is model and _takes(context.groups.graph, inputs):
         return planned_cuts(plan, inputs)
+    found = _fitting(model, plan, inputs, traced(model, inputs, AnalyzeOptions(), Stopwatch()))
+    if found is None:
+        raise UserError(
+            "This plan keeps other channels in some tensors than in those that are coupled to them, or drops channels "
+            "that are pinned, so no cut of it can be proven. Make it with channelcut.plan, and change it with "
+            "Plan.with_kept."
+        )
+    return found
+
+
+def _fitting(model: nn.Module, plan: Plan, inputs: Inputs, graphs: Sequence[Graph]) -> tuple[Cuts, Kept] | None:
+    """The coupling that a plan was made by, and the channels that it keeps; None where no policy allows them."""
     for grouped in ("groups", "offsets"):
         options = AnalyzeOptions(grouped=grouped, prunable_outputs=plan.options.get("prunable_outputs"))
-        groups = analyzed(model, inputs, options, Stopwatch(), arithmetic=arithmetic)
+        groups = coupled(model, graphs, inputs, options, Stopwatch())
         kept = kept_channels(groups, plan.kept)
         if kept is not None:
             return Cuts(model, groups, inputs), kept
-    raise UserError(
-        "This plan keeps other channels in some tensors than in those that are coupled to them, or drops channels that "
-        "are pinned, so no cut of it can be proven. Make it with channelcut.plan, and change it with Plan.with_kept."
-    )
+    return None
 
 
 def _takes(graph: Graph, inputs: Inputs) -> bool:
