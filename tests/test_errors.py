@@ -354,3 +354,18 @@ class Unseen(nn.Module):
 def test_outputs_that_do_not_depend_on_what_would_go() -> None:
     with pytest.raises(cc.UserError, match=r"do not depend on any channel .*\(long.weight\).* factor that is zero"):
         cc.prune(Unseen(), torch.rand(2, 3, 16, 16), keep=0.5)
+
+
+@pytest.mark.parametrize("file", ["plan.json", "model.safetensors"])
+def test_what_loads_is_what_was_saved(file: str, tmp_path: Path) -> None:
+    """A changed digit or a flipped bit is refused; it does not load other weights."""
+    cc.save(cc.prune(build("Chain"), example(), keep=0.5), tmp_path)
+    content = bytearray((tmp_path / file).read_bytes())
+    for place in range(len(content) - 9, 0, -len(content) // 20):
+        damaged = content.copy()
+        damaged[place] ^= 1
+        (tmp_path / file).write_bytes(damaged)
+        if file == "plan.json" and not chr(content[place]).strip():
+            continue  # between two entries, where it says nothing
+        with pytest.raises(cc.UserError):
+            cc.load(lambda: build("Chain"), tmp_path)
