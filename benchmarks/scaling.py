@@ -32,9 +32,9 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     """Seconds of each part and the peak memory, in this process."""
     import torch
 
-    from channelcut.api import probed
     from channelcut.bench.environment import environment
-    from channelcut.coupling import CoupleOptions, couple
+    from channelcut.coupling import couple
+    from channelcut.retrace import CutForwards
     from channelcut.sources import open_source
     from channelcut.tracing import trace
 
@@ -52,7 +52,8 @@ def measure(name: str, front_end: str) -> dict[str, Any]:
     groups = couple([graph])
     times.append(time.perf_counter())
     after = peak_mib()
-    smaller = probed(model, [graph], (example,), {}, CoupleOptions())
+    forwards = CutForwards(model, (example,), {})
+    smaller = couple([graph], None, forwards, lambda: forwards.again(graph))
     times.append(time.perf_counter())
     return {
         "network": name,

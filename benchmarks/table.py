@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from benchmarks.zoo.data import require_assets
 from benchmarks.zoo.registry import ENTRIES, Entry
 from channelcut import prune
-from channelcut.api import silent
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.compress import build_engine
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
-from channelcut.core.result import Pruned
+from channelcut.core.progress import silent
+from channelcut.core.result import PruneResult
 from channelcut.onnx_out.module import onnx_from_module
 from channelcut.recovery import recalibrate
 from channelcut.sources import open_source
@@ -99,7 +99,7 @@ def row(network: Network, budget: str) -> dict[str, Any]:
     return {**found, "environment": environment(1), "command": "python -m benchmarks.table"}
 
 
-def deployment(model: nn.Module, result: Pruned, example: Tensor, folder: Path) -> dict[str, Any]:
+def deployment(model: nn.Module, result: PruneResult, example: Tensor, folder: Path) -> dict[str, Any]:
     """ONNX parity, the latency ratio and the engine."""
     exports = {
         name: onnx_from_module(module, (example,), folder / f"{name}.onnx")
@@ -118,7 +118,7 @@ def deployment(model: nn.Module, result: Pruned, example: Tensor, folder: Path) 
     }
 
 
-def accuracy(entry: Entry, model: nn.Module, result: Pruned) -> dict[str, Any]:
+def accuracy(entry: Entry, model: nn.Module, result: PruneResult) -> dict[str, Any]:
     """The measures of the original, as cut, and after batch-norm recalibration."""
     images = entry.calibration(CALIBRATION_IMAGES["cifar" if "top1" in entry.published else "coco"])
     tuned, recalibration = recalibrate(result.model, list(torch.split(images, 64)))

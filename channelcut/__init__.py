@@ -1,9 +1,13 @@
 """channelcut: any CNN or detector in, a proven smaller dense network out.
 
-groups = channelcut.analyze(model, example_inputs)
-result = channelcut.prune(model, example_inputs, macs=0.5, align=8)
+groups = channelcut.analyze(model, x)
+plan = channelcut.plan(model, groups, macs=0.5, align=8, exclude=["head.*"])
+small = channelcut.apply(model, plan)
+proof = channelcut.prove(model, small, plan, x)
+
+result = channelcut.prune(model, x, macs=0.5, align=8, exclude=["head.*"])  # the four lines above
 channelcut.save(result, "out/")
-model = channelcut.load(build, "out/")
+small = channelcut.load(build, "out/")
 """
 
 from __future__ import annotations
@@ -12,19 +16,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from channelcut.api import analyze, load, prune, save
+    from channelcut.api import analyze, apply, plan, prove, prune
     from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, RuleError, TraceError, UserError
     from channelcut.core.groups import Group, Groups, Pin, Slot
     from channelcut.core.plan import Plan
     from channelcut.core.proof import Proof
-    from channelcut.core.result import Pruned
+    from channelcut.core.result import PruneResult
     from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
-    from channelcut.onnx_out.metadata import metadata
+    from channelcut.onnx_out.metadata import onnx_metadata
     from channelcut.ops.call import Call
     from channelcut.ops.pointwise import elementwise, pointwise
     from channelcut.ops.registry import rule
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.recovery.images import Preprocessing
+    from channelcut.results import export, load, save
 
 __version__ = "0.1.0"
 
@@ -34,21 +39,22 @@ _HOME = {
     "channelcut.core.groups": ("Group", "Groups", "Pin", "Slot"),
     "channelcut.core.plan": ("Plan",),
     "channelcut.core.proof": ("Proof",),
-    "channelcut.core.result": ("Pruned",),
+    "channelcut.core.result": ("PruneResult",),
     "channelcut.ops.call": ("Call",),
     "channelcut.ops.pointwise": ("elementwise", "pointwise"),
     "channelcut.ops.registry": ("rule",),
-    "channelcut.onnx_out.metadata": ("metadata",),
-    "channelcut.api": ("analyze", "load", "prune", "save"),
+    "channelcut.onnx_out.metadata": ("onnx_metadata",),
+    "channelcut.api": ("analyze", "apply", "plan", "prove", "prune"),
+    "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
     "channelcut.recovery.images": ("Preprocessing",),
 }
 
 __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
-    "Proof", "ProofError", "Pruned", "RuleError", "Slot", "TraceError", "UserError", "analyze", "convert_precision",
-    "elementwise", "example_inputs_from_onnx", "from_onnx", "load", "metadata", "pointwise", "prune", "rule",
-    "save",
+    "Proof", "ProofError", "PruneResult", "RuleError", "Slot", "TraceError", "UserError", "analyze", "apply",
+    "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load", "onnx_metadata",
+    "plan", "pointwise", "prove", "prune", "rule", "save",
 ]  # fmt: skip
 
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from channelcut.core.copies import copy_with
 from channelcut.core.footprint import Kept
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
+from channelcut.core.tensors import kept_positions, named_tensors, select
 from channelcut.coupling.probe import Failure
-from channelcut.cutting.apply import copy_with, refresh, select
-from channelcut.cutting.planning import attributes, kept_positions, named_tensors
-from channelcut.cutting.structure import retraced_structure
+from channelcut.ops.refresh import attributes, refresh
+from channelcut.ops.structure import retraced_structure
 from channelcut.tracing import trace
 from channelcut.tracing.dispatch import record
 from channelcut.tracing.hollow import LARGE, Hollow, roots

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import channelcut as cc
-from channelcut.cutting.planning import named_tensors
+from channelcut.core.tensors import named_tensors
 
 TOLERANCE = 1e-9
 SECONDS = 30

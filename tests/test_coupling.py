@@ -76,7 +76,7 @@ def test_groups(name: str, expected: dict[str, tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - SEES_NUMBERS))
 def test_both_front_ends_find_the_same_channels(name: str) -> None:
-    found = [cc.analyze(build(name), example(), front_end=f).groups for f in ("export", "dispatch")]
+    found = [cc.analyze(build(name), example(), tracer=f).groups for f in ("export", "dispatch")]
     shape = [[(len(g.lanes), g.width) for g in groups] for groups in found]
     assert shape[0] == shape[1]
 
@@ -102,12 +102,12 @@ class Masked(nn.Module):
 
 @pytest.mark.parametrize("front_end", ["dispatch", "export"])
 def test_the_mask_of_an_attention_keeps_its_heads(front_end: str) -> None:
-    groups = cc.analyze(Masked(), example(), front_end=front_end)
+    groups = cc.analyze(Masked(), example(), tracer=front_end)
     assert [g.name for g in groups.groups] == ["inner.weight"]
     assert [p.op for p in groups.pins if p.reason == "the mask of an attention"] == [
         "aten.scaled_dot_product_attention"
     ]
-    assert cc.prune(Masked(), example(), keep=0.5, front_end=front_end).proof.passed
+    assert cc.prune(Masked(), example(), keep=0.5, tracer=front_end).proof.passed
 
 
 def test_attention_is_one_step_whatever_kernel_torch_takes() -> None:
@@ -241,7 +241,7 @@ def test_a_number_that_follows_a_width_is_found() -> None:
     assert [g.name for g in groups.groups] == ["a.0.weight"]
     held = {p.source for p in groups.pins if p.reason == "the forward computes with a number that follows this width"}
     assert len(held) == 2
-    by_probe = cc.analyze(build("WidthScale"), example(), front_end="export")
+    by_probe = cc.analyze(build("WidthScale"), example(), tracer="export")
     assert [g.name for g in by_probe.groups] == ["a.0.weight"]
     assert len({p.source for p in by_probe.pins if p.reason == "the forward hard-codes this width"}) == 2
 
@@ -316,10 +316,10 @@ class Started(nn.Module):
 @pytest.mark.parametrize("front_end", ["export", "dispatch"])
 def test_a_state_of_zeros_is_one_that_nothing_was_written_into(front_end: str) -> None:
     model = Started(written=False).eval()
-    groups = cc.analyze(model, example(), front_end=front_end).groups
+    groups = cc.analyze(model, example(), tracer=front_end).groups
     assert {g.name: g.width for g in groups} == {"a.weight": 6, "gru.weight_ih_l0": 8}
-    assert cc.prune(model, example(), keep=0.5, front_end=front_end).proof.passed
-    groups = cc.analyze(Started(written=True).eval(), example(), front_end=front_end, probe=False).groups
+    assert cc.prune(model, example(), keep=0.5, tracer=front_end).proof.passed
+    groups = cc.analyze(Started(written=True).eval(), example(), tracer=front_end, probe=False).groups
     assert "gru.weight_ih_l0" not in {group.name for group in groups}
 
 
@@ -341,9 +341,9 @@ class Divided(nn.Module):
 @pytest.mark.parametrize("how", ["chunk", "tensor_split"])
 def test_unequal_pieces_of_a_division_stay(how: str, front_end: str) -> None:
     """16 channels in three pieces are 6, 5 and 5; of 13 they would be 5, 4 and 4, whichever went."""
-    equal = cc.analyze(Divided(15, how).eval(), example(), front_end=front_end, probe=False).groups
+    equal = cc.analyze(Divided(15, how).eval(), example(), tracer=front_end, probe=False).groups
     assert [(len(group.lanes), group.width) for group in equal] == [(3, 5), (1, 4)]
-    unequal = cc.analyze(Divided(16, how).eval(), example(), front_end=front_end, probe=False).groups
+    unequal = cc.analyze(Divided(16, how).eval(), example(), tracer=front_end, probe=False).groups
     assert [(len(group.lanes), group.width) for group in unequal] == [(1, 4)]
 
 
@@ -362,7 +362,7 @@ class Quarters(nn.Module):
 @pytest.mark.parametrize("front_end", ["export", "dispatch"])
 def test_pieces_of_one_size_keep_equal_shares(front_end: str) -> None:
     """A probe that takes one of two from each of them cannot tell."""
-    (group,) = cc.analyze(Quarters().eval(), example(), front_end=front_end).groups
+    (group,) = cc.analyze(Quarters().eval(), example(), tracer=front_end).groups
     assert (len(group.lanes), group.width) == (4, 2)
 
 
@@ -383,9 +383,9 @@ class ShuffledGroups(nn.Module):
 def test_lanes_that_a_shuffle_brings_together_keep_the_same_positions(front_end: str) -> None:
     torch.manual_seed(0)
     model = ShuffledGroups().eval()
-    _, group = cc.analyze(model, example(), front_end=front_end).groups
+    _, group = cc.analyze(model, example(), tracer=front_end).groups
     assert (len(group.lanes), group.width) == (1, 4)
-    assert cc.prune(model, example(), keep=0.5, importance="random", front_end=front_end).proof.passed
+    assert cc.prune(model, example(), keep=0.5, importance="random", tracer=front_end).proof.passed
 
 
 def test_all_mismatches_of_other_lanes_are_mended_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,12 @@ from torch import nn
 
 import channelcut as cc
 from channelcut.allocation import Budget, allocate
-from channelcut.api import network_costs
+from channelcut.core.tensors import named_tensors, select
+from channelcut.cost import network_costs
 from channelcut.cutting import cut, make_plan
-from channelcut.cutting.apply import select
-from channelcut.cutting.planning import named_tensors
-from channelcut.proof import verify
 from channelcut.proof.prover import Lockstep
 from channelcut.scoring import score
+from channelcut.steps import Cuts
 from channelcut.tracing import trace
 
 
@@ -28,7 +27,7 @@ from channelcut.tracing import trace
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_cut_is_proven(name: str, front_end: str) -> None:
     model = build(name)
-    result = cc.prune(model, example(), keep=0.5, front_end=front_end)
+    result = cc.prune(model, example(), keep=0.5, tracer=front_end)
     assert result.proof.passed
     assert result.proof.max_relative_error < 1e-9
     assert result.proof.signal > 1e-3
@@ -80,7 +79,7 @@ MANY = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 def planned(name: str, front_end: str = "dispatch") -> tuple[nn.Module, cc.Groups, np.ndarray, cc.Plan]:
     model = build(name)
-    groups = cc.analyze(model, MANY, front_end=front_end)
+    groups = cc.analyze(model, MANY, tracer=front_end)
     costs = network_costs(model, groups)
     kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs)
     return model, groups, kept, make_plan(model, groups, kept, costs)
@@ -98,7 +97,7 @@ def test_a_planted_error_is_caught_in_every_slot(name: str) -> None:
         shifted = dataclasses.replace(planted, channels=np.roll(planted.channels, 1))
         misread = dataclasses.replace(groups, slots=tuple(shifted if s is planted else s for s in groups.slots))
         bad = make_plan(model, misread, kept, network_costs(model, misread))
-        proof = verify(model, cut(model, bad), bad, misread, kept, (MANY,))
+        proof = Cuts(model, misread, ((MANY,), {})).proof(cut(model, bad), bad, kept)
         assert not proof.passed, (planted.tensor, planted.axis)
         assert any("differs by" in failure for failure in proof.failures), proof.failures
 
@@ -107,7 +106,7 @@ def test_a_plan_that_keeps_other_positions_is_caught() -> None:
     model, groups, kept, plan = planned("C2f")
     wrong = (*(p + 1 for p in plan.kept["cv2.0.weight"][1][:-1]), 35)
     bad = dataclasses.replace(plan, kept={**plan.kept, "cv2.0.weight": {**plan.kept["cv2.0.weight"], 1: wrong}})
-    proof = verify(model, cut(model, bad), bad, groups, kept, (MANY,))
+    proof = Cuts(model, groups, ((MANY,), {})).proof(cut(model, bad), bad, kept)
     assert proof.failures == ("the plan's positions of cv2.0.weight are not those of the kept channels",)
 
 
@@ -116,7 +115,7 @@ def test_tampered_weights_are_caught() -> None:
     smaller = cut(model, plan)
     with torch.no_grad():
         smaller.get_submodule("m.0.0").weight[0, 0, 0, 0] += 1e-4
-    proof = verify(model, smaller, plan, groups, kept, (MANY,))
+    proof = Cuts(model, groups, ((MANY,), {})).proof(smaller, plan, kept)
     assert not proof.passed
     assert "m.0.0.weight is not the selection" in proof.failures[0]
 
@@ -142,14 +141,14 @@ def test_a_deep_network_with_default_weights_still_shows_a_swap() -> None:
 
 
 def test_a_failed_proof_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from channelcut import api
+    from channelcut import steps
 
     def broken(model: nn.Module, plan: cc.Plan) -> nn.Module:
         smaller = cut(model, plan)
         next(iter(smaller.parameters())).data.mul_(1.001)
         return smaller
 
-    monkeypatch.setattr(api, "cut", broken)
+    monkeypatch.setattr(steps, "cut", broken)
     with pytest.raises(
         cc.ProofError, match=r"could not be proven, so it is not returned: stem.0.weight is not the selection"
     ):

@@ -59,7 +59,7 @@ def test_a_forward_that_raises() -> None:
     [
         (torch.rand(2, 4, 16, 16), r"2x4x16x16 float32.*expected input.*3 channels"),
         (torch.randint(0, 9, (2, 3, 16, 16)), r"2x3x16x16 int64"),
-        ("image.png", r"example_inputs is a str. Expected a tensor, a tuple"),
+        ("image.png", r"The example input x is a str. Expected a tensor, a tuple"),
     ],
 )
 def test_inputs_of_the_wrong_shape_or_type(inputs: object, text: str) -> None:
@@ -354,3 +354,18 @@ class Unseen(nn.Module):
 def test_outputs_that_do_not_depend_on_what_would_go() -> None:
     with pytest.raises(cc.UserError, match=r"do not depend on any channel .*\(long.weight\).* factor that is zero"):
         cc.prune(Unseen(), torch.rand(2, 3, 16, 16), keep=0.5)
+
+
+@pytest.mark.parametrize("file", ["plan.json", "model.safetensors"])
+def test_what_loads_is_what_was_saved(file: str, tmp_path: Path) -> None:
+    """A changed digit or a flipped bit is refused; it does not load other weights."""
+    cc.save(cc.prune(build("Chain"), example(), keep=0.5), tmp_path)
+    content = bytearray((tmp_path / file).read_bytes())
+    for place in range(len(content) - 9, 0, -len(content) // 20):
+        damaged = content.copy()
+        damaged[place] ^= 1
+        (tmp_path / file).write_bytes(damaged)
+        if file == "plan.json" and not chr(content[place]).strip():
+            continue  # between two entries, where it says nothing
+        with pytest.raises(cc.UserError):
+            cc.load(lambda: build("Chain"), tmp_path)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut import api
+from channelcut import steps
+from channelcut.core.graph import Graph
+from channelcut.core.proof import Proof
 from channelcut.coupling import couple
 from channelcut.tracing import trace
 from channelcut.tracing.dispatch import record
@@ -145,8 +147,8 @@ def test_a_number_of_small_weights_needs_no_arithmetic() -> None:
 
 
 def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trace that a value could mislead costs a second one, never a wrong refusal."""
-    real, seen = api.verify, []
+    """A trace that a value has misled costs a second one, never a wrong refusal."""
+    real, seen = steps.verify, []
 
     def misled(*args: Any, **kwargs: Any) -> Any:
         hollow = args[3].graph.hollow
@@ -154,14 +156,44 @@ def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: py
         proof = real(*args, **kwargs)
         return replace(proof, passed=False, failures=("misled",)) if hollow else proof
 
-    monkeypatch.setattr(api, "verify", misled)
+    monkeypatch.setattr(steps, "verify", misled)
+    monkeypatch.setattr(steps, "same_run", lambda one, other: False)
     assert cc.prune(build("Chain"), example(), keep=0.5).proof.passed
     assert seen == [True, False]
 
 
+def test_where_values_change_nothing_a_failure_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, plans = steps.planned, []
+    broken = Proof(False, 1.0, 1e-9, 1.0, (), "passed", "own", failures=("on purpose",))
+    monkeypatch.setattr(steps, "verify", lambda *args, **kwargs: broken)
+    monkeypatch.setattr(steps, "planned", lambda *args: plans.append(1) or real(*args))
+    with pytest.raises(cc.ProofError, match="on purpose"):
+        cc.prune(build("Chain"), example(), keep=0.5)
+    assert len(plans) == 1
+
+
+def test_runs_are_told_apart_by_ops_shapes_numbers_and_constants() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float, offset: float, wide: int = 4) -> None:
+            super().__init__()
+            self.a, self.factor, self.offset = nn.Conv2d(3, wide, 1), factor, offset
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) * self.factor + torch.tensor([self.offset])
+
+    def traced(*how: float) -> Graph:
+        torch.manual_seed(0)
+        return trace(Scaled(*how).eval(), (example(),))
+
+    first = traced(2.0, 1.0)
+    assert steps.same_run(first, traced(2.0, 1.0))
+    for other in ((3.0, 1.0), (2.0, 5.0), (2.0, 1.0, 6)):
+        assert not steps.same_run(first, traced(*other)), other
+
+
 def test_a_proof_that_fails_with_values_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = api.verify
-    monkeypatch.setattr(api, "verify", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",)))
+    real = steps.verify
+    monkeypatch.setattr(steps, "verify", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",)))
     with pytest.raises(cc.ProofError, match="on purpose"):
         cc.prune(build("Chain"), example(), keep=0.5)
 
@@ -197,8 +229,8 @@ def test_a_compiled_model_is_traced_as_it_is_written(part: str) -> None:
         )
     model(example())
     before = dict(counters["frames"])
-    groups = cc.analyze(model, example())
-    assert [node.name for node in groups.graph.nodes if node.kind == "call"] == [n.name for n in plain.calls]
+    graph = trace(model, (example(),)) if part == "whole" else cc.analyze(model, example()).graph
+    assert [node.name for node in graph.calls] == [node.name for node in plain.calls]
     assert dict(counters["frames"]) == before, "nothing of the recorder is compiled"
 
 

@@ -19,12 +19,10 @@ from random_check import difference
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut import api
 from channelcut.core import reasons
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Role
 from channelcut.core.reasons import Reason
-from channelcut.coupling import couple
 from channelcut.coupling.collect import Collector
 from channelcut.coupling.facts import Run
 from channelcut.ops.call import Call
@@ -347,16 +345,11 @@ CONTRADICTIONS = (
 )
 
 
-def without_probe(patch: Patch) -> None:
-    patch.setattr(api, "probed", lambda model, graphs, *rest, **more: couple(graphs))
-
-
 @pytest.mark.parametrize("front_end", ["export", "dispatch"])
 @pytest.mark.parametrize("name", sorted({name for _, name in MUTATIONS}))
 def test_unbroken_rules_are_proven(name: str, front_end: str, monkeypatch: Patch) -> None:
     """So that the refusals below are of the mutation."""
-    without_probe(monkeypatch)
-    result = cc.prune(network(name), example(), keep=0.5, front_end=front_end)
+    result = cc.prune(network(name), example(), keep=0.5, tracer=front_end, probe=False)
     assert result.proof.passed
     assert result.plan.after.params < result.plan.before.params
 
@@ -364,11 +357,10 @@ def test_unbroken_rules_are_proven(name: str, front_end: str, monkeypatch: Patch
 @pytest.mark.parametrize("front_end", ["export", "dispatch"])
 @pytest.mark.parametrize(("mutation", "name"), MUTATIONS, ids=lambda v: v if isinstance(v, str) else v.__name__)
 def test_a_broken_rule_is_caught(mutation: Mutation, name: str, front_end: str, monkeypatch: Patch) -> None:
-    without_probe(monkeypatch)
     mutation(monkeypatch)
     model = network(name)
     try:
-        result = cc.prune(model, example(), keep=0.5, front_end=front_end)
+        result = cc.prune(model, example(), keep=0.5, tracer=front_end, probe=False)
     except cc.ProofError:
         return
     except cc.RuleError as error:

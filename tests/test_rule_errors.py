@@ -151,7 +151,7 @@ def test_a_wrong_rule_is_an_error_that_names_it(function: Callable[..., Any], tr
     """Its name, its file and line, the op, the place in the model, its line, and what the rule was given."""
     cc.rule(GATE)(function)
     with pytest.raises(RuleError, match=WRONG[function]) as caught:
-        cc.analyze(network(), inputs(), front_end=tracer)
+        cc.analyze(network(), inputs(), tracer=tracer)
     text = str(caught.value)
     first = inspect.getsourcelines(function)[1]
     line = inspect.getsourcelines(Gate)[1] + 2

@@ -75,12 +75,12 @@ def follow(call: cc.Call) -> Any:
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_an_op_of_ones_own_is_pinned_then_free_and_proven(front_end: str) -> None:
     model = network(Shift(12))
-    before = cc.analyze(model, example(), front_end=front_end)
+    before = cc.analyze(model, example(), tracer=front_end)
     assert not before.groups
     (pin,) = [pin for pin in before.pins if pin.op == "channelcut_tests.shift"]
     assert pin.remedy == "register a rule for channelcut_tests.shift (see docs/rules.md)"
     cc.rule("channelcut_tests.shift")(follow)
-    result = cc.prune(model, example(), keep=0.5, front_end=front_end)
+    result = cc.prune(model, example(), keep=0.5, tracer=front_end)
     assert result.proof.passed
     assert result.model[1].offset.shape == (6,)
     assert not [pin for pin in result.groups.pins if pin.op == "channelcut_tests.shift"]
@@ -111,7 +111,7 @@ def test_line_is_none_where_channels_vary_along_another_axis() -> None:
 
     OPS["aten.linear"] = replace(OPS["aten.linear"], rule=spy)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2), nn.Linear(256, 5), nn.Linear(5, 2)).eval()
-    cc.analyze(model, example(), front_end="export", probe=False)
+    cc.analyze(model, example(), tracer="export", probe=False)
     (last, first), *_ = found
     assert last is None
     assert first is not None and first.shape == (4,) and len(first.unique()) == 4
@@ -204,10 +204,10 @@ class Common(nn.Module):
 def test_common_kinds_of_ops_need_one_line(front_end: str) -> None:
     torch.manual_seed(0)
     model = Common().eval()
-    assert not cc.analyze(model, example(), front_end=front_end).groups
+    assert not cc.analyze(model, example(), tracer=front_end).groups
     cc.pointwise("channelcut_tests.act")
     cc.elementwise("channelcut_tests.gated")
-    result = cc.prune(model, example(), keep=0.5, front_end=front_end)
+    result = cc.prune(model, example(), keep=0.5, tracer=front_end)
     (group,) = result.groups.groups
     assert result.proof.passed and len(group.slots) == 5  # two layers that go together, and the one that reads them
     assert "channelcut_tests" not in page()

@@ -35,7 +35,7 @@ def test_the_hard_coded_widths_of_c2psa_and_c2f_follow() -> None:
 def test_feature_maps_are_free_but_predictions_are_not() -> None:
     """The head returns its inputs beside the predictions; nobody counts their channels."""
     model = open_source("ultralytics:yolov8n.yaml").build()
-    held = cc.analyze(model, torch.rand(1, 3, 256, 256), free_outputs=())
+    held = cc.analyze(model, torch.rand(1, 3, 256, 256), prunable_outputs=())
     free = cc.analyze(model, torch.rand(1, 3, 256, 256))
     assert "network output" in {p.reason for p in free.pins}
     assert sum(g.channels.size for g in free.groups) > sum(g.channels.size for g in held.groups)

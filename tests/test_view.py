@@ -58,7 +58,7 @@ def test_both_front_ends_draw_the_same_layers(name: str) -> None:
     found = []
     for front_end in ("dispatch", "export"):
         try:
-            found.append(graph_data(cc.analyze(build(name), example(), front_end=front_end, probe=False)))
+            found.append(graph_data(cc.analyze(build(name), example(), tracer=front_end, probe=False)))
         except cc.TraceError:
             pytest.skip("one front end refuses")
     assert named_edges(found[0]) == named_edges(found[1])

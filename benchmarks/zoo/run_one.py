@@ -41,7 +41,7 @@ def first_use(record: Record) -> None:
 
 def analyze(zoo: str, name: str, record: Record, folder: Path) -> None:  # noqa: ARG001  every task has one signature
     """Trace and couple, without the probe: the quick look at what has no rule and what fails."""
-    from channelcut.api import split_inputs
+    from channelcut.core.inputs import split_inputs
     from channelcut.coupling import couple
     from channelcut.tracing import trace
 
@@ -59,7 +59,7 @@ def analyze(zoo: str, name: str, record: Record, folder: Path) -> None:  # noqa:
 def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
     """Prune half of every group; where it is proven, leave the result in `folder` for further steps."""
     example: Example | None = None
-    result: cc.Pruned | None = None
+    result: cc.PruneResult | None = None
     with record.outcome():
         example = prepare(zoo, name, record)
         first_use(record)
@@ -91,7 +91,7 @@ def beside_export(example: Example, record: Record) -> None:
 
     Its imports and first use are paid on one layer before. It runs last, so that its memory is in nobody's peak.
     """
-    from channelcut.api import split_inputs
+    from channelcut.core.inputs import split_inputs
 
     args, kwargs = split_inputs(example.inputs)
     example.model.eval()

@@ -2,51 +2,95 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from channelcut.allocation.layers import check_keep
 from channelcut.allocation.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.core.errors import BudgetError, UserError
-from channelcut.core.groups import Group, Groups
+from channelcut.core.groups import Group, Groups, Role
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
 
 Widths = NDArray[np.int64]
 Scores = NDArray[np.float64]
+_READERS = (Role.IN, Role.DEPTHWISE, Role.GROUP)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may remain: exactly one of a uniform keep ratio and shares of MACs or parameters, each in (0, 1].
+    """What may remain: a uniform keep ratio, or a limit on MACs or parameters; exactly one of the three.
 
-    `align` is the multiple that kept widths are rounded to, `floor` the least share of any group that a budget leaves.
+    Limits are shares of the original in (0, 1], or absolute numbers above 1. `keep` is one share, or shares by pattern
+    on the names of layers: what is kept, or, beside a limit, the least that is kept. `align` is the multiple that kept
+    widths are rounded to, `min_keep` the least share of any group that a limit leaves, `min_channels` the least number
+    of channels of any lane of any group.
     """
 
-    keep: float | None = None
+    keep: float | Mapping[str, float] | None = None
     macs: float | None = None
     params: float | None = None
     align: int = 1
-    floor: float = 0.1
+    min_keep: float = 0.1
+    min_channels: int = 1
 
     def __post_init__(self) -> None:
-        given = {n: v for n, v in (("keep", self.keep), ("macs", self.macs), ("params", self.params)) if v is not None}
-        if len(given) != 1:
-            raise UserError(f"Give exactly one of keep, macs and params; got {', '.join(given) or 'none'}.")
-        name, value = next(iter(given.items()))
-        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+        limits = {name: value for name, value in (("macs", self.macs), ("params", self.params)) if value is not None}
+        shares = isinstance(self.keep, Mapping)
+        if len(limits) + (self.keep is not None and not (shares and limits)) != 1:
+            given = ", ".join([*(["keep"] if self.keep is not None else []), *limits]) or "none"
             raise UserError(
-                f"{name}={value} is not a share of the original: expected a number above 0 and at most 1, such as 0.5."
+                f"Give exactly one of keep, macs and params; got {given}. Beside macs or params, keep may be shares by "
+                "pattern, such as {'backbone.*': 0.8}: the least that is kept there."
             )
-        if self.align < 1 or not 0 <= self.floor <= 1:
+        for name, value in limits.items():
+            if not _is_number(value) or not value > 0:
+                raise UserError(
+                    f"{name}={value!r} is no budget: expected a share of the original, above 0 and at most 1, such as "
+                    "0.5, or an absolute number above 1, such as 1.5e9."
+                )
+        if isinstance(self.keep, Mapping):
+            check_keep(self.keep)
+        elif self.keep is not None and not (_is_number(self.keep) and 0 < self.keep <= 1):
             raise UserError(
-                f"align={self.align} and floor={self.floor}: expected align >= 1 and floor between 0 and 1."
+                f"keep={self.keep!r} is not a share of the original: expected a number above 0 and at most 1, such as "
+                "0.5, or shares by pattern, such as {'backbone.*': 0.8, '*': 0.5}."
             )
+        if not (_is_int(self.align) and self.align >= 1 and _is_int(self.min_channels) and self.min_channels >= 1):
+            raise UserError(
+                f"align={self.align!r} and min_channels={self.min_channels!r}: expected align >= 1 and min_channels "
+                ">= 1, both whole numbers of channels."
+            )
+        if not _is_number(self.min_keep) or not 0 <= self.min_keep <= 1:
+            raise UserError(f"min_keep={self.min_keep!r}: expected a share between 0 and 1.")
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """The cost that is limited, and its limit as given; None where channels are counted instead."""
+        if self.macs is not None:
+            return "macs", float(self.macs)
+        return None if self.params is None else ("params", float(self.params))
 
 
-def allocate(groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str, BilinearCost]) -> NDArray[np.bool_]:
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def allocate(
+    groups: Groups,
+    scores: Scores,
+    budget: Budget,
+    costs: Mapping[str, BilinearCost],
+    shares: Scores | None = None,
+) -> NDArray[np.bool_]:
     """Which channels are kept, shape (channel_count,).
 
     Args:
@@ -54,10 +98,12 @@ def allocate(groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str,
         scores: importance of every channel, shape (channel_count,).
         budget: what may remain.
         costs: `macs` and `params` as functions of the widths.
+        shares: what `budget.keep` asks of each group, shape (groups,), NaN where it says nothing; needed where it is
+            shares by pattern.
 
     Raises:
         UserError: nothing can be removed at all.
-        BudgetError: the budget is below what the floors allow; names the nearest that can be met.
+        BudgetError: the budget is below what the least widths allow; names the nearest that can be met.
     """
     if not groups.groups:
         reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "the model has no convolution or linear layer"
@@ -66,32 +112,53 @@ def allocate(groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str,
             f"whose "
             "output is not the network's. See `channelcut analyze` for every pin and its remedy."
         )
+    if shares is None:
+        shares = np.full(len(groups.groups), budget.keep if isinstance(budget.keep, float | int) else np.nan)
     order = [_descending(group, scores) for group in groups.groups]
     means = [
         _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
     ]
-    ranked = [mean * _consumers(groups, group) for mean, group in zip(means, groups.groups, strict=True)]
     aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
-    floor = 0.0 if budget.keep is not None else budget.floor
-    steps = [admissible_widths(g.width, align, floor) for g, align in zip(groups.groups, aligns, strict=True)]
-    if budget.keep is not None:
-        wanted = [max(1, round(group.width * budget.keep)) for group in groups.groups]
+    least = [_least(group, budget, share) for group, share in zip(groups.groups, shares, strict=True)]
+    steps = [admissible_widths(g.width, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
+    if budget.limit is None:
+        asked = np.where(np.isnan(shares), 1.0, shares)
+        wanted = [max(1, round(group.width * share)) for group, share in zip(groups.groups, asked, strict=True)]
         widths = np.array([nearest_width(m, w, s) for m, w, s in zip(means, wanted, steps, strict=True)])
     else:
-        name, share = ("macs", budget.macs) if budget.macs is not None else ("params", budget.params)
-        widths = _global(groups, ranked, steps, costs[name], name, float(share or 1))
+        name, limit = budget.limit
+        ranked = [mean * _consumers(groups, group) for mean, group in zip(means, groups.groups, strict=True)]
+        widths = _global(groups, ranked, steps, costs[name], (name, limit))
     kept = np.ones(groups.channel_count, dtype=bool)
     for group, lanes, width in zip(groups.groups, order, widths, strict=True):
         for lane in lanes:
             kept[lane[width * (len(lane) // group.width) :]] = False
-    if kept.all() and min(share for share in (budget.keep, budget.macs, budget.params) if share is not None) < 1:
+    if kept.all() and _asks(budget, shares, costs, groups):
         widest = max(group.width for group in groups.groups)
         raise BudgetError(
-            f"Nothing would be removed: no group may take a smaller width at align={budget.align} and "
-            f"floor={budget.floor:g} "
-            f"(the widest lane has {widest} channels). Lower the alignment, or ask for less to be kept."
+            f"Nothing would be removed: no group may take a smaller width at align={budget.align}, "
+            f"min_keep={budget.min_keep:g} and min_channels={budget.min_channels} (the widest lane has {widest} "
+            "channels). Lower the alignment or the least widths, or ask for less to be kept."
         )
     return kept
+
+
+def _least(group: Group, budget: Budget, share: float) -> int:
+    """The least width of a group: every lane keeps `min_channels`; beside a limit, also the shares that are asked."""
+    shortest = min(len(lane) for lane in group.lanes)
+    least = math.ceil(budget.min_channels * group.width / shortest)
+    if budget.limit is not None:
+        part = max(budget.min_keep, 0.0 if math.isnan(share) else share)
+        least = max(least, math.ceil(part * group.width - 1e-9))
+    return min(group.width, max(1, least))
+
+
+def _asks(budget: Budget, shares: Scores, costs: Mapping[str, BilinearCost], groups: Groups) -> bool:
+    """Whether anything has to go."""
+    if budget.limit is None:
+        return bool((shares < 1).any())
+    name, limit = budget.limit
+    return limit < (1 if limit <= 1 else costs[name](full_widths(groups.groups)))
 
 
 def _consumers(groups: Groups, group: Group) -> int:
@@ -100,7 +167,7 @@ def _consumers(groups: Groups, group: Group) -> int:
     Without this a residual stream, read by every block, ranks with the inside of one block, and a ResNet-20 at 70 % of
     its MACs drops to 21 % top-1 on CIFAR-10 instead of 68 % (as cut, l2, align 8, first 1,000 test images).
     """
-    return max(1, sum(groups.slots[index].role in ("in", "depthwise", "group") for index in group.slots))
+    return max(1, sum(groups.slots[index].role in _READERS for index in group.slots))
 
 
 def _steps_mean(group: Group, scores: list[Scores]) -> Scores:
@@ -118,21 +185,23 @@ def _descending(group: Group, scores: Scores) -> list[NDArray[np.int64]]:
 
 
 def _global(
-    groups: Groups, means: list[Scores], steps: list[Widths], cost: BilinearCost, name: str, share: float
+    groups: Groups, means: list[Scores], steps: list[Widths], cost: BilinearCost, budget: tuple[str, float]
 ) -> Widths:
     """Rank all channels together: the lowest threshold on importance whose network fits, then what still fits on
     top.
     """
-    full = full_widths(groups.groups)
-    limit = share * cost(full)
+    name, given = budget
+    whole = cost(full_widths(groups.groups))
+    limit = given * whole if given <= 1 else given
     least = np.array([s[0] for s in steps])
     if cost(least) > limit * (1 + 1e-9):
-        nearest = min(cost(least) / cost(full), 1 - 5e-5)
+        share = min(cost(least) / whole, 1 - 5e-5)
+        nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(cost(least))}"
         raise BudgetError(
-            f"The budget {name}={share:g} cannot be met: with every group at its floor {nearest:.4f} of the original's "
-            f"{name} remain, because the rest is pinned. The nearest possible budget is {name}={nearest + 5e-5:.4f}. "
-            f"Ask for that, "
-            "lower --align or the floor, or see `channelcut analyze` for what is pinned and how to free it."
+            f"The budget {name}={given:g} cannot be met: with every group at its least width {share:.4f} of the "
+            f"original's {name} remain, because the rest is pinned. The nearest possible budget is {name}={nearest}. "
+            "Ask for that, lower the alignment or the least widths (min_keep, min_channels, keep), or see `channelcut "
+            "analyze` for what is pinned and how to free it."
         )
     thresholds = np.unique(np.concatenate([[0.0], *means]))
     low, high = 0, len(thresholds)  # at `low` the network may be too large, at `high` it fits

@@ -1,4 +1,4 @@
-"""The widths that a group may take: multiples of the alignment, the full width, and nothing below the floor."""
+"""The widths that a group may take: multiples of the alignment, the full width, and nothing below the least one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from channelcut.core.groups import Group, Groups
 
 
-def admissible_widths(width: int, align: int, floor: float) -> NDArray[np.int64]:
+def admissible_widths(width: int, align: int, least: int = 1) -> NDArray[np.int64]:
     """Ascending widths a lane of `width` channels may keep.
 
     A width off the alignment can be slower than the full one on dense hardware, so only multiples of `align` and the
-    full width itself are offered; the smallest is at least `floor * width` and at least one channel.
+    full width itself are offered, none below `least`.
     """
-    least = max(1, math.ceil(floor * width))
     multiples = np.arange(align, width + 1, align)
-    multiples = multiples[multiples >= least]
+    multiples = multiples[multiples >= max(1, least)]
     return np.unique(np.append(multiples, width)).astype(np.int64)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from channelcut.core.proof import Proof
+
 
 class ChannelcutError(Exception):
     """Base of every error that channelcut raises on purpose."""
@@ -24,6 +26,17 @@ class BudgetError(UserError):
 
 class ProofError(ChannelcutError):
     """The cut model does not compute what the masked original computes; nothing is returned."""
+
+
+class ArithmeticNeeded(Exception):
+    """A stage asks for a trace of the forward with its arithmetic, because one without it may have misled it.
+
+    Only tracing, probing and proving raise it, and `prune` answers it. `proof` is what failed.
+    """
+
+    def __init__(self, proof: Proof) -> None:
+        super().__init__("; ".join(proof.failures))
+        self.proof = proof
 
 
 class MissingExtraError(UserError):

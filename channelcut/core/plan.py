@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from channelcut.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,41 @@ class GroupPlan:
     kept: int
 
 
+class Context(Protocol):
+    """What a plan was made from, which a file does not hold: the model, its groups, the scores of their channels."""
+
+    def with_kept(self, plan: Plan, tensor: str, positions: Sequence[int]) -> Plan:
+        """The plan when a tensor keeps other positions of its output axis, see `Plan.with_kept`."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The kept positions of every cut tensor of the original, and the attributes that follow.
+    """What is kept of every tensor of a model: data that can be compared, printed, stored and replayed.
 
-    `kept[name][axis]` lists positions in ascending order; `attributes[module][attribute]` is the new value.
-    `fingerprint` identifies names and shapes of the original's tensors, `weights` their values.
+    Args:
+        fingerprint: identifies the model by the names, shapes and types of its tensors.
+        weights: identifies the values of these tensors.
+        kept: `kept[name][axis]` lists the positions that a tensor keeps, ascending; what is not there stays whole.
+        attributes: `attributes[module][attribute]` is the new value of a number that follows a width.
+        groups: the widths of every group before and after, in channels of one lane.
+        before: what the model costs for the example input: multiply-accumulates and parameters.
+        after: what is left of that.
+        options: what was asked for.
+        changes: what has changed the weights since the cut, in order, such as
+            `{"step": "recalibrate", "images": 128, "layers": 57}`.
+        context: what the plan was made from. It is not compared, printed, stored or copied.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> groups = cc.analyze(model, torch.rand(1, 3, 16, 16))
+        >>> plan = cc.plan(model, groups, keep=0.5)
+        >>> cc.Plan.from_dict(plan.to_dict()) == plan
+        True
+        >>> plan.with_kept("0.weight", [0, 1, 6]).kept
+        {'0.weight': {0: (0, 1, 6)}, '0.bias': {0: (0, 1, 6)}, '2.weight': {1: (0, 1, 6)}}
     """
 
     fingerprint: str
@@ -41,6 +72,8 @@ class Plan:
     before: Cost
     after: Cost
     options: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[Mapping[str, Any], ...] = ()
+    context: Context | None = field(default=None, compare=False, repr=False)
 
     @property
     def macs_ratio(self) -> float:
@@ -52,9 +85,31 @@ class Plan:
         """Parameters after, as a share of those before."""
         return self.after.params / self.before.params if self.before.params else 1.0
 
+    def with_kept(self, tensor: str, positions: Sequence[int]) -> Plan:
+        """The same plan, but `tensor` keeps these positions of its output axis; what is coupled to it follows.
+
+        The same channels are kept in all tensors that they are in. Where other lanes must keep as many, those that do
+        not yet keep as many keep their best ones by the scores that the plan was made with.
+
+        Args:
+            tensor: the name of a parameter or buffer of the model, such as `layer1.0.conv1.weight`.
+            positions: along axis 0, or along axis 1 of the weight of a transposed convolution.
+
+        Raises:
+            UserError: a position does not exist or must stay, lanes would keep unequal counts, nothing would be kept,
+                or the plan comes from a file.
+        """
+        if self.context is None:
+            raise UserError(
+                "This plan has no model and groups at hand, because it was read from a file or copied, so nobody can "
+                "say what is coupled to the tensor. Make one with channelcut.plan(model, groups, ...) and change that."
+            )
+        return self.context.with_kept(self, tensor, positions)
+
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-ready data."""
-        data = asdict(self)
+        """The plan as JSON-ready data, without its context."""
+        data = asdict(replace(self, context=None))
+        data.pop("context")
         data["kept"] = {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()}
         data["format"] = 1
         return data
@@ -73,5 +128,10 @@ class Plan:
             groups=tuple(GroupPlan(**g) for g in data["groups"]),
             before=Cost(**data["before"]),
             after=Cost(**data["after"]),
-            options=data.get("options", {}),
+            options=dict(data["options"]),
+            changes=tuple(dict(change) for change in data["changes"]),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without the context, which holds the whole model."""
+        return {**self.__dict__, "context": None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -26,11 +27,32 @@ class GroupCheck:
 
 @dataclass(frozen=True)
 class Proof:
-    """The verdict of `verify`: removed equals masked, in float64.
+    """The verdict on a cut: with the removed channels masked, original and cut model compute the same in float64.
 
-    `max_relative_error` is over all consumers of cut channels and all outputs; `signal` is how far the masked outputs
-    moved from the uncut ones (a proof without a signal proves nothing); `training` says how the training step ran.
-    `groups` holds a check of every group by itself, where that was asked for.
+    Args:
+        passed: whether everything holds.
+        max_relative_error: the largest difference over all consumers of cut channels and all outputs, in units of the
+            deviation of each of these values.
+        tolerance: what `max_relative_error` may be.
+        signal: how far the masked outputs moved from the uncut ones, in units of their deviation: a proof without a
+            signal proves nothing.
+        checks: every comparison; of a proof that was read from a file the comparisons are only counted.
+        training: how the training step ran.
+        weights: on which weights it was compared: the model's own, drawn ones as well where these tell too little.
+        seconds: how long it took.
+        failures: in words, what does not hold.
+        groups: a check of every group by itself, where that was asked for.
+        note: what the reader must know, such as that the weights have been restored since.
+        check_count: how many comparisons there were.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> proof = cc.prune(model, torch.rand(1, 3, 16, 16), keep=0.5).proof
+        >>> proof.passed, proof.max_relative_error < proof.tolerance, proof.failures
+        (True, True, ())
     """
 
     passed: bool
@@ -41,11 +63,22 @@ class Proof:
     training: str
     weights: str
     seconds: float = 0.0
-    failures: tuple[str, ...] = field(default=())
-    groups: tuple[GroupCheck, ...] = field(default=())
+    failures: tuple[str, ...] = ()
+    groups: tuple[GroupCheck, ...] = ()
+    note: str = ""
+    check_count: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The proof as JSON-ready data, without the list of every check."""
+        """The proof as JSON-ready data, with the number of checks instead of every one."""
         data = asdict(self)
-        data["checks"] = len(self.checks)
+        data["checks"] = data.pop("check_count") or len(self.checks)
         return data
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Proof:
+        """Read what `to_dict` wrote."""
+        given = dict(data)
+        count = int(given.pop("checks"))
+        given["failures"] = tuple(given["failures"])
+        given["groups"] = tuple(GroupCheck(**group) for group in given["groups"])
+        return Proof(**given, checks=(), check_count=count)

@@ -22,12 +22,32 @@ class Recalibration:
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What `prune` returns: the new model, the plan that made it, its proof, and the groups it was chosen from."""
+class PruneResult:
+    """What `prune` returns: the new model and everything that says where it came from.
+
+    Args:
+        model: the smaller network, in evaluation mode.
+        plan: from the original class to `model`; where the network had been cut before, over all rounds.
+        proof: of this cut, before anything was restored.
+        groups: what the network that was given could lose, and what `exclude` held of it.
+        step: the plan of this round alone, for the network that was given; the same as `plan` in the first round.
+        recalibration: what the recalibration saw, where there was one.
+        seconds: time by stage.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> result = cc.prune(model, torch.rand(1, 3, 16, 16), keep=0.5)
+        >>> result.model[0].out_channels, result.plan.params_ratio
+        (4, 0.5076923076923077)
+    """
 
     model: nn.Module
     plan: Plan
     proof: Proof
     groups: Groups
+    step: Plan
     recalibration: Recalibration | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from torch import nn
 
 from channelcut.core.groups import Group, Groups, Ids
 
@@ -81,6 +82,12 @@ def params_cost(groups: Groups, sizes: dict[str, int]) -> BilinearCost:
     columns = [[*found, nothing, nothing][1] for found in axes.values()]
     base = np.array(list(sizes.values()), dtype=np.float64)
     return BilinearCost(base, _share(rows, groups), _share(columns, groups))
+
+
+def network_costs(model: nn.Module, groups: Groups) -> dict[str, BilinearCost]:
+    """Multiply-accumulates and parameters of a model as functions of the widths of its groups."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {"macs": macs_cost(groups), "params": params_cost(groups, sizes)}
 
 
 def full_widths(groups: tuple[Group, ...]) -> NDArray[np.int64]:

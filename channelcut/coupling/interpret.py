@@ -94,8 +94,8 @@ def _text(call: Call, function: Rule, problem: str) -> str:
     given = ", ".join(f"{name}: {structure(value)}" for name, value in call.arguments.items() if _has_shape(value))
     return (
         f"The rule for {call.name} ({getattr(function, '__qualname__', 'rule')}, {where}) {problem}, at {call.site}. "
-        f"It was given {given or 'no tensors'}. Expected: ids (int32) in the shape of each output, made of those of the "
-        "inputs; rules run again on what a selection keeps, with fewer ids. See docs/rules.md."
+        f"It was given {given or 'no tensors'}. Expected: ids (int32) in the shape of each output, made of those of "
+        "the inputs; rules run again on what a selection keeps, with fewer ids. See docs/rules.md."
     )
 
 

@@ -1,7 +1,9 @@
 """Cutting: a `Plan` applied to a copy of the module, and the on-disk form of the result."""
 
 from channelcut.cutting.apply import cut
+from channelcut.cutting.by_hand import PlanContext
+from channelcut.cutting.compose import compose
 from channelcut.cutting.planning import make_plan
 from channelcut.cutting.storage import load_plan, restore, store
 
-__all__ = ["cut", "load_plan", "make_plan", "restore", "store"]
+__all__ = ["PlanContext", "compose", "cut", "load_plan", "make_plan", "restore", "store"]

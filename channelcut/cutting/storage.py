@@ -6,28 +6,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump
 from torch import nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.plan import Plan
+from channelcut.core.record import put_record, record_of
+from channelcut.core.tensors import weights_fingerprint
 from channelcut.cutting.apply import cut
 
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
+ELSEWHERE = "trained or changed outside of channelcut"
 
 
 def store(model: nn.Module, plan: Plan, folder: Path) -> None:
-    """Write `plan.json` and `model.safetensors` into `folder`, each atomically."""
+    """Write `plan.json` and `model.safetensors` into `folder`, each atomically.
+
+    `plan.json` holds the plan, the rounds that the module's record tells of with their proofs, and a checksum of both
+    files. Weights that are not those of the last step that is known are noted in it as a change.
+    """
+    record = record_of(model)
+    if record is not None and record.weights != weights_fingerprint(model):
+        plan = replace(plan, changes=(*plan.changes, {"step": ELSEWHERE, "round": len(record.rounds)}))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _stored(model).items()}
-    write_atomically(folder / WEIGHTS, dump(tensors, metadata={"format": "pt", "fingerprint": plan.fingerprint}))
-    write_atomically(folder / PLAN, json.dumps(plan.to_dict(), indent=1).encode())
+    weights = dump(tensors, metadata={"format": "pt", "fingerprint": plan.fingerprint})
+    rounds = [] if record is None else [dict(found) for found in record.rounds]
+    data = {**plan.to_dict(), "rounds": rounds, "weights_file": hashlib.sha256(weights).hexdigest()}
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / PLAN, (json.dumps({**data, "checksum": _checksum(data)}, indent=1) + "\n").encode())
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    """The start of the SHA-256 of what a plan's file holds, itself aside; of its meaning, not of its layout."""
+    said = {key: value for key, value in data.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plan_fingerprint(folder: Path) -> str:
@@ -47,20 +68,28 @@ def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_plan(folder: Path) -> Plan:
-    """Read `plan.json` from a result folder.
+    """Read the plan in a result folder.
 
     Raises:
         UserError: the folder or the plan is missing or unreadable.
     """
-    path = Path(folder) / PLAN
+    return _read(Path(folder))[0]
+
+
+def _read(folder: Path) -> tuple[Plan, dict[str, Any]]:
+    """The plan, and all that its file holds."""
+    path = folder / PLAN
     try:
-        return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["checksum"] != _checksum(data):
+            raise ValueError("its checksum does not fit what it holds")
+        return Plan.from_dict(data), data
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} is no result of channelcut: it has no {PLAN}. Expected a folder written by `channelcut "
             f"compress`."
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}). Write the result again with `channelcut compress "
             f"--force`."
@@ -70,17 +99,19 @@ def load_plan(folder: Path) -> Plan:
 def restore(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     """Rebuild a cut model: `build()` makes the original architecture, the plan cuts it, the stored weights fill it.
 
-    Returns the model in evaluation mode.
+    Returns the model in evaluation mode, with its record.
 
     Raises:
         UserError: the folder is incomplete or damaged, or `build` makes another architecture.
     """
     folder = Path(folder)
-    model = cut(build(), load_plan(folder))
+    plan, data = _read(folder)
+    model = cut(build(), plan)
     path = folder / WEIGHTS
     try:
-        tensors = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
+        content = path.read_bytes()
+        tensors = load_tensors(content)
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): it is missing, truncated or no safetensors file. Copy it again or "
             f"write the result "
@@ -92,7 +123,13 @@ def restore(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
         raise UserError(
             f"{path} does not fit its {PLAN}: {', '.join(wrong[:3])} differ. The two files come from different runs."
         )
+    if hashlib.sha256(content).hexdigest() != data["weights_file"]:
+        raise UserError(
+            f"{path} is not the file that {PLAN} was written with: it was damaged or replaced. Copy both again, or "
+            "write the result again."
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             known[name].copy_(tensor)
+    put_record(model, plan, tuple(data["rounds"]))
     return model.eval()

@@ -13,7 +13,7 @@ from channelcut.onnx_out.files import load_onnx
 PREFIX = "channelcut."
 
 
-def metadata(path: Path) -> dict[str, str]:
+def onnx_metadata(path: Path) -> dict[str, str]:
     """Return what channelcut wrote into the ONNX file, without the prefix; empty for a file of another tool's.
 
     Raises `UserError` when the file is missing or is not ONNX.

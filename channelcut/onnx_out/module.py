@@ -13,6 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.quiet import quietly
 from channelcut.onnx_out.dynamic import OpenAxes, guard_probes, name_axes, open_axes, refuse_decisions, watching
@@ -23,7 +24,6 @@ from channelcut.onnx_out.names import input_names, output_names
 from channelcut.onnx_out.operators import translations
 from channelcut.onnx_out.parity import ParityCheck, accept_rewrite, tensor_leaves
 from channelcut.onnx_out.simplify import rewrites
-from channelcut.tracing.modes import private_copy
 
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
@@ -36,7 +36,7 @@ class ExportOptions:
 
     `dynamic_batch` leaves the first axis of every input open, `dynamic_size` height and width of images (N, C, H, W).
     `random_inputs`: how many inputs beside the example the parity is checked on. `metadata`: further pairs for the
-    file, see `metadata.metadata`.
+    file, see `metadata.onnx_metadata`.
     """
 
     opset: int = 20

@@ -1,5 +1,6 @@
-"""Verification: the cut model computes what the masked original computes, or it is not returned."""
+"""Proof: the cut model computes what the masked original computes, or it is not returned."""
 
-from channelcut.proof.prover import verify
+from channelcut.proof.each import guilty, prove_each
+from channelcut.proof.prover import NOTHING_SHOWN, Retraced, verify
 
-__all__ = ["verify"]
+__all__ = ["NOTHING_SHOWN", "Retraced", "guilty", "prove_each", "verify"]

@@ -13,7 +13,7 @@ from channelcut.core.graph import Graph, Node, Ref, refs
 from channelcut.core.schema import writes
 from channelcut.core.trees import mapped
 from channelcut.ops.registry import op
-from channelcut.tracing.settled import written
+from channelcut.ops.writes import written
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,27 +18,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, Node, named_outputs, refs
 from channelcut.core.groups import Groups
 from channelcut.core.ids import varying_axes
+from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
-from channelcut.cutting.align import align
-from channelcut.cutting.apply import select
-from channelcut.cutting.planning import kept_positions, named_tensors
-from channelcut.cutting.structure import retraced_structure
+from channelcut.core.tensors import kept_positions, named_tensors, select
+from channelcut.ops.align import align
 from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
 from channelcut.proof.execute import Derived, Execution
 from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.proof.training import training_step
-from channelcut.tracing import trace
 from channelcut.tracing.settled import UNSETTLED
 
 TOLERANCE = 1e-9
 VISIBLE = 1e-6
 NOTHING_SHOWN = "the outputs do not depend on the removed channels, so nothing was shown"
+
+
+@dataclass(frozen=True)
+class Retraced:
+    """The graph of a cut model, and what is wrong with it, in words; no graph where its forward fails."""
+
+    graph: Graph | None
+    failure: str = ""
 
 
 def verify(
@@ -48,39 +52,30 @@ def verify(
     plan: Plan,
     groups: Groups,
     kept: NDArray[np.bool_],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None = None,
+    inputs: Inputs,
+    retraced: Retraced,
     *,
     training: bool = True,
 ) -> Proof:
     """Compare `cut_model` with `model` whose removed channels are masked.
 
     Checks that the plan keeps the same channels in every slot; that every tensor of the cut model is the selection that
-    the plan names; that its retraced forward runs the same ops at the predicted sizes; that in float64 each consumer's
-    input and each output agree to 1e-9 of their deviation; that one training step gives finite gradients (left out with
-    `training=False`).
+    the plan names; that its forward was traced as predicted; that in float64 each consumer's input and each output
+    agree to 1e-9 of their deviation; that one training step gives finite gradients (left out with `training=False`).
 
     Returns a `Proof`; `failures` says in words what does not hold.
     """
     start = time.perf_counter()
     failures = plan_failures(groups, kept, plan) or tensor_failures(model, cut_model, plan)
-    graph: Graph | None = None
-    try:
-        original = groups.graph
-        again = partial(trace, cut_model, args, kwargs, front_end=original.front_end, arithmetic=not original.hollow)
-        graph, difference = retraced_structure(groups, kept, lambda warm: again(warm=warm))
-        if difference is not None:
-            failures.append(str(difference))
-    except UserError as error:
-        failures.append(
-            f"the cut model's forward fails, because it reads a width that the plan does not follow ({error})"
-        )
+    if retraced.failure:
+        failures.append(retraced.failure)
+    graph = retraced.graph
     compared = Comparison()
     if graph is not None and not failures:
-        lockstep = Lockstep(groups, kept, graph, (args, dict(kwargs or {})))
+        lockstep = Lockstep(groups, kept, graph, inputs)
         compared = compare(lockstep, model, cut_model, plan)
         failures += compared.failures(bool(plan.kept))
-    step = training_step(cut_model, model, args, kwargs) if training and not failures else "not run"
+    step = training_step(cut_model, model, *inputs) if training and not failures else "not run"
     if step.startswith("failed"):
         failures.append(f"the training step {step}")
     return Proof(

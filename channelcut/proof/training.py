@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from channelcut.tracing.modes import doubled, private_copy
+from channelcut.core.copies import doubled, private_copy
 
 NO_TARGETS = " in evaluation mode (the original does not run in training mode without targets)"
 

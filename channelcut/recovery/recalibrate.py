@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
+from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
-from channelcut.tracing.modes import private_copy
 
 
 def recalibrate(
@@ -34,18 +35,10 @@ def recalibrate(
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average over all batches
         norm.train()
-    try:
-        with torch.no_grad():
-            for done, batch in enumerate(batches, 1):
-                clone(batch)
-                if on_progress is not None:
-                    on_progress(done, len(batches))
-    except (RuntimeError, ValueError) as error:
-        shapes = sorted({"x".join(map(str, batch.shape)) for batch in batches})
-        raise UserError(
-            f"The calibration inputs ({', '.join(shapes)}) do not run through the network: "
-            f"{str(error).splitlines()[0]}. Expected batches of the inputs that the network takes."
-        ) from error
+    for done, batch in enumerate(batches, 1):
+        _run(clone, batch)
+        if on_progress is not None:
+            on_progress(done, len(batches))  # outside of what is caught: it may cancel with any exception
     for name, buffer in clone.named_buffers():
         if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
             raise UserError(
@@ -55,4 +48,17 @@ def recalibrate(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     images = sum(len(batch) for batch in batches)
+    add_change(clone, {"step": "recalibrate", "images": images, "layers": len(norms)})
     return clone.eval(), Recalibration(images, len(norms), time.perf_counter() - start)
+
+
+def _run(model: nn.Module, batch: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            model(batch)
+    except (RuntimeError, ValueError, TypeError) as error:
+        given = "x".join(map(str, batch.shape)) if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
+        raise UserError(
+            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
+            "Expected batches of the inputs that the network takes."
+        ) from error

@@ -11,11 +11,11 @@ from torch import nn
 from channelcut.core.graph import Ref
 from channelcut.core.groups import Groups, Role
 from channelcut.core.plan import Plan
-from channelcut.core.result import Pruned
+from channelcut.core.result import PruneResult
 from channelcut.report.graph import graph_data
 
 
-def collect(model: nn.Module, result: Pruned, environment: Mapping[str, Any]) -> dict[str, Any]:
+def collect(model: nn.Module, result: PruneResult, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Everything about the plan, the proof and the pins; exports, engines and times are added by the caller."""
     plan, groups = result.plan, result.groups
     recorded = dict(plan.options)

@@ -54,11 +54,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
                 f"channels{lanes}, of which "
                 f"{group['kept']} were kept and {went} removed"
             )
-        for pin in axis["pins"]:
-            lines.append(
-                f"  {axis['fixed']} must stay: {pin['reason']}, at {_place(pin)}"
-                + (f"; {pin['remedy']}" if pin["remedy"] else "")
-            )
+        lines += [
+            f"  {axis['fixed']} must stay: {pin['reason']}, at {_place(pin)}; {pin['remedy']}" for pin in axis["pins"]
+        ]
         for finding in axis["findings"]:
             effect = {"bind": "live and die together", "tie": "keep equal shares", "pin": "stay"}[finding["effect"]]
             lines.append(

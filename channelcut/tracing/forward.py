@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from channelcut.core.copies import doubled, private_copy
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph
 from channelcut.tracing.dispatch import record
 from channelcut.tracing.hollow import weightless_copy
-from channelcut.tracing.modes import doubled, private_copy
 from channelcut.tracing.settled import UNSETTLED
 from channelcut.tracing.source import innermost_line
 from channelcut.tracing.torch_export import export

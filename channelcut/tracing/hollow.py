@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from channelcut.core.copies import private_copy
 from channelcut.core.trees import leaves, mapped_only
 from channelcut.ops.registry import op
-from channelcut.tracing.modes import private_copy
 from channelcut.tracing.shortcuts import shortcut
 
 LARGE = 1024

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from channelcut.core.graph import Node
 from channelcut.ops.recurrent import GATES
-from channelcut.tracing.settled import written
+from channelcut.ops.writes import written
 
 _LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]

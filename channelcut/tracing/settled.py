@@ -7,14 +7,14 @@ cannot be compared step by step, so it is left out of the graph, and everything 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from channelcut.core.graph import Arithmetic, Extent, Graph, Node, Ref, Site, refs
-from channelcut.core.schema import writes, written_arguments
+from channelcut.core.schema import writes
 from channelcut.core.trees import mapped_only
 from channelcut.ops.registry import op
+from channelcut.ops.writes import written
 
 UNSETTLED = "unsettled"
 
@@ -59,27 +59,6 @@ def _loose(graph: Graph, computed: set[int]) -> set[int]:
                     loose |= {node.index} | filled
         if len(loose) == before:
             return loose
-
-
-def written(nodes: Sequence[Node], node: Node) -> set[int]:
-    """What an op writes into in place, and what that is a view of: `found[i] = ...` fills `found`."""
-    todo, found = _targets(node), set[int]()
-    while todo:
-        target = nodes[todo.pop().index]
-        if target.index not in found:
-            found.add(target.index)
-            todo += _targets(target) or (refs(target.args)[:1] if _is_view(target) else [])
-    return found
-
-
-def _targets(node: Node) -> list[Ref]:
-    """The arguments that an op writes into."""
-    return refs(written_arguments(node.target, node.args, node.kwargs))
-
-
-def _is_view(node: Node) -> bool:
-    """Whether a value may share the memory of the first argument."""
-    return node.name == "getitem" or op(node.name).layout == "reshape" or getattr(node.target, "is_view", False)
 
 
 def _sources(node: Node) -> list[int]:

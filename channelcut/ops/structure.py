@@ -14,7 +14,7 @@ from channelcut.core.graph import Graph, Node, Site, specs
 from channelcut.core.groups import Groups
 from channelcut.core.ids import compact
 from channelcut.core.trees import leaves
-from channelcut.cutting.align import Misaligned, align
+from channelcut.ops.align import Misaligned, align
 from channelcut.ops.registry import op
 
 

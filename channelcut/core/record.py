@@ -1,0 +1,71 @@
+"""The record that a cut module carries: its plan and the proofs of all rounds, as plain data.
+
+It is an attribute of the module that holds dictionaries, lists, strings and numbers alone, so that a copy or a pickle
+of the module has it too, and reading that needs no channelcut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from channelcut.core.plan import Plan
+from channelcut.core.tensors import shapes_fingerprint, weights_fingerprint
+
+_ATTRIBUTE = "_channelcut"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a module comes from.
+
+    `plan` leads from the original class to the module, over all `rounds`. A round says what was asked for (`options`)
+    and holds its `proof`, None until there is one. `weights` identifies the values as of the last step that is known.
+    """
+
+    plan: Plan
+    rounds: tuple[Mapping[str, Any], ...]
+    weights: str
+
+    @property
+    def proven(self) -> bool:
+        """Whether every round has been proven."""
+        return all(found["proof"] is not None for found in self.rounds)
+
+
+def record_of(model: nn.Module) -> Record | None:
+    """The record of a module; None where it has none, or has got other shapes since."""
+    found = vars(model).get(_ATTRIBUTE)
+    if found is None or found["shapes"] != shapes_fingerprint(model):
+        return None
+    return Record(Plan.from_dict(found["plan"]), tuple(found["rounds"]), found["weights"])
+
+
+def put_record(model: nn.Module, plan: Plan, rounds: tuple[Mapping[str, Any], ...], weights: str = "") -> None:
+    """Write the record of a module that channelcut has made; `weights`: those that it has now, by default."""
+    vars(model)[_ATTRIBUTE] = {
+        "plan": plan.to_dict(),
+        "rounds": [dict(found) for found in rounds],
+        "shapes": shapes_fingerprint(model),
+        "weights": weights or weights_fingerprint(model),
+    }
+
+
+def with_proof(rounds: tuple[Mapping[str, Any], ...], proof: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The same rounds, the last one proven."""
+    return (*rounds[:-1], {**rounds[-1], "proof": dict(proof)})
+
+
+def add_change(model: nn.Module, change: Mapping[str, Any]) -> None:
+    """Note in the record of a module, where it has one, what has changed its weights."""
+    record = record_of(model)
+    if record is not None:
+        put_record(model, changed(record, change), record.rounds)
+
+
+def changed(record: Record, change: Mapping[str, Any]) -> Plan:
+    """The plan of a record with one more change; `round` says which cut it came after."""
+    return replace(record.plan, changes=(*record.plan.changes, {**change, "round": len(record.rounds)}))

@@ -1,0 +1,74 @@
+"""The tensors of a model by name: what identifies it, and which positions of each are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from channelcut.core.groups import Groups
+
+Kept = dict[str, dict[int, tuple[int, ...]]]
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, every shared one under its first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def architecture_fingerprint(model: nn.Module) -> str:
+    """Identify an architecture by the names, shapes and types of its parameters and buffers."""
+    lines = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in sorted(named_tensors(model).items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Identify the values of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(model).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def kept_positions(groups: Groups, kept: NDArray[np.bool_]) -> Kept:
+    """The kept positions along every slot that loses any."""
+    found: Kept = {}
+    for slot in groups.slots:
+        mask = kept[slot.channels]
+        if not mask.all():
+            found.setdefault(slot.tensor, {})[slot.axis] = tuple(np.flatnonzero(mask).tolist())
+    return found
+
+
+def kept_channels(groups: Groups, kept: Mapping[str, Mapping[int, tuple[int, ...]]]) -> NDArray[np.bool_] | None:
+    """The channels that are left where tensors keep these positions, shape (channel_count,).
+
+    None where no set of channels says so: the positions belong to another coupling.
+    """
+    found = np.ones(groups.channel_count, dtype=bool)
+    for slot in groups.slots:
+        positions = kept.get(slot.tensor, {}).get(slot.axis)
+        if positions is not None:
+            dropped = np.ones(len(slot.channels), dtype=bool)
+            dropped[list(positions)] = False
+            found[slot.channels[dropped]] = False
+    same = {name: dict(axes) for name, axes in kept.items()}
+    return found if found[0] and kept_positions(groups, found) == same else None
+
+
+def shapes_fingerprint(model: nn.Module) -> str:
+    """Identify the shapes of a model's parameters and buffers, of whatever type they are."""
+    lines = [f"{name} {tuple(t.shape)}" for name, t in sorted(named_tensors(model).items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """The kept positions of a tensor along each cut axis."""
+    for axis, positions in kept.items():
+        tensor = tensor.index_select(axis, torch.tensor(positions, dtype=torch.long, device=tensor.device))
+    return tensor.contiguous()

@@ -1,0 +1,58 @@
+"""A cut of a cut, as one cut of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from channelcut.core.plan import Cost, GroupPlan, Plan
+
+_ORIGIN = ("model", "input")  # what says how the original is built and what it takes
+
+
+def compose(first: Plan, second: Plan) -> Plan:
+    """The plan that does to the original what `first` does to it and then `second` to the result.
+
+    Costs are those of the first example input: where the second was of another size, its ratio counts.
+    """
+    scale = first.after.macs / second.before.macs if second.before.macs else 1.0
+    origin = {name: first.options[name] for name in _ORIGIN if name in first.options}
+    return Plan(
+        fingerprint=first.fingerprint,
+        weights=first.weights,
+        kept=_kept(first.kept, second.kept),
+        attributes={
+            module: {**first.attributes.get(module, {}), **second.attributes.get(module, {})}
+            for module in [*first.attributes, *(m for m in second.attributes if m not in first.attributes)]
+        },
+        groups=_groups(first.groups, second.groups),
+        before=first.before,
+        after=Cost(second.after.macs * scale, second.after.params),
+        options={**{k: v for k, v in second.options.items() if k not in _ORIGIN}, **origin},
+        changes=(*first.changes, *second.changes),
+    )
+
+
+def _kept(
+    first: Mapping[str, Mapping[int, tuple[int, ...]]], second: Mapping[str, Mapping[int, tuple[int, ...]]]
+) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Positions of the second plan, read in the first one's."""
+    found: dict[str, dict[int, tuple[int, ...]]] = {name: dict(axes) for name, axes in first.items()}
+    for name, axes in second.items():
+        for axis, positions in axes.items():
+            before = first.get(name, {}).get(axis)
+            found.setdefault(name, {})[axis] = (
+                positions if before is None else tuple(before[position] for position in positions)
+            )
+    return found
+
+
+def _groups(first: tuple[GroupPlan, ...], second: tuple[GroupPlan, ...]) -> tuple[GroupPlan, ...]:
+    """Widths before the first and after the second plan; a group that only one of them knows is as it is there."""
+    later: dict[str, Any] = {group.name: group for group in second}
+    found = []
+    for group in first:
+        again = later.pop(group.name, None)
+        kept = group.kept if again is None else round(group.kept * again.kept / again.width)
+        found.append(GroupPlan(group.name, group.lanes, group.width, kept))
+    return (*found, *later.values())

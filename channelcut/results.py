@@ -1,0 +1,148 @@
+"""What a run leaves: `save` and `load` of a cut with its plan and proof, `export` to ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from channelcut import steps
+from channelcut.core.errors import UserError
+from channelcut.core.inputs import check_network, split_inputs
+from channelcut.core.record import record_of
+from channelcut.core.result import PruneResult
+from channelcut.cutting import restore, store
+
+if TYPE_CHECKING:
+    from channelcut.onnx_out.module import ExportReport
+
+
+def save(
+    result: PruneResult | nn.Module, folder: str | Path, *, source: str | None = None, allow_unproven: bool = False
+) -> None:
+    """Write `plan.json` and `model.safetensors`, enough to rebuild the model with `load`; no pickle.
+
+    Args:
+        result: what `prune` returned, or a module that `apply`, `prune` or `load` made, trained since or not.
+        folder: is made where it does not exist.
+        source: what makes the original, as the command line names it (`torchvision:resnet18`,
+            `path/to/file.py:factory`), so that `channelcut` opens the folder by itself.
+        allow_unproven: also write a cut that has not been proven.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        UserError: the module is no cut of channelcut, its cut has not been proven, `source` has no known form, or the
+            folder cannot be written to.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> result = cc.prune(model, torch.rand(1, 3, 16, 16), keep=0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cc.save(result, folder)
+        ...     print(sorted(path.name for path in Path(folder).iterdir()))
+        ['model.safetensors', 'plan.json']
+    """
+    model = result.model if isinstance(result, PruneResult) else result
+    record = record_of(model)
+    if record is None:
+        raise UserError(
+            f"This {type(model).__name__} is no cut of channelcut, or has got other shapes since (by fuse(), say). "
+            "Expected what prune, apply or load returned, with the layers that it had then."
+        )
+    _refuse_unproven(model, allow_unproven)
+    chosen = result.plan if isinstance(result, PruneResult) else record.plan
+    store(model, chosen if source is None else steps.with_source(chosen, source), Path(folder))
+
+
+def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
+    """Rebuild a saved model on its original class, in one step however many times it had been cut.
+
+    Args:
+        build: makes the original architecture; its weights do not matter.
+        folder: what `save` wrote.
+
+    Returns:
+        The model in evaluation mode, with the record of its plan and proofs.
+
+    Raises:
+        UserError: the folder is incomplete or damaged, or `build` makes another architecture.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> build = lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> x = torch.rand(1, 3, 16, 16)
+        >>> result = cc.prune(build(), x, keep=0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cc.save(result, folder)
+        ...     print(torch.equal(cc.load(build, folder)(x), result.model(x)))
+        True
+    """
+    return restore(build, Path(folder))
+
+
+def export(
+    result: PruneResult | nn.Module,
+    path: str | Path,
+    x: Any,
+    *,
+    opset: int = 20,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    allow_unproven: bool = False,
+) -> ExportReport:
+    """Write a model as ONNX (float32, evaluation mode), checked against it with ONNX Runtime.
+
+    Args:
+        result: what `prune` returned, or any module; it is not changed.
+        path: the file to write.
+        x: an example input: a tensor, or a tuple of positional inputs.
+        opset: of ONNX, 18 or later.
+        dynamic_batch: leave the first axis of every input open.
+        dynamic_size: leave height and width of images (N, C, H, W) open.
+        allow_unproven: also write a cut that has not been proven.
+
+    Returns:
+        What was written, and how far the file is from the module.
+
+    Raises:
+        UserError: the cut has not been proven, or the forward cannot be exported.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval(), torch.rand(1, 3, 16, 16)
+        >>> result = cc.prune(model, x, keep=0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(cc.export(result, Path(folder) / "model.onnx", x).max_relative_error < 1e-4)
+        True
+    """
+    from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+
+    model = result.model if isinstance(result, PruneResult) else result
+    check_network(model)
+    _refuse_unproven(model, allow_unproven)
+    args, kwargs = split_inputs(x)
+    if kwargs:
+        raise UserError("An ONNX file has positional inputs. Pass x as a tensor or as a tuple in the forward's order.")
+    return onnx_from_module(model, args, Path(path), ExportOptions(opset, dynamic_batch, dynamic_size))
+
+
+def _refuse_unproven(model: nn.Module, allowed: bool) -> None:
+    record = record_of(model)
+    if record is not None and not record.proven and not allowed:
+        raise UserError(
+            "This cut has not been proven: nothing shows that it computes what the original computes without these "
+            "channels. Run channelcut.prove(model, small, plan, x) on it first, or pass allow_unproven=True."
+        )

@@ -1,0 +1,368 @@
+"""The steps of a run, one function each: they put the stages in order, and hand each stage what earlier ones made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from channelcut.allocation import Budget, allocate, excluded, kept_shares
+from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
+from channelcut.core.graph import Graph, as_spec, specs
+from channelcut.core.groups import Groups
+from channelcut.core.inputs import Inputs
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Stopwatch
+from channelcut.core.proof import Proof
+from channelcut.core.record import Record, put_record, record_of, with_proof
+from channelcut.core.tensors import kept_channels, named_tensors, select
+from channelcut.core.trees import leaves
+from channelcut.cost import network_costs
+from channelcut.coupling import CoupleOptions, couple
+from channelcut.cutting import PlanContext, compose, cut, make_plan
+from channelcut.cutting.apply import check_plan
+from channelcut.ops.structure import retraced_structure
+from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, prove_each, verify
+from channelcut.retrace import CutForwards
+from channelcut.scoring import Importance, importance_name, score
+from channelcut.sources.names import open_source
+from channelcut.sources.outputs import uncounted_outputs
+from channelcut.tracing import trace, trace_modes
+
+Kept = NDArray[np.bool_]
+Share = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """How a model is traced and coupled, see `channelcut.analyze`."""
+
+    tracer: str = "auto"
+    probe: bool = True
+    grouped: str = "groups"
+    prunable_outputs: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.grouped not in ("groups", "offsets"):
+            raise UserError(
+                f"grouped={self.grouped!r} is no policy for grouped convolutions: use 'groups' or 'offsets'."
+            )
+        if isinstance(self.prunable_outputs, str):
+            raise UserError(f"prunable_outputs={self.prunable_outputs!r}: expected a sequence of patterns.")
+
+    def coupling(self, model: nn.Module) -> CoupleOptions:
+        """How to couple a model; what its library is known to leave uncounted may go unless told otherwise."""
+        free = uncounted_outputs(model) if self.prunable_outputs is None else tuple(self.prunable_outputs)
+        return CoupleOptions("groups" if self.grouped == "groups" else "offsets", free)
+
+
+def traced(
+    model: nn.Module, inputs: Inputs, options: AnalyzeOptions, watch: Stopwatch, *, arithmetic: bool = False
+) -> list[Graph]:
+    """The forward of each mode as a graph; `arithmetic`: as one that computes shows it."""
+    with watch.stage("trace"):
+        return trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+
+
+def coupled(
+    model: nn.Module, graphs: Sequence[Graph], inputs: Inputs, options: AnalyzeOptions, watch: Stopwatch
+) -> Groups:
+    """The channels that go together, and what keeps the others."""
+    with watch.stage("couple"):
+        coupling = options.coupling(model)
+        if not options.probe:
+            return couple(graphs, coupling)
+        forwards = CutForwards(model, *inputs)
+        return couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
+
+
+def planned(
+    model: nn.Module,
+    groups: Groups,
+    budget: Budget,
+    importance: Importance,
+    exclude: Iterable[str | nn.Module],
+    watch: Stopwatch,
+) -> Plan:
+    """The plan that meets a budget, with its context."""
+    _check_groups(model, groups)
+    held = entries(exclude)
+    groups = excluded(model, groups, held)
+    shares = kept_shares(model, groups, budget.keep) if isinstance(budget.keep, Mapping) else None
+    with watch.stage("score"):
+        scores = score(groups, named_tensors(model), importance, model)
+    with watch.stage("allocate"):
+        costs = network_costs(model, groups)
+        kept = allocate(groups, scores, budget, costs, shares)
+        context = PlanContext(model, groups, kept, scores, costs)
+        return context.plan(_recorded(model, groups, budget, importance, held))
+
+
+def entries(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
+    """What `exclude` holds; a lone pattern or module is one entry."""
+    return (exclude,) if isinstance(exclude, (str, nn.Module)) else tuple(exclude)
+
+
+def context_of(plan: Plan) -> PlanContext:
+    """What a plan that was made here holds."""
+    assert isinstance(plan.context, PlanContext)
+    return plan.context
+
+
+def with_source(plan: Plan, source: str) -> Plan:
+    """The plan with what makes its original, so that the command line opens its folder.
+
+    Raises:
+        UserError: the source has no known form, or the network takes several inputs, which the command line cannot.
+    """
+    open_source(source)
+    if "input" not in plan.options:
+        raise UserError(
+            "The command line runs networks with one input tensor, and this one takes several. Leave source out."
+        )
+    return replace(plan, options={**plan.options, "model": source})
+
+
+def _check_groups(model: nn.Module, groups: Groups) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    wrong = sorted({s.tensor for s in groups.slots if shapes.get(s.tensor) != tuple(groups.shapes[s.tensor])})
+    if wrong:
+        raise UserError(
+            f"These groups were found in another model: {', '.join(wrong[:3])} has another shape here, or is missing. "
+            "Analyze the model that you want to plan for: groups = channelcut.analyze(model, x)."
+        )
+
+
+def _recorded(
+    model: nn.Module, groups: Groups, budget: Budget, importance: Importance, exclude: Sequence[str | nn.Module]
+) -> dict[str, Any]:
+    """What was asked for, as data."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    chosen: dict[str, Any] = {}
+    shape = _input_shape(groups.graph)
+    if shape:
+        chosen["input"] = shape
+    if budget.keep is not None:
+        chosen["keep"] = dict(budget.keep) if isinstance(budget.keep, Mapping) else budget.keep
+    if groups.free_outputs:
+        chosen["prunable_outputs"] = list(groups.free_outputs)
+    chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
+    if exclude:
+        chosen["exclude"] = [entry if isinstance(entry, str) else paths[id(entry)] for entry in exclude]
+    return {
+        **chosen,
+        "align": budget.align,
+        "min_keep": budget.min_keep,
+        "min_channels": budget.min_channels,
+        "importance": importance_name(importance),
+    }
+
+
+def _input_shape(graph: Graph) -> str:
+    """The shape of the one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
+    found = [spec for node in graph.nodes if node.kind == "input" for spec in specs(node.value)]
+    return "x".join(map(str, found[0].shape)) if len(found) == 1 else ""
+
+
+def applied(model: nn.Module, plan: Plan, watch: Stopwatch) -> nn.Module:
+    """The cut module, with a record that says where it comes from and that it is not proven."""
+    with watch.stage("cut"):
+        smaller = cut(model, plan)
+        put_round(smaller, record_of(model), plan)
+        return smaller
+
+
+def put_round(smaller: nn.Module, before: Record | None, plan: Plan) -> None:
+    """Write the record of a module that `plan` cut from one with the record `before`."""
+    this = {"options": dict(plan.options), "proof": None}
+    if before is None:
+        put_record(smaller, plan, (this,))
+    else:
+        put_record(smaller, compose(before.plan, plan), (*before.rounds, this))
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """One model, one coupling, one example: what all proofs of cuts of it share."""
+
+    model: nn.Module
+    groups: Groups
+    inputs: Inputs
+
+    def proof(self, smaller: nn.Module, plan: Plan, kept: Kept, *, training: bool = True) -> Proof:
+        """Trace a cut model and prove it."""
+        return verify(
+            self.model, smaller, plan, self.groups, kept, self.inputs, self._retraced(smaller, kept), training=training
+        )
+
+    def alone(self, kept: Kept) -> Proof:
+        """Cut other channels, and prove that."""
+        plan = make_plan(self.model, self.groups, kept, network_costs(self.model, self.groups))
+        return self.proof(cut(self.model, plan), plan, kept, training=False)
+
+    def _retraced(self, smaller: nn.Module, kept: Kept) -> Retraced:
+        original = self.groups.graph
+
+        def again(warm: bool) -> Graph:
+            return trace(smaller, *self.inputs, warm=warm, front_end=original.front_end, arithmetic=not original.hollow)
+
+        try:
+            graph, difference = retraced_structure(self.groups, kept, again)
+        except UserError as error:
+            words = "the cut model's forward fails, because it reads a width that the plan does not follow"
+            return Retraced(None, f"{words} ({error})")
+        return Retraced(graph, "" if difference is None else str(difference))
+
+
+def proven(smaller: nn.Module, plan: Plan, inputs: Inputs, watch: Stopwatch, *, each: bool = False) -> Proof:
+    """The proof of a cut, written into its record; `each`: also one of every group, cut alone.
+
+    Raises:
+        ArithmeticNeeded: there is none by a trace without arithmetic, whose values may have had a say.
+        UserError: the outputs do not depend on what goes.
+        ProofError: there is none; names the groups that are to blame.
+    """
+    cuts, kept = planned_cuts(plan, inputs)
+    with watch.stage("verify"):
+        proof = cuts.proof(smaller, plan, kept)
+    if proof.failures == (NOTHING_SHOWN,):
+        raise UserError(_unseen(cuts.groups, kept))
+    if not proof.passed and cuts.groups.graph.hollow:
+        raise ArithmeticNeeded(proof)
+    if not proof.passed:
+        raise unproven(plan, inputs, proof)
+    if each:
+        with watch.stage("prove each"):
+            report: Callable[[int, int], None] = lambda done, total: watch.progress("prove each", done, total)  # noqa: E731
+            checks = prove_each(cuts.groups, kept, cuts.alone, report)
+        proof = replace(proof, groups=checks)
+        if failed := [check for check in checks if not check.passed]:
+            raise ProofError(f"Cut alone, the group {failed[0].group} could not be proven: {failed[0].failure}.")
+    put_proof(smaller, proof)
+    return proof
+
+
+def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inputs) -> Proof:
+    """The proof of a cut, passed or not, written into its record where it has passed; see `channelcut.prove`."""
+    check_plan(model, plan)
+    record = record_of(smaller)
+    if record is None:
+        put_round(smaller, record_of(model), plan)
+    elif any(change["round"] == len(record.rounds) for change in record.plan.changes):
+        return restored(model, smaller, plan, record)
+    cuts, kept = cuts_of(model, plan, inputs)
+    proof = cuts.proof(smaller, plan, kept)
+    if not proof.passed and cuts.groups.graph.hollow:
+        graphs = traced(model, inputs, AnalyzeOptions(), Stopwatch(), arithmetic=True)
+        found = None if same_run(cuts.groups.graph, graphs[0]) else _fitting(model, plan, inputs, graphs)
+        if found is not None:
+            proof = found[0].proof(smaller, plan, found[1])
+    if proof.passed:
+        put_proof(smaller, proof)
+    return proof
+
+
+def put_proof(smaller: nn.Module, proof: Proof) -> None:
+    """Write a proof into the record of a module."""
+    record = record_of(smaller)
+    if record is not None:
+        put_record(smaller, record.plan, with_proof(record.rounds, proof.to_dict()), record.weights)
+
+
+def _unseen(groups: Groups, kept: Kept) -> str:
+    names = [group.name for group in groups.groups if not kept[group.channels].all()]
+    return (
+        f"The outputs do not depend on any channel that this budget removes ({', '.join(names[:3])}"
+        f"{', ...' if len(names) > 3 else ''}), neither with the model's weights nor with drawn ones, so that no proof "
+        "could tell a right cut from a wrong one. Expected: layers that the outputs are computed from. Take the unused "
+        "layers out of the model, or remove the factor that is zero."
+    )
+
+
+def unproven(plan: Plan, inputs: Inputs, proof: Proof) -> ProofError:
+    """The error of a cut that could not be proven; finds out which groups are to blame."""
+    cuts, kept = planned_cuts(plan, inputs)
+    names = guilty(cuts.groups, kept, cuts.alone)
+    where = f" The failure is in the group{'s' if len(names) > 1 else ''} {', '.join(names)}." if names else ""
+    return ProofError(
+        f"The cut could not be proven, so it is not returned: {'; '.join(proof.failures)}.{where} A forward that draws "
+        "random numbers, reads numbers from its values or computes with a width (c ** -0.5) cannot be proven; else "
+        "please report this with the model. `channelcut analyze` lists the groups."
+    )
+
+
+def same_run(one: Graph, other: Graph) -> bool:
+    """Whether two traces of a model run the same ops at the same shapes with the same numbers and constants."""
+    if [_described(node) for node in one.nodes] != [_described(node) for node in other.nodes]:
+        return False
+    return all(torch.equal(value, other.constants[name]) for name, value in one.constants.items())
+
+
+def _described(node: Any) -> tuple[Any, ...]:
+    numbers = [leaf for leaf in leaves((node.args, dict(node.kwargs))) if isinstance(leaf, (bool, int, float, str))]
+    return node.kind, node.name, specs(node.value), numbers
+
+
+def planned_cuts(plan: Plan, inputs: Inputs) -> tuple[Cuts, Kept]:
+    """What a proof of a plan needs, from its context."""
+    context = context_of(plan)
+    return Cuts(context.model, context.groups, inputs), context.kept
+
+
+def cuts_of(model: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Cuts, Kept]:
+    """What a proof of a plan needs: from its context, or from an analysis where that is of another model or example.
+
+    Raises:
+        UserError: the plan keeps what no coupling of this model allows.
+    """
+    context = plan.context
+    if isinstance(context, PlanContext) and context.model is model and _takes(context.groups.graph, inputs):
+        return planned_cuts(plan, inputs)
+    found = _fitting(model, plan, inputs, traced(model, inputs, AnalyzeOptions(), Stopwatch()))
+    if found is None:
+        raise UserError(
+            "This plan keeps other channels in some tensors than in those that are coupled to them, or drops channels "
+            "that are pinned, so no cut of it can be proven. Make it with channelcut.plan, and change it with "
+            "Plan.with_kept."
+        )
+    return found
+
+
+def _fitting(model: nn.Module, plan: Plan, inputs: Inputs, graphs: Sequence[Graph]) -> tuple[Cuts, Kept] | None:
+    """The coupling that a plan was made by, and the channels that it keeps; None where no policy allows them."""
+    for grouped in ("groups", "offsets"):
+        options = AnalyzeOptions(grouped=grouped, prunable_outputs=plan.options.get("prunable_outputs"))
+        groups = coupled(model, graphs, inputs, options, Stopwatch())
+        kept = kept_channels(groups, plan.kept)
+        if kept is not None:
+            return Cuts(model, groups, inputs), kept
+    return None
+
+
+def _takes(graph: Graph, inputs: Inputs) -> bool:
+    """Whether a graph was traced with inputs of these shapes and types."""
+    traced = [spec for node in graph.nodes if node.kind == "input" for spec in specs(node.value)]
+    return traced == specs(as_spec(list(inputs)))
+
+
+def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -> Proof:
+    """The stored proof of a cut whose weights have been restored since, after a look at its shapes."""
+    steps = [str(change["step"]) for change in record.plan.changes if change["round"] == len(record.rounds)]
+    stored = record.rounds[-1]["proof"]
+    words = f"the weights have been changed since the cut ({', '.join(steps)})"
+    if stored is None:
+        proof = Proof(False, float("nan"), 0.0, 0.0, (), "not run", "own")
+        return replace(proof, failures=(f"{words}, and the cut was not proven before; prove what apply returned",))
+    actual = named_tensors(smaller)
+    wrong = [
+        f"{name} has not the shape that the plan names"
+        for name, tensor in named_tensors(model).items()
+        if name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape
+    ]
+    note = f"{words}: its shapes were checked, all else is the stored proof of the unrestored cut"
+    return replace(Proof.from_dict(stored), passed=not wrong, failures=tuple(wrong[:5]), note=note)
