@@ -23,7 +23,7 @@ from channelcut.coupling.replay import Mismatch, adversary
 from channelcut.coupling.settle import Draft
 from channelcut.ops.call import Call
 from channelcut.ops.registry import rule, rules
-from channelcut.tracing.attributes import get_attribute
+from channelcut.core.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
 SEES_NUMBERS = {

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from networks import build, example
 from torch import Tensor, nn
 
 import channelcut as cc
+from channelcut.allocation.budget import Budget, least_width
+from channelcut.core.groups import Group
 from channelcut.core.reasons import EXCLUDED
 
 
@@ -104,15 +107,14 @@ class TestExclude:
         assert set(slot.channels) == set(pin.channels), "what is coupled shows the pin as well"
         assert [group.index for group in result.groups.groups] == [0, 1, 2]
 
-    def test_attributes_that_follow_excluded_widths_stay(self) -> None:
-        """`split` by a stored width: followers count the groups that are left."""
-        model, other = build("C2f"), build("C2f")
-        groups = cc.analyze(model, example())
-        names = [group.name for group in groups.groups]
-        for name in names:
-            result = cc.prune(other, example(), keep=0.5, exclude=[name])
-            assert result.proof.passed
-            assert [group.name for group in result.groups.groups] == [n for n in names if n != name]
+    @pytest.mark.parametrize("held", ["a.0.weight", "b.0.weight", "c.0.weight"])
+    def test_numbers_follow_the_groups_that_are_left(self, held: str) -> None:
+        """A width in the closure of a function follows `b`, whatever number its group has now."""
+        result = cc.prune(build("Closure"), example(), keep=0.5, exclude=[held])
+        assert [group.name for group in result.groups.groups] == [
+            n for n in ("a.0.weight", "b.0.weight", "c.0.weight") if n != held
+        ]
+        assert ("fold.width" in result.plan.attributes.get("", {})) == (held != "b.0.weight")
 
     def test_everything_excluded(self) -> None:
         with pytest.raises(cc.UserError, match=r"No channel of this model can be removed: excluded by '\*'"):
@@ -213,6 +215,12 @@ class TestLeastWidths:
         model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(4, 32), nn.ReLU(), nn.Conv2d(32, 2, 1)).eval()
         result = cc.prune(model, example(), keep=0.1, min_channels=3)
         assert result.model[1].num_channels == 12, "four lanes of three"
+
+    @pytest.mark.parametrize(("lengths", "least"), [((8, 8), 6), ((8, 16), 6), ((16, 24), 3), ((4, 4), 4)])
+    def test_the_shortest_lane_decides(self, lengths: tuple[int, int], least: int) -> None:
+        """A lane of 16 in a group of width 8 keeps two channels a step."""
+        lanes = (np.arange(lengths[0]), np.arange(lengths[1]) + lengths[0])
+        assert least_width(Group(0, "g", lanes, ()), Budget(keep=0.1, min_channels=6), 0.1) == least
 
     def test_min_keep(self) -> None:
         plan = pruned(keep=None, macs=0.4, min_keep=0.5)

@@ -119,7 +119,7 @@ def allocate(
         _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
     ]
     aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
-    least = [_least(group, budget, share) for group, share in zip(groups.groups, shares, strict=True)]
+    least = [least_width(group, budget, share) for group, share in zip(groups.groups, shares, strict=True)]
     steps = [admissible_widths(g.width, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
     if budget.limit is None:
         asked = np.where(np.isnan(shares), 1.0, shares)
@@ -143,7 +143,7 @@ def allocate(
     return kept
 
 
-def _least(group: Group, budget: Budget, share: float) -> int:
+def least_width(group: Group, budget: Budget, share: float) -> int:
     """The least width of a group: every lane keeps `min_channels`; beside a limit, also the shares that are asked."""
     shortest = min(len(lane) for lane in group.lanes)
     least = math.ceil(budget.min_channels * group.width / shortest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+import torch
 from torch import Tensor
 
 from channelcut.core.groups import Role
@@ -95,7 +96,8 @@ class Host(Protocol):
 def structure(value: Any) -> str:
     """A value of a rule for an error message: shapes of ids, names of everything else."""
     if isinstance(value, Tensor):
-        return f"ids of shape {tuple(value.shape)}"
+        kind = "" if value.dtype in (torch.int32, torch.int64) else f" ({str(value.dtype).removeprefix('torch.')})"
+        return f"ids of shape {tuple(value.shape)}{kind}"
     if isinstance(value, State):
         return f"the parameter {value.name} of shape {value.shape}"
     if isinstance(value, (list, tuple)):
