@@ -233,9 +233,11 @@ def test_what_python_saved_is_opened_by_its_source(tmp_path: Path, capsys: pytes
 def test_a_cut_of_a_cut_needs_the_original_alone(
     no_onnx: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compressed(tmp_path / "once", "--keep", "0.75")
+    once = compressed(tmp_path / "once", "--keep", "0.75")
     flags = ["--no-bench", "--no-engine", "--align", "1", "--quiet"]
     assert main(["compress", str(tmp_path / "once"), "--keep", "0.5", "--out", str(tmp_path / "twice"), *flags]) == 0
+    twice = json.loads((tmp_path / "twice" / "report.json").read_text())
+    assert twice["cost"]["before"]["params"] == once["cost"]["after"]["params"], "the report is of this round"
     shutil.rmtree(tmp_path / "once")
     assert main(["analyze", str(tmp_path / "twice"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"]["removable_channels"] == 6 + 9
