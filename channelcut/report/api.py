@@ -28,7 +28,7 @@ def _entry(name: str) -> str:
     found: Any = getattr(channelcut, name)
     pieces = _SECTION.split(inspect.getdoc(found) or "")
     intro, sections = pieces[0].strip(), dict(zip(pieces[1::2], pieces[2::2], strict=True))
-    text = [f"## `{name}`", intro, f"```python\n{_signature(name, found)}\n```"]
+    text = [f"## `{name}`", intro, f"```\n{_signature(name, found)}\n```"]
     for title, body in sections.items():
         if title == "Example":
             text.append(f"```pycon\n{inspect.cleandoc(body)}\n```")
