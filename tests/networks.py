@@ -450,6 +450,19 @@ class Table(nn.Module):
         return self.head(F.relu(self.hidden(x)))
 
 
+class TwoChannels(nn.Module):
+    """A learned position of two channels, of which one is left: its axis is no longer the one that it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.place, self.head = conv(3, 2), nn.Parameter(torch.rand(1, 64, 2)), nn.Linear(2, 4)
+        self.gamma = nn.Parameter(torch.rand(2) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.a(x), 2).flatten(2).transpose(1, 2)
+        return self.head(F.relu(x + self.place) * self.gamma)
+
+
 class InPlace(nn.Module):
     """Writes into views of a value that is used again, and a transpose in place."""
 
@@ -660,6 +673,7 @@ NETWORKS = {
         Recurrent,
         NarrowHeads,
         Table,
+        TwoChannels,
         InPlace,
         Closure,
         AuxiliaryHead,
