@@ -107,6 +107,20 @@ class ShuffledThirds(nn.Module):
         return self.head(self.b(self.shuffle(self.a(x))))
 
 
+class CountedThirds(nn.Module):
+    """A shuffle in three whose sizes are kept as numbers: a width that follows a third of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.width = 3, 12
+        self.a, self.b, self.head = conv(3, 12), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        x = self.a(x).reshape(n, self.groups, self.width // self.groups, h, w)
+        return self.head(self.b(x.transpose(1, 2).reshape(n, self.width, h, w)))
+
+
 class Squeeze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -650,6 +664,7 @@ NETWORKS = {
         Shuffle,
         NarrowShuffle,
         ShuffledThirds,
+        CountedThirds,
         Squeeze,
         Flattened,
         Transposed,
