@@ -121,6 +121,53 @@ class CountedThirds(nn.Module):
         return self.head(self.b(x.transpose(1, 2).reshape(n, self.width, h, w)))
 
 
+class EqualHalves(nn.Module):
+    """Halves of four parts that are equal because pairs of parts are, which the forward shows only later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(3, 4), conv(3, 4), conv(3, 6), conv(3, 6)
+        self.whole, self.small, self.large = (nn.ModuleList([conv(n, 3), conv(n, 3)]) for n in (10, 4, 6))
+        self.head = nn.Conv2d(18, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = self.a(x), self.b(x), self.c(x), self.d(x)
+        parts = [torch.cat([a, c, b, d], 1), torch.cat([a, b], 1), torch.cat([c, d], 1)]
+        pairs = (self.whole, self.small, self.large)
+        halves = [half for part in parts for half in part.chunk(2, 1)]
+        layers = [layer for pair in pairs for layer in pair]
+        return self.head(torch.cat([layer(half) for layer, half in zip(layers, halves, strict=True)], 1))
+
+
+class QuarterOfTen(nn.Module):
+    """A slice at a fourth of a width that four does not divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 10), conv(2, 8), conv(8, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        quarter = x.shape[1] // 4
+        return self.head(self.b(x[:, :quarter]) + self.c(x[:, quarter:]))
+
+
+class BorrowedWidth(nn.Module):
+    """A view with the width of another value, by a way that no tracer follows: right as long as both lose as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 8), conv(3, 8), conv(16, 12), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        b = self.borrowed(self.b(x), len(a[0]))
+        return self.head(self.c(torch.cat([a, b], 1)))
+
+    def borrowed(self, y: Tensor, width: int) -> Tensor:
+        return y.flatten(2).reshape(-1, width, 16, 16)
+
+
 class Squeeze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -665,6 +712,9 @@ NETWORKS = {
         NarrowShuffle,
         ShuffledThirds,
         CountedThirds,
+        EqualHalves,
+        QuarterOfTen,
+        BorrowedWidth,
         Squeeze,
         Flattened,
         Transposed,
