@@ -140,16 +140,16 @@ class EqualHalves(nn.Module):
 
 
 class QuarterOfTen(nn.Module):
-    """A slice at a fourth of a width that four does not divide."""
+    """A slice at a fourth of a number that four does not divide: which number it would be of fewer is not known."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c, self.head = conv(3, 10), conv(2, 8), conv(8, 8), nn.Conv2d(8, 3, 1)
+        self.width = 10
+        self.a, self.b, self.c, self.head = conv(3, 10), conv(2, 8), conv(10, 8), nn.Conv2d(8, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
-        quarter = x.shape[1] // 4
-        return self.head(self.b(x[:, :quarter]) + self.c(x[:, quarter:]))
+        return self.head(self.b(x[:, : self.width // 4]) + self.c(x))
 
 
 class BorrowedWidth(nn.Module):
