@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.core import ids as I
+from channelcut.core.attributes import get_attribute
 from channelcut.core.graph import Graph, Node
-from channelcut.core.groups import Group
 from channelcut.core.ids import shrink
 from channelcut.coupling import replay as replaying
 from channelcut.coupling.collect import Collector
@@ -23,7 +23,6 @@ from channelcut.coupling.replay import Mismatch
 from channelcut.coupling.settle import Draft
 from channelcut.ops.call import Call
 from channelcut.ops.registry import rule, rules
-from channelcut.core.attributes import get_attribute
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
 SEES_NUMBERS = {
