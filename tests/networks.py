@@ -107,6 +107,67 @@ class ShuffledThirds(nn.Module):
         return self.head(self.b(self.shuffle(self.a(x))))
 
 
+class CountedThirds(nn.Module):
+    """A shuffle in three whose sizes are kept as numbers: a width that follows a third of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.width = 3, 12
+        self.a, self.b, self.head = conv(3, 12), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        x = self.a(x).reshape(n, self.groups, self.width // self.groups, h, w)
+        return self.head(self.b(x.transpose(1, 2).reshape(n, self.width, h, w)))
+
+
+class EqualHalves(nn.Module):
+    """Halves of four parts that are equal because pairs of parts are, which the forward shows only later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(3, 4), conv(3, 4), conv(3, 6), conv(3, 6)
+        self.whole, self.small, self.large = (nn.ModuleList([conv(n, 3), conv(n, 3)]) for n in (10, 4, 6))
+        self.head = nn.Conv2d(18, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = self.a(x), self.b(x), self.c(x), self.d(x)
+        parts = [torch.cat([a, c, b, d], 1), torch.cat([a, b], 1), torch.cat([c, d], 1)]
+        pairs = (self.whole, self.small, self.large)
+        halves = [half for part in parts for half in part.chunk(2, 1)]
+        layers = [layer for pair in pairs for layer in pair]
+        return self.head(torch.cat([layer(half) for layer, half in zip(layers, halves, strict=True)], 1))
+
+
+class QuarterOfTen(nn.Module):
+    """A slice at a fourth of a number that four does not divide: which number it would be of fewer is not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 10
+        self.a, self.b, self.c, self.head = conv(3, 10), conv(2, 8), conv(10, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.head(self.b(x[:, : self.width // 4]) + self.c(x))
+
+
+class BorrowedWidth(nn.Module):
+    """A view with the width of another value, by a way that no tracer follows: right as long as both lose as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 8), conv(3, 8), conv(16, 12), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        b = self.borrowed(self.b(x), len(a[0]))
+        return self.head(self.c(torch.cat([a, b], 1)))
+
+    def borrowed(self, y: Tensor, width: int) -> Tensor:
+        return y.flatten(2).reshape(-1, width, 16, 16)
+
+
 class Squeeze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -450,6 +511,19 @@ class Table(nn.Module):
         return self.head(F.relu(self.hidden(x)))
 
 
+class TwoChannels(nn.Module):
+    """A learned position of two channels, of which one is left: its axis is no longer the one that it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.place, self.head = conv(3, 2), nn.Parameter(torch.rand(1, 64, 2)), nn.Linear(2, 4)
+        self.gamma = nn.Parameter(torch.rand(2) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.a(x), 2).flatten(2).transpose(1, 2)
+        return self.head(F.relu(x + self.place) * self.gamma)
+
+
 class InPlace(nn.Module):
     """Writes into views of a value that is used again, and a transpose in place."""
 
@@ -637,6 +711,10 @@ NETWORKS = {
         Shuffle,
         NarrowShuffle,
         ShuffledThirds,
+        CountedThirds,
+        EqualHalves,
+        QuarterOfTen,
+        BorrowedWidth,
         Squeeze,
         Flattened,
         Transposed,
@@ -660,6 +738,7 @@ NETWORKS = {
         Recurrent,
         NarrowHeads,
         Table,
+        TwoChannels,
         InPlace,
         Closure,
         AuxiliaryHead,

@@ -15,12 +15,11 @@ import channelcut as cc
 from channelcut.core import ids as I
 from channelcut.core.attributes import get_attribute
 from channelcut.core.graph import Graph, Node
-from channelcut.core.groups import Group
 from channelcut.core.ids import shrink
 from channelcut.coupling import replay as replaying
 from channelcut.coupling.collect import Collector
 from channelcut.coupling.facts import Bind, Request
-from channelcut.coupling.replay import Mismatch, adversary
+from channelcut.coupling.replay import Mismatch
 from channelcut.coupling.settle import Draft
 from channelcut.ops.call import Call
 from channelcut.ops.registry import rule, rules
@@ -411,20 +410,6 @@ def test_all_mismatches_of_other_lanes_are_mended_in_one_round(monkeypatch: pyte
     assert found == [3]
     assert rounds == [6, 0]  # the groups of each norm, and the halves of each shuffle
     assert [(len(g.lanes), g.width) for g in groups if g.name.endswith("b.weight")] == [(1, 4)] * 3
-
-
-@pytest.mark.parametrize("width", [2, 3, 4, 8])
-@pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
-def test_no_selection_of_the_replay_repeats_from_lane_to_lane(width: int, distance: int) -> None:
-    """Else an op that pairs lanes at that distance would go through by chance."""
-    group = Group(0, "a.weight", tuple(np.arange(1, 32 * width + 1).reshape(32, width)), ())
-    for seed in (0, 1):
-        kept = adversary([group], 32 * width + 1, seed)[1:].reshape(32, width)
-        assert (kept.sum(1) == (width + 1) // 2).all()
-        assert (kept[:-distance] != kept[distance:]).any()
-    if width == 2:  # the first of one lane and the second of the next, and the other way round
-        firsts = [adversary([group], 65, seed)[1:3].tolist() for seed in (0, 1)]
-        assert firsts == [[True, False], [False, True]]
 
 
 def test_to_bind_an_axis_costs_what_varies_not_the_resolution(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ class Partition:
         partly = set(row[uneven | (present != self._sizes[lane])].tolist())
         terms: list[dict[Unknown, Number]] = [{} for _ in range(len(rows))]
         for r, found_lane, count in zip(row.tolist(), lane.tolist(), counts.tolist(), strict=True):
-            terms[r][found_lane] = count
+            terms[r][found_lane] = int(count)  # weighted counts are floats, and a third of one is no fraction
         return [None if r in partly else Linear(c, terms[r]) for r, c in enumerate(constants.tolist())]
 
     def extent(self, ids: Tensor, axis: int) -> Linear | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations, count
+from math import comb
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,8 +33,6 @@ from channelcut.ops.call import Call
 from channelcut.ops.host import Bound, State
 
 CHECK = "replay"
-SEEDS = (0, 1, 2)
-"""One selection may keep by chance what another would not: two windows that move against each other, and one drawn."""
 
 
 class Mismatch(Misfit):
@@ -62,13 +62,13 @@ def replay(draft: Draft) -> Sequence[Request]:
     for group in draft.groups:
         several[group.channels] = len(group.lanes) > 1
     chosen: list[set[int] | None] = [None] * len(draft.facts.runs)
-    for seed in SEEDS if several.any() else SEEDS[:1]:
-        kept = adversary(draft.groups, len(draft.partition.pinned), seed)
+    for trial in range(trials(draft.groups)):
+        kept = adversary(draft.groups, len(draft.partition.pinned), trial)
         for number, nodes in enumerate(chosen):
             problems = Checker(draft.facts, draft.partition.footprints, kept, number).run(nodes)
             if problems:
                 return tightened(draft, problems)
-        if seed == SEEDS[0] and several.any():
+        if trial == 0 and several.any():
             footprints = draft.partition.footprints
             chosen = [touching(run, draft.facts, footprints, several) for run in draft.facts.runs]
     return ()
@@ -321,30 +321,37 @@ def touching(run: Run, facts: Facts, footprints: Footprints, some: Kept) -> set[
     return {node.index for node in run.graph.calls if held[node.index] or any(held[ref.index] for ref in node.inputs)}
 
 
-def adversary(groups: Sequence[Group], count: int, seed: int) -> Kept:
-    """A selection that keeps about half of every lane, other positions in each, and equal shares in lanes of one group.
+def trials(groups: Sequence[Group]) -> int:
+    """How many selections `adversary` has for these groups."""
+    lanes = max((len(group.lanes) for group in groups), default=1)
+    return 1 if lanes == 1 else _bits(lanes) + 1
 
-    Seed 0 keeps a window of each lane that moves on from lane to lane, seed 1 one that moves back: an op that needs two
-    lanes to keep the same positions, or to keep them in an order, fails in one of them. Any other seed draws.
+
+def adversary(groups: Sequence[Group], channels: int, trial: int) -> Kept:
+    """A selection that keeps about half of every lane, and equal shares in lanes of one group.
+
+    An op that needs two lanes to keep the same positions, or to keep them in an order, fails where one lane keeps its
+    first channels and the other its last. So lanes have words with equally many ones, and in trial i a lane keeps its
+    first channels if bit i of its word is one: of two different such words, each has a one where the other has none, so
+    that every two lanes are tried both ways in a number of trials that grows with the logarithm of the lanes (Sperner
+    1928). The last trial is drawn.
     """
-    generator = np.random.default_rng(seed)
-    kept = np.ones(count, dtype=bool)
+    generator = np.random.default_rng(trial)
+    kept = np.ones(channels, dtype=bool)
     for group in groups:
-        for place, lane in enumerate(group.lanes):
-            each = len(lane) // group.width
-            left = max(1, (group.width + 1) // 2) * each
-            if seed > 1:
-                kept[generator.choice(lane, len(lane) - left, replace=False)] = False
+        bits = _bits(len(group.lanes))
+        ones = combinations(range(bits), bits // 2)
+        for lane, word in zip(group.lanes, ones, strict=False):  # there may be more words than lanes
+            gone = len(lane) - max(1, (group.width + 1) // 2) * (len(lane) // group.width)
+            if trial == trials(groups) - 1 > 0:
+                kept[generator.choice(lane, gone, replace=False)] = False
+            elif trial % bits in word:
+                kept[lane[len(lane) - gone :]] = False
             else:
-                steps = _digit_sum(place, group.width)
-                start = group.index + (steps if seed == 0 else -1 - steps)
-                kept[np.roll(lane, -start * each)[left:]] = False
+                kept[lane[:gone]] = False
     return kept
 
 
-def _digit_sum(number: int, base: int) -> int:
-    """The sum of the digits; unlike the number itself modulo `base`, it repeats with no period (Thue and Morse)."""
-    total = 0
-    while base > 1 and number:
-        total, number = total + number % base, number // base
-    return total
+def _bits(lanes: int) -> int:
+    """How long words of one weight must be so that there is a different one for every lane."""
+    return next(bits for bits in count(1) if comb(bits, bits // 2) >= lanes)

@@ -79,12 +79,18 @@ class Call:
         """The ids of a value; a parameter or buffer with one long axis owns its elements, any other is fixed."""
         if not isinstance(value, State):
             return value  # type: ignore[no-any-return]
-        long = [axis for axis, extent in enumerate(value.shape) if extent > 1]
+        long = self.long_axes(value)
         if len(long) != 1:
             if long:
                 self.fix(value)
             return I.zeros(value.shape)
         return I.along(self.slot(value, long[0], None, Role.PARAM), long[0], value.shape)
+
+    def long_axes(self, state: State) -> list[int]:
+        """The axes of a parameter or buffer along which there is more than one element."""
+        # A check may have one channel left of many, along what would then be no long axis any more.
+        extents = enumerate(state.shape)
+        return [axis for axis, extent in extents if self.decide(f"{state.name} is long along {axis}", extent > 1)]
 
     def line(self, name: str, axis: int) -> Tensor | None:
         """The ids of a tensor argument along one axis, shape (extent,); None where they vary along another as well."""

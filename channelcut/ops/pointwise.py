@@ -60,25 +60,26 @@ def combined(call: Call, operands: Sequence[Tensor | State]) -> Tensor:
     # Operands keep their own shapes until the end: only an element of its own can be in a partner's way.
     joined: Tensor | None = None
     for operand in operands:
-        if not _has_several_long_axes(operand):
+        if not _has_several_long_axes(call, operand):
             ids = call.activation(operand)
             joined = ids if joined is None else call.bind(joined, ids)
     result = I.zeros(call.shape) if joined is None else call.spread(joined)
     for operand in operands:
-        if _has_several_long_axes(operand):
+        if _has_several_long_axes(call, operand):
             _follow(call, cast(State, operand), result)
     return result
 
 
-def _has_several_long_axes(operand: Any) -> bool:
-    return isinstance(operand, State) and sum(extent > 1 for extent in operand.shape) > 1
+def _has_several_long_axes(call: Call, operand: Any) -> bool:
+    return isinstance(operand, State) and len(call.long_axes(operand)) > 1
 
 
 def _follow(call: Call, state: State, partner: Tensor) -> None:
     """A parameter with several long axes, such as a position embedding, follows what it is combined with."""
     varying = I.varying_axes(partner)
     offset = len(call.shape) - len(state.shape)
-    own = [axis - offset for axis in varying if axis >= offset and state.shape[axis - offset] > 1]
+    long = call.long_axes(state)
+    own = [axis - offset for axis in varying if axis - offset in long]
     ids = I.line(partner, varying[0]) if len(varying) == 1 else None
     if len(own) == 1 and ids is not None:
         call.slot(state, own[0], ids, Role.PARAM)
