@@ -78,6 +78,18 @@ def test_a_size_of_a_cache_is_met_as_a_plain_one_from_the_first_call_on() -> Non
     assert first[0] == ("b.weight", 8) and found(model) == first
 
 
+def test_a_size_of_a_cache_is_noted_no_more_than_one_in_the_code() -> None:
+    """The probe would set it right, but with another reason."""
+
+    def uses(model: nn.Module) -> list[Any]:
+        return [(use.role, use.axis, use.origin) for use in forward.trace(model, (torch.rand(1, 3, 12, 12),)).uses]
+
+    KEPT.clear()
+    written = uses(Keeps(lambda y, _: y.view(1, 16, -1).view(y.shape)).eval())
+    assert uses(Keeps(lambda y, c: y.view(1, c, -1).view(y.shape)).eval()) == written
+    assert uses(Keeps(lambda y, _: y.view(1, y.shape[1], -1).view(y.shape)).eval()) != written
+
+
 def test_two_cuts_in_a_row_are_the_same() -> None:
     KEPT.clear()
     model = Keeps(USES["a quotient"]).eval()
