@@ -26,8 +26,8 @@ from channelcut.ops.refresh import attributes, refresh
 from channelcut.ops.structure import retraced_structure
 from channelcut.tracing import trace
 from channelcut.tracing.dispatch import record
+from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import LARGE, Hollow, roots
-from channelcut.tracing.modes import uncompiled
 from channelcut.tracing.source import user_lines
 from channelcut.tracing.torch_export import export
 

@@ -11,17 +11,18 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
+from onnx import TensorProto, helper
 
 from channelcut.bench.inputs import inputs_for
 from channelcut.engine.onnxruntime import load
 from channelcut.onnx_out.files import load_onnx
-from channelcut.onnx_out.runtime import onnxruntime
+from channelcut.onnx_out.runtime import onnxruntime, session_from_model
 
 FORMAT = "channelcut-profile-1"
 _WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
@@ -72,20 +73,16 @@ def paired(
 
 
 def machine_balance(threads: int = 1) -> dict[str, float]:
-    """Measure what this machine computes and moves: FLOP/s of a float32 product, bytes/s of a copy, and their ratio.
+    """Measure what this machine computes and moves: FLOP/s of a float32 product and bytes/s of a negation.
 
-    A layer that does fewer operations a byte than the ratio waits for memory. After Williams, Waterman and Patterson,
-    "Roofline", 2009. The copy is larger than the caches, so that layers which stay inside them are judged too harshly.
+    A layer that does fewer operations per byte than the ratio waits for memory. After Williams, Waterman and Patterson,
+    "Roofline", 2009. ONNX Runtime does both, as it runs the layers. The values that are negated are larger than the
+    caches, so that layers which stay inside them are judged too harshly.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        a, big = torch.rand(768, 768), torch.rand(16 * 2**20)
-        target = torch.empty_like(big)
-        flops = 2 * 768**3 / _fastest(lambda: torch.mm(a, a))
-        bandwidth = 2 * big.numel() * 4 / _fastest(lambda: target.copy_(big))
-    finally:
-        torch.set_num_threads(before)
+    generator = np.random.default_rng(0)
+    square, line = (generator.random(shape, np.float32) for shape in ((768, 768), (16 * 2**20,)))
+    flops = 2 * 768**3 / _fastest(_runner("MatMul", (square, square), threads))
+    bandwidth = 2 * line.nbytes / _fastest(_runner("Neg", (line,), threads))
     return {"flops_per_s": flops, "bytes_per_s": bandwidth, "flops_per_byte": flops / bandwidth}
 
 
@@ -200,6 +197,22 @@ def _shapes(arguments: Mapping[str, Any], key: str) -> list[list[int]]:
 def merged(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the layers with the mean of both times."""
     return {n: {**r, "us": (r["us"] + other[n]["us"]) / 2 if n in other else r["us"]} for n, r in one.items()}
+
+
+def _runner(op: str, inputs: Sequence[npt.NDArray[np.float32]], threads: int) -> Callable[[], object]:
+    """Runs one operator over inputs of one shape, into memory that is at hand."""
+    names = [f"input_{i}" for i in range(len(inputs))]
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, inputs[0].shape) for name in names]
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, inputs[0].shape)
+    graph = helper.make_graph([helper.make_node(op, names, ["result"])], op, given, [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = session_from_model(model, threads)
+    binding = session.io_binding()
+    for name, values in zip(names, inputs, strict=True):
+        binding.bind_cpu_input(name, values)
+    place = onnxruntime().OrtValue.ortvalue_from_numpy(np.zeros_like(inputs[0]))
+    binding.bind_ortvalue_output("result", place)
+    return lambda: session.run_with_iobinding(binding)
 
 
 def _fastest(work: Any) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 from collections.abc import Sequence
 
 import onnx
 
 from channelcut.core.errors import UserError
+from channelcut.core.quiet import quietly
 from channelcut.onnx_out.parity import Rewrite
 
 
@@ -36,7 +35,7 @@ def simplified_by_onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
     """Constant folding and fusion by onnxslim, without its report."""
     import onnxslim
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quietly():
         result: onnx.ModelProto = onnxslim.slim(model)
     return result
 

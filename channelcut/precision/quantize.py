@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from channelcut.core.errors import UserError
+from channelcut.core.quiet import quietly
 from channelcut.onnx_out.files import is_split, save_onnx
 from channelcut.onnx_out.runtime import onnxruntime
 from channelcut.precision.cast import without_unread
@@ -61,7 +60,7 @@ def ranges(model: onnx.ModelProto, feeds: Sequence[Feed], method: str, notify: C
             return None if feed is None else dict(feed)
 
     # The calibrator prints its progress; standard output is for the result.
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, quietly():
         plain, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
         save_onnx(model, plain)
         calibrator = create_calibrator(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from channelcut.core.graph import Graph, Node, Ref, refs
+from channelcut.core.graph import Graph, Node, Ref, refs, specs
 from channelcut.core.schema import writes
-from channelcut.core.trees import mapped
+from channelcut.core.trees import leaves, mapped
 from channelcut.ops.registry import op
 from channelcut.ops.writes import written
 
@@ -28,6 +28,17 @@ def to_double(value: Any) -> Any:
 def _writes(node: Node) -> bool:
     """Whether a node writes into a value that it was given, statistics of a norm aside."""
     return writes(node.target) and not op(node.name).statistics
+
+
+def _takes_default_type(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a node makes floating values of none, such as a grid, in the type that torch's default is.
+
+    The default is of the whole process, so it is left alone.
+    """
+    if not any(spec.dtype in LOW for spec in specs(node.value)) or isinstance(kwargs.get("dtype"), torch.dtype):
+        return False
+    given = leaves((args, dict(kwargs)))
+    return not any(isinstance(leaf, Tensor) and leaf.dtype.is_floating_point for leaf in given)
 
 
 class Derived(Mapping[str, Tensor]):
@@ -101,6 +112,11 @@ class Execution:
             return args[0].reshape(args[1])  # the layout of a reference may differ from the recorded one
         if op(node.name).statistics and not self.graph.training:
             args = tuple(a.clone() if isinstance(a, Tensor) and i in (3, 4) else a for i, a in enumerate(args))
+        if _takes_default_type(node, args, kwargs):
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and any(argument.name == "dtype" for argument in schema.arguments):
+                kwargs = {**kwargs, "dtype": torch.float64}
+            return mapped(to_double, node.target(*args, **kwargs))  # else it is rounded, alike in both networks
         return node.target(*args, **kwargs)
 
     def finish(self, node: Node, value: Any) -> None:

@@ -31,6 +31,7 @@ from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_e
 from channelcut.proof.execute import Derived, Execution
 from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.proof.training import training_step
+from channelcut.tracing.randomness import OwnRandom
 from channelcut.tracing.settled import UNSETTLED
 
 TOLERANCE = 1e-9
@@ -182,14 +183,9 @@ class Lockstep:
         self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], *, signal: bool = True
     ) -> tuple[list[Check], float]:
         """Every check in order, and how far the masked outputs moved from the uncut ones (0 without `signal`)."""
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)  # for what the forward itself makes, without naming a type
-        try:
+        with torch.no_grad(), OwnRandom():
             return self._run(original, actual, signal)
-        finally:
-            torch.set_default_dtype(default)
 
-    @torch.no_grad()
     def _run(
         self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], signal: bool
     ) -> tuple[list[Check], float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import doubled, private_copy
+from channelcut.tracing.randomness import OwnRandom
 
 NO_TARGETS = " in evaluation mode (the original does not run in training mode without targets)"
 
@@ -37,7 +38,7 @@ def _step(model: nn.Module, inputs: Any, *, training: bool) -> str | None:
     clone = private_copy(model).train(training).requires_grad_(True)
     args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), OwnRandom():
             outputs = clone(*args, **kwargs)
             leaves = [o for o in pytree.tree_leaves(outputs) if isinstance(o, Tensor) and o.requires_grad]
             if not leaves:

@@ -12,6 +12,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
+from channelcut.tracing.randomness import OwnRandom
 
 
 def recalibrate(
@@ -54,7 +55,7 @@ def recalibrate(
 
 def _run(model: nn.Module, batch: Tensor) -> None:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), OwnRandom():
             model(batch)
     except (RuntimeError, ValueError, TypeError) as error:
         given = "x".join(map(str, batch.shape)) if isinstance(batch, Tensor) else f"a {type(batch).__name__}"

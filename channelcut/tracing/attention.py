@@ -6,7 +6,9 @@ have different widths. A cut changes widths, so a trace must not depend on that 
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,13 +36,21 @@ class AttentionMode(TorchFunctionMode):
         given = kwargs or {}
         if func is _ATTENTION:
             return self._whole(*args, **given)
+        if func is torch._nested_tensor_from_mask_left_aligned:
+            return False  # so that an encoder does not pack sequences of different lengths into a nested tensor
         if func is F.multi_head_attention_forward:
-            before, F.scaled_dot_product_attention = F.scaled_dot_product_attention, self._whole
-            try:
-                return func(*args, **given)
-            finally:
-                F.scaled_dot_product_attention = before
+            return self._multi_head(*args, **given)
         return func(*args, **given)
+
+    @cached_property
+    def _multi_head(self) -> Callable[..., Any]:
+        """torch's function, over globals of its own in which attention is one step; torch's module stays as it is."""
+        original = F.multi_head_attention_forward
+        scope = {**original.__globals__, "scaled_dot_product_attention": self._whole}
+        made = types.FunctionType(original.__code__, scope, original.__name__, original.__defaults__)
+        made.__kwdefaults__ = original.__kwdefaults__
+        scope[original.__name__] = made  # it hands itself to the modes that are entered before this one
+        return made
 
     def _whole(self, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(_NAMES, args, strict=False)) | kwargs

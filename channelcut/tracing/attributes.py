@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,45 +12,49 @@ from torch import nn
 
 from channelcut.core.attributes import closure, set_entry, with_closure
 from channelcut.core.graph import Attribute
-from channelcut.tracing.numbers import Width
+from channelcut.tracing.numbers import Recording, Width
 
 _DEPTH = 3  # of plain objects and containers below a module's attribute
 
 
-def tag_attributes(model: nn.Module) -> dict[tuple[str, str], int]:
+def tag_attributes(model: nn.Module, recording: Recording) -> dict[tuple[str, str], int]:
     """Replace the integers above 1 that modules of `model` (a copy) keep by numbers that remember their attribute.
 
     Items of tuples, lists and dicts and fields of plain objects are named with dots (`widths.1`, `config.dim`). The
-    layers of torch itself are left out: what they keep follows from the shapes of their tensors. Returns what was
-    tagged, by module path and attribute.
+    layers of torch itself are left out: what they keep follows from the shapes of their tensors. The numbers belong to
+    `recording`. Returns what was tagged, by module path and attribute.
     """
     found: dict[tuple[str, str], int] = {}
+
+    def number(path: str, name: str, value: int) -> Width:
+        found[path, name] = value
+        return Width(value, Attribute(path, name, value), recording)
+
     for path, module in model.named_modules():
         if type(module).__module__.startswith("torch."):
             continue
         for name, value in list(vars(module).items()):
             if not name.startswith("_") and name != "training":
-                new = _tag(value, path, name, found)
+                new = _tag(value, path, name, number)
                 if new is not value:
                     vars(module)[name] = new
     return found
 
 
-def _tag(value: Any, path: str, name: str, found: dict[tuple[str, str], int]) -> Any:
+def _tag(value: Any, path: str, name: str, number: Callable[[str, str, int], Width]) -> Any:
     """The value with its integers tagged; lists, dicts and objects are changed in place, because they are copies."""
     if type(value) is int and value > 1:
-        found[path, name] = value
-        return Width(value, Attribute(path, name, value))
+        return number(path, name, value)
     if name.count(".") == _DEPTH or isinstance(value, (nn.Module, torch.Tensor, type)):
         return value
     if type(value) is tuple:
-        items = [_tag(item, path, f"{name}.{i}", found) for i, item in enumerate(value)]
+        items = [_tag(item, path, f"{name}.{i}", number) for i, item in enumerate(value)]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
     if isinstance(value, types.FunctionType):
-        cells = {k: _tag(v, path, f"{name}.{k}", found) for k, v in closure(value).items() if type(v) is int}
+        cells = {k: _tag(v, path, f"{name}.{k}", number) for k, v in closure(value).items() if type(v) is int}
         return with_closure(value, cells) if cells else value
     for key, item in _entries(value):
-        new = _tag(item, path, f"{name}.{key}", found)
+        new = _tag(item, path, f"{name}.{key}", number)
         if new is not item:
             set_entry(value, key, new)
     return value

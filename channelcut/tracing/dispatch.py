@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import AttentionMode
 from channelcut.tracing.attributes import tag_attributes
+from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.tracing.layout import ContiguousLinear
-from channelcut.tracing.modes import slow_attention, uncompiled
-from channelcut.tracing.numbers import begin_recording, square_roots
+from channelcut.tracing.modes import ThreadMode
+from channelcut.tracing.numbers import Recording
+from channelcut.tracing.randomness import Generators
 from channelcut.tracing.recurrent import RecurrentMode, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line
@@ -42,32 +44,35 @@ def record(
     training: bool,
     widths: bool = True,
     hollow: bool = False,
+    recording: Recording | None = None,
 ) -> Graph:
     """Run `model` (a copy that may be changed) once and return the ops it ran as a `Graph`.
 
-    `widths`: also note the numbers that the forward computes from shapes and attributes, see `trace.widths`. `hollow`:
-    without the arithmetic, see `trace.hollow`.
+    `widths`: also note the numbers that the forward computes from shapes and attributes, see `tracing.widths`; they
+    belong to `recording`. `hollow`: without the arithmetic, see `tracing.hollow`.
     """
+    recording = recording or Recording()
     recorder = _Recorder(aliases(model))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         recorder.declare("state", name, tensor)
     for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
         if isinstance(leaf, torch.Tensor):
             recorder.declare("input", f"input_{position}", leaf)
-    hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in model.named_modules()]
-    hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for module in model.modules()]
+    modules = list(model.named_modules())
+    hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in modules]
+    hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for _, module in modules]
     recurrent = RecurrentMode(recorder.zero)
-    mode = WidthMode(recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
-    begin_recording()
-    attributes = tag_attributes(model) if widths else {}
+    mode = WidthMode(recording, recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
+    attributes = tag_attributes(model, recording) if widths else {}
     try:
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
             own = (recorder, ContiguousLinear(), AttentionMode(recorder.step), recurrent, *((mode,) if widths else ()))
-            for entered in (torch.no_grad(), uncompiled(), slow_attention(), square_roots(), *hollows, *own):
+            for entered in (torch.no_grad(), uncompiled(), *hollows, *own):
                 modes.enter_context(entered)
             outputs = model(*args, **kwargs)
     finally:
+        recording.close()
         for hook in hooks:
             hook.remove()
     leaves = tensor_paths(outputs)
@@ -79,13 +84,8 @@ def record(
     return settled(graph)
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(ThreadMode):
     """Appends a node for every op; values are known by the identity of their tensors, for as long as these live."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Do not load torch's compiler, which takes a second, to keep it out of here: `modes.uncompiled` does that."""
-        return False
 
     def __init__(self, shared: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -93,9 +93,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes: list[Node] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.path: list[str] = []
-        self.mkldnn = torch.backends.mkldnn.enabled
         self._known = WeakTensorKeyDictionary()
         self._paused = False
+        self._generators = Generators()
 
     def append(self, **fields: Any) -> Ref:
         self.nodes.append(Node(index=len(self.nodes), **fields))
@@ -107,15 +107,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def entering(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:
             self.path.append(name)
-            if isinstance(module, nn.RNNBase):  # one fused op, which has no float64, becomes the ops of every step
-                torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
 
         return hook
 
     def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.path.pop()
-        if isinstance(module, nn.RNNBase):
-            torch.backends.mkldnn.set_flags(self.mkldnn)  # type: ignore[no-untyped-call]
 
     def known(self, tensor: torch.Tensor) -> Ref | None:
         """The node that made a tensor, if it was recorded."""
@@ -151,14 +147,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._paused:
-            return func(*args, **kwargs)
+            return self._generators.run(func, args, kwargs)
         name = str(func.overloadpacket)
         if name in ("aten.detach", "aten.lift_fresh") or name.startswith("prim."):
             result = func(*args, **kwargs)
             if isinstance(result, torch.Tensor) and isinstance(args[0], torch.Tensor):
                 self._remember(result, self.reference(args[0]))
             return result
-        return self._step(func, tuple(args), kwargs, lambda: func(*args, **kwargs))
+        return self._step(func, tuple(args), kwargs, lambda: self._generators.run(func, args, kwargs))
 
     def step(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:
         """Record all that `run` does as one call of `target`."""

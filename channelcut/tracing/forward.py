@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,7 +16,10 @@ from channelcut.core.copies import doubled, private_copy
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph
 from channelcut.tracing.dispatch import record
+from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import weightless_copy
+from channelcut.tracing.numbers import Recording
+from channelcut.tracing.randomness import OwnRandom
 from channelcut.tracing.settled import UNSETTLED
 from channelcut.tracing.source import innermost_line
 from channelcut.tracing.torch_export import export
@@ -51,6 +56,7 @@ def trace(
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {type(model).__name__}. Pass the network itself: model.module.")
     keywords = dict(kwargs or {})
+    warm_up = (args, keywords) if warm else None
     if not (arithmetic or warm or front_end == "export"):
         found = _hollow(model, (args, keywords), training=training)
         if found is not None:
@@ -58,10 +64,7 @@ def trace(
     refusals: list[str] = []
     for name, follow in FRONT_ENDS[front_end]:
         try:
-            copy = _copy(model, training)
-            if warm:
-                _run(copy, args, keywords)
-            return follow(copy, args, keywords, training=training)
+            return follow(lambda: _copy(model, training, warm_up), (args, keywords), training=training)
         except Exception as error:  # noqa: BLE001  the user's forward may raise anything; it is reported below
             if not refusals:
                 _check_forward(_copy(model, training), args, keywords)
@@ -73,9 +76,33 @@ def trace(
     )
 
 
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def _recorded(make: Callable[[], nn.Module], inputs: Inputs, **options: Any) -> Graph:
+    """Record the forward of the copy that `make` gives; see `record` for the options.
+
+    A forward may keep a number beyond the model, as the key of a cache for instance, and find a plain one there the
+    next time. So where a number of a recording is still in somebody's hands when the copy is gone, the forward is
+    recorded once more: as every later analysis will find it.
+    """
+    recording = Recording()
+    graph = record(make(), *_private(inputs), recording=recording, **options)
+    kept = weakref.ref(recording)
+    del recording
+    if kept() is not None:
+        gc.collect()  # it may only be in a cycle of references
+    return graph if kept() is None else record(make(), *_private(inputs), **options)
+
+
+def _exported(make: Callable[[], nn.Module], inputs: Inputs, *, training: bool) -> Graph:
+    """The graph of torch.export."""
+    return export(make(), *_private(inputs), training=training)
+
+
 FRONT_ENDS: dict[str, list[tuple[str, Callable[..., Graph]]]] = {
-    "dispatch": [("recording its ops", record), ("recording its ops", partial(record, widths=False))],
-    "export": [("torch.export", export)],
+    "dispatch": [("recording its ops", _recorded), ("recording its ops", partial(_recorded, widths=False))],
+    "export": [("torch.export", _exported)],
 }
 FRONT_ENDS["auto"] = FRONT_ENDS["dispatch"] + FRONT_ENDS["export"]
 
@@ -109,17 +136,16 @@ def _trained(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *,
             return graph
     for inputs in both:
         try:
-            return record(_copy(model, True), *_private(inputs), training=True)
+            return _recorded(lambda: _copy(model, True), inputs, training=True)
         except Exception:  # noqa: BLE001  whatever the forward raises without targets
             continue
     return None
 
 
-def _hollow(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], *, training: bool) -> Graph | None:
+def _hollow(model: nn.Module, inputs: Inputs, *, training: bool) -> Graph | None:
     """The ops of a forward without its arithmetic; None where it fails so, or where values decide how it goes on."""
-    copy = weightless_copy(model).train(training)
     try:
-        graph = record(copy, *_private(inputs), training=training, hollow=True)
+        graph = _recorded(lambda: weightless_copy(model).train(training), inputs, training=training, hollow=True)
     except Exception:  # noqa: BLE001  the forward with its arithmetic tells whose fault it is
         return None
     return None if UNSETTLED in graph.outputs else graph
@@ -136,15 +162,18 @@ def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:
     }
 
 
-def _copy(model: nn.Module, training: bool) -> nn.Module:
-    return private_copy(model).train(training)
+def _copy(model: nn.Module, training: bool, warm_up: Inputs | None = None) -> nn.Module:
+    """A copy to run, which has run once on `warm_up`."""
+    copy = private_copy(model).train(training)
+    if warm_up is not None:
+        _run(copy, *_private(warm_up))
+    return copy
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """One forward on copies of the inputs, which it may write into."""
-    inputs = _private((args, kwargs))
-    with torch.no_grad():
-        model(*inputs[0], **inputs[1])
+    """One forward of a copy on copies of the inputs, which it may write into."""
+    with torch.no_grad(), uncompiled(), OwnRandom():
+        model(*args, **kwargs)
 
 
 def _private(inputs: Any) -> Any:
@@ -154,8 +183,7 @@ def _private(inputs: Any) -> Any:
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the forward once, so that a model that cannot run is told apart from one that cannot be traced."""
     try:
-        with torch.no_grad():
-            model(*args, **kwargs)
+        _run(model, *_private((args, kwargs)))
     except Exception as error:
         shapes = ", ".join(describe(a) for a in (*args, *kwargs.values()))
         raise UserError(

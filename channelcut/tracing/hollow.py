@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _every_module
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelcut.core.copies import private_copy
 from channelcut.core.trees import leaves, mapped_only
 from channelcut.ops.registry import op
+from channelcut.tracing.modes import ThreadMode
 from channelcut.tracing.shortcuts import shortcut
 
 LARGE = 1024
@@ -30,7 +31,7 @@ class ValuesNeeded(Exception):
     """The forward does something with values that a forward without its arithmetic does not have."""
 
 
-class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Hollow(ThreadMode):
     """Ops with large results give tensors of the right shape with any values; small ones are computed.
 
     Only what depends on the `roots`, the inputs and the large parameters, goes without values. A grid or a table that a
@@ -38,11 +39,6 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Fake tensors would refuse a forward that reads numbers from its buffers (strides, anchors); here these are real.
     Raises `ValuesNeeded` where a number or a shape would come of values that are not there.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Do not load torch's compiler, which takes a second, to keep it out of here: `modes.uncompiled` does that."""
-        return False
 
     def __init__(self, roots: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -77,9 +73,24 @@ class Unread(TorchFunctionMode):
 
 
 def roots(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """What has no values in a weightless copy, and what its forward computes with: the inputs."""
+    """What has no values in a weightless copy, and what its forward computes with: the inputs.
+
+    Raises:
+        ValuesNeeded: the user has registered hooks, which are to see the values of a real forward.
+    """
+    if _hooked(model):
+        raise ValuesNeeded("a hook")
     given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     return [*filter(_is_large, model.parameters()), *given]
+
+
+def _hooked(model: nn.Module) -> bool:
+    """Whether the user's own code runs before or after a layer; torch has hooks too, such as those of a weight norm."""
+    tables = [_every_module._global_forward_hooks, _every_module._global_forward_pre_hooks]
+    for module in model.modules():
+        tables += [module._forward_hooks, module._forward_pre_hooks]
+    hooks = [hook for table in tables for hook in table.values()]
+    return not all(str(getattr(hook, "__module__", "")).startswith(("torch.", "channelcut.")) for hook in hooks)
 
 
 def is_hollow(tensor: Any) -> bool:

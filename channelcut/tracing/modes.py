@@ -1,33 +1,28 @@
-"""Settings under which a forward shows the ops that it is made of."""
+"""Dispatch modes of one thread."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+from typing_extensions import Self
 
 
-@contextmanager
-def slow_attention() -> Iterator[None]:
-    """Keep torch's transformer layers on the ops that they are made of, instead of one fused op for inference."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+class ThreadMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that is entered by this thread alone.
 
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run compiled parts of a model eagerly, and compile nothing of what records it.
-
-    Who has compiled nothing has not loaded torch's compiler, which takes a second.
+    torch's own `__enter__` and `__exit__` also save and restore flags of the whole process. Where two threads are in
+    modes at once, the last one out leaves the flags set for good, and torch's compiler then holds back for ever.
     """
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load torch's compiler, which takes a second, to keep it out of here: `eager.uncompiled` does that."""
+        return False
+
+    def __enter__(self) -> Self:
+        """Push this mode on the stack of this thread."""
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take it off again."""
+        _pop_mode()

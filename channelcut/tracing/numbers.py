@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import operator
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from channelcut.core.graph import Arithmetic, Origin
@@ -15,17 +13,44 @@ _BINARY = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "lshift", "
 _UNARY = ("neg", "pos", "abs")
 
 
+class Recording:
+    """One run of a forward, which every number that was made in it belongs to.
+
+    A cache outside the model may keep a number longer, or hand it to a forward in another thread. It counts as a plain
+    number there: only the recording that it belongs to asks for its origin, and only while it is open.
+    """
+
+    def __init__(self) -> None:
+        self.open = True
+        self.on_float: Callable[[Origin], None] | None = None
+        self._thread = threading.get_ident()
+
+    def close(self) -> None:
+        """End it: from now on its numbers are plain ones, and make plain ones."""
+        self.open, self.on_float = False, None
+
+    def read_as_float(self, origin: Origin) -> None:
+        """A number is asked for a plain float, by the root of a width for instance, and its origin ends there."""
+        if self.on_float is not None and self._thread == threading.get_ident():
+            self.on_float(origin)
+
+
 class Width(int):
-    """An integer with an origin, of one recording: what a cache of the user's keeps longer means nothing later."""
+    """An integer with an origin; it is an `int` in every other way."""
 
     origin: Origin
-    recording: int
+    recording: Recording
 
-    def __new__(cls, value: int, origin: Origin, recording: int | None = None) -> Width:
-        """Make the number; it is an `int` in every other way."""
+    def __new__(cls, value: int, origin: Origin, recording: Recording) -> Width:
+        """Make the number."""
         number = int.__new__(cls, value)
-        number.origin, number.recording = origin, current_recording() if recording is None else recording
+        number.origin, number.recording = origin, recording
         return number
+
+    def __float__(self) -> float:
+        """The plain number: `math.sqrt` and all else that is written in C asks for it like this."""
+        self.recording.read_as_float(self.origin)
+        return float(int(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is a plain number."""
@@ -33,15 +58,15 @@ class Width(int):
 
 
 class Fraction(float):
-    """A float with an origin, such as `c ** -0.5`."""
+    """A float with an origin, such as `c ** -0.5`; it is a `float` in every other way."""
 
     origin: Origin
-    recording: int
+    recording: Recording
 
-    def __new__(cls, value: float, origin: Origin, recording: int | None = None) -> Fraction:
-        """Make the number; it is a `float` in every other way."""
+    def __new__(cls, value: float, origin: Origin, recording: Recording) -> Fraction:
+        """Make the number."""
         number = float.__new__(cls, value)
-        number.origin, number.recording = origin, current_recording() if recording is None else recording
+        number.origin, number.recording = origin, recording
         return number
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,22 +74,11 @@ class Fraction(float):
         return float, (float(self),)
 
 
-_recordings = itertools.count(1)
-_current = [0]
-
-
-def current_recording() -> int:
-    """The recording that numbers are made in now."""
-    return _current[0]
-
-
-def begin_recording() -> None:
-    """From now on, numbers of earlier recordings count as plain ones."""
-    _current[0] = next(_recordings)
-
-
 def _tagged(value: Any, origin: Origin, *sources: Any) -> Any:
-    recording = min(source.recording for source in sources if isinstance(source, (Width, Fraction)))
+    """The result of arithmetic; a plain number unless all tagged numbers in it are of one open recording."""
+    recording, *others = {source.recording for source in sources if isinstance(source, (Width, Fraction))}
+    if others or not recording.open:
+        return value
     if type(value) is int:
         return Width(value, origin, recording)
     return Fraction(value, origin, recording) if type(value) is float else value
@@ -109,33 +123,16 @@ for _name in _UNARY:
         setattr(_kind, f"__{_name}__", _unary(_name))
 
 
-@contextmanager
-def square_roots() -> Iterator[None]:
-    """Let `math.sqrt` keep the origin of a number: attention divides by the root of a width."""
-    plain = math.sqrt
-
-    def root(value: Any) -> Any:
-        if isinstance(value, (Width, Fraction)):
-            return Fraction(plain(value), Arithmetic("pow", (value.origin, 0.5)), value.recording)
-        return plain(value)
-
-    math.sqrt = root
-    try:
-        yield
-    finally:
-        math.sqrt = plain
-
-
-def tagged_numbers(tree: Any) -> Iterator[Width | Fraction]:
-    """Every tagged number in nested arguments."""
+def tagged_numbers(tree: Any, recording: Recording) -> Iterator[Width | Fraction]:
+    """Every number of a recording in nested arguments."""
     if isinstance(tree, (Width, Fraction)):
-        if tree.recording == current_recording():
+        if tree.recording is recording:
             yield tree
     elif isinstance(tree, slice):
-        yield from tagged_numbers((tree.start, tree.stop, tree.step))
+        yield from tagged_numbers((tree.start, tree.stop, tree.step), recording)
     elif isinstance(tree, (list, tuple)):
         for item in tree:
-            yield from tagged_numbers(item)
+            yield from tagged_numbers(item, recording)
     elif isinstance(tree, dict):
         for item in tree.values():
-            yield from tagged_numbers(item)
+            yield from tagged_numbers(item, recording)

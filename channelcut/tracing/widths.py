@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from channelcut.core.graph import Extent, Free, Ref, Site, WidthUse
+from channelcut.core.graph import Extent, Free, Origin, Ref, Site, WidthUse
 from channelcut.ops.registry import op
-from channelcut.tracing.numbers import Fraction, Width, current_recording, tagged_numbers
+from channelcut.tracing.numbers import Fraction, Recording, Width, tagged_numbers
 
 _ALWAYS = ("shape", "axis", "sections")  # what they leave to the op, or divide, counts without a number as well
 _COUNTS = ("count", "chunks", "sections", "indices_or_sections")
@@ -32,12 +32,14 @@ class WidthMode(TorchFunctionMode):
 
     def __init__(
         self,
+        recording: Recording,
         reference: Callable[[torch.Tensor], Ref | None],
         site: Callable[[], Site],
         steps: Callable[[int], list[tuple[int, str, tuple[Any, ...]]]],
         count: Callable[[], int],
     ) -> None:
         super().__init__()
+        self.recording, recording.on_float = recording, self._number
         self.reference, self.site, self.steps, self.count = reference, site, steps, count
         self.uses: list[WidthUse] = []
 
@@ -55,7 +57,7 @@ class WidthMode(TorchFunctionMode):
         if name == "size" and type(result) is int:
             axis = int(args[1] if len(args) > 1 else kwargs["dim"])
             return self._extent(args[0], axis % args[0].dim(), result)
-        if op(f"aten.{name}").sizes in _ALWAYS or any(True for _ in tagged_numbers((args, kwargs))):
+        if op(f"aten.{name}").sizes in _ALWAYS or any(True for _ in tagged_numbers((args, kwargs), self.recording)):
             self._note(name, args, kwargs, result, before)
         return result
 
@@ -64,7 +66,7 @@ class WidthMode(TorchFunctionMode):
 
     def _extent(self, tensor: torch.Tensor, axis: int, extent: int) -> int:
         ref = self.reference(tensor)
-        return extent if ref is None else Width(extent, Extent(ref.index, axis, extent))
+        return extent if ref is None else Width(extent, Extent(ref.index, axis, extent), self.recording)
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any, before: int) -> None:
         sizes = op(f"aten.{name}").sizes
@@ -88,8 +90,8 @@ class WidthMode(TorchFunctionMode):
         elif name == "__getitem__":
             self._slices(args[0], args[1], before)
         else:
-            for number in tagged_numbers((args, kwargs)):
-                self._number(number)
+            for number in tagged_numbers((args, kwargs), self.recording):
+                self._number(number.origin)
 
     def _extents(self, result: torch.Tensor, sizes: Any, first: int) -> None:
         ref = self.reference(result)
@@ -120,12 +122,12 @@ class WidthMode(TorchFunctionMode):
         count = next((given[key] for key in _COUNTS if key in given), None)
         axis = int(given.get("dim", 0)) % tensor.dim()
         extent = self._extent(tensor, axis, tensor.shape[axis])
-        for number in tagged_numbers((count, kwargs)):
-            self._number(number)
+        for number in tagged_numbers((count, kwargs), self.recording):
+            self._number(number.origin)
         if not isinstance(count, int) or not isinstance(extent, Width):
             return
         if int(extent) % count:
-            self._number(extent)
+            self._number(extent.origin)
             return
         made = [index for index, name, _ in self.steps(before) if name.endswith("slice")]
         for position, index in enumerate(made):  # of tensor_split; chunk is one op, which keeps its pieces equal
@@ -149,16 +151,16 @@ class WidthMode(TorchFunctionMode):
                     if isinstance(number, Width) and made:
                         self._use(Ref(made[0]), role, axis, number)
             else:
-                for number in tagged_numbers(item):
-                    self._number(number)
+                for number in tagged_numbers(item, self.recording):
+                    self._number(number.origin)
             axis += 1
 
     def _use(self, ref: Ref | None, role: Any, axis: int, number: Any) -> None:
-        if ref is not None and isinstance(number, (Width, Fraction)) and number.recording == current_recording():
+        if ref is not None and isinstance(number, (Width, Fraction)) and number.recording is self.recording:
             self.uses.append(WidthUse(ref.index, role, axis, number.origin, self.site()))
 
-    def _number(self, number: Width | Fraction) -> None:
-        self.uses.append(WidthUse(max(self.count() - 1, 0), "number", -1, number.origin, self.site()))
+    def _number(self, origin: Origin) -> None:
+        self.uses.append(WidthUse(max(self.count() - 1, 0), "number", -1, origin, self.site()))
 
 
 def _dim(arguments: tuple[Any, ...]) -> int:

@@ -1,0 +1,61 @@
+"""Random numbers that a forward draws, from generators of our own: torch's belong to the process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from channelcut.core.trees import leaves
+from channelcut.tracing.modes import ThreadMode
+
+_SEED = 0
+
+
+class Generators:
+    """One generator for each device, seeded alike, so that the same forward draws the same numbers every time."""
+
+    def __init__(self) -> None:
+        self._made: dict[torch.device, torch.Generator] = {}
+
+    def run(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run an op; one that draws from torch's own generator draws from one of these instead."""
+        seeded = _seeded(func)
+        if seeded is None or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        given = next((leaf.device for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)), None)
+        device = torch.device(kwargs.get("device") or given or "cpu")
+        if device not in self._made:
+            self._made[device] = torch.Generator(device).manual_seed(_SEED)
+        return seeded(*args, **{**kwargs, "generator": self._made[device]})
+
+
+class OwnRandom(ThreadMode):
+    """Every op that runs in it draws from `Generators`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generators = Generators()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the op."""
+        return self.generators.run(func, args, kwargs or {})
+
+
+@cache
+def _seeded(func: Any) -> Any:
+    """The form of an op that takes a generator; None where it draws nothing, or from nobody else."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return None
+    names = _names(func)
+    if "generator" in names:
+        return func
+    packet = func.overloadpacket
+    forms = [getattr(packet, name) for name in packet.overloads()]
+    return next((form for form in forms if _names(form) - {"generator"} == names != _names(form)), None)
+
+
+def _names(func: Any) -> set[str]:
+    return {argument.name for argument in func._schema.arguments}
