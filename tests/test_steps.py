@@ -289,8 +289,8 @@ class TestImportance:
         assert cc.prune(model, example(), keep=0.5, importance=by_name).plan.kept["0.weight"] == {0: (1, 3, 5, 7)}
 
     def test_signed_scores_are_ranked(self) -> None:
-        plan = cc.prune(self.chain(), example(), keep=0.5, importance=lambda t, s: -torch.arange(8.0)).plan
-        assert plan.kept["0.weight"] == {0: (0, 1, 2, 3)}
+        plan = cc.prune(self.chain(), example(), keep=0.5, importance=lambda t, s: torch.arange(8.0) - 9).plan
+        assert plan.kept["0.weight"] == {0: (4, 5, 6, 7)}
 
     @pytest.mark.parametrize(
         ("importance", "text"),
