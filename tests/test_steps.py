@@ -276,6 +276,13 @@ class TestImportance:
         assert len(asked) == len(set(asked))
         assert plan.options["importance"].endswith("last_ones")
 
+    def test_a_slot_that_several_lanes_share_is_asked_about_once(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+        groups, asked = cc.analyze(model, example()), []
+        assert len(groups.groups[0].lanes) == 2
+        cc.plan(model, groups, keep=0.5, importance=lambda t, s: asked.append((s.tensor, s.axis)))
+        assert len(asked) == len(set(asked)) == len(groups.groups[0].slots)
+
     def test_of_the_whole(self) -> None:
         model = self.chain()
 
