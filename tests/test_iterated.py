@@ -106,3 +106,13 @@ def test_a_half_and_a_moved_cut_keep_their_record(tmp_path: Path) -> None:
     assert two.plan.before == one.plan.before
     cc.save(two, tmp_path)
     assert [m.out_channels for m in cc.load(chain, tmp_path) if isinstance(m, nn.Conv2d)] == [8, 8, 5]
+
+
+def test_a_round_that_leaves_a_layer_alone_keeps_what_the_first_did_to_it(tmp_path: Path) -> None:
+    one = cc.prune(chain(), example(), keep={"0": 0.5})
+    two = cc.prune(one.model, example(), keep={"2": 0.5})
+    cc.save(two, tmp_path)
+    loaded, expected = cc.load(chain, tmp_path), [(3, 16), (16, 16), (16, 5)]
+    for model in (two.model, loaded, cc.apply(chain(), two.plan)):
+        assert [(m.in_channels, m.out_channels) for m in model if isinstance(m, nn.Conv2d)] == expected
+    assert {group.name: group.kept for group in two.plan.groups} == {"0.weight": 16, "2.weight": 16}

@@ -276,6 +276,13 @@ class TestImportance:
         assert len(asked) == len(set(asked))
         assert plan.options["importance"].endswith("last_ones")
 
+    def test_a_slot_that_several_lanes_share_is_asked_about_once(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+        groups, asked = cc.analyze(model, example()), []
+        assert len(groups.groups[0].lanes) == 2
+        cc.plan(model, groups, keep=0.5, importance=lambda t, s: asked.append((s.tensor, s.axis)))
+        assert len(asked) == len(set(asked)) == len(groups.groups[0].slots)
+
     def test_of_the_whole(self) -> None:
         model = self.chain()
 
@@ -289,8 +296,8 @@ class TestImportance:
         assert cc.prune(model, example(), keep=0.5, importance=by_name).plan.kept["0.weight"] == {0: (1, 3, 5, 7)}
 
     def test_signed_scores_are_ranked(self) -> None:
-        plan = cc.prune(self.chain(), example(), keep=0.5, importance=lambda t, s: -torch.arange(8.0)).plan
-        assert plan.kept["0.weight"] == {0: (0, 1, 2, 3)}
+        plan = cc.prune(self.chain(), example(), keep=0.5, importance=lambda t, s: torch.arange(8.0) - 9).plan
+        assert plan.kept["0.weight"] == {0: (4, 5, 6, 7)}
 
     @pytest.mark.parametrize(
         ("importance", "text"),
