@@ -75,8 +75,14 @@ def _fitting(call: Call, function: Rule, result: Any) -> Any:
         if isinstance(value, State) and value.shape == expected.shape:
             return value
         wrong_kind = not isinstance(value, Tensor) or value.dtype not in (torch.int32, torch.int64)
-        if wrong_kind or tuple(value.shape) != expected.shape:
+        if wrong_kind or value.dim() != len(expected.shape):
             raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
+        if tuple(value.shape) != expected.shape:
+            misshapen = RuntimeError(f"gave {structure(result)} for {_expected(call.node.value)}")
+            try:
+                call.host.misfit(call, [value], misshapen)
+            except RuntimeError:
+                raise RuleError(_text(call, function, str(misshapen))) from None
         return value if id(value) in given else I.compress(value)
 
     return fitted(result, call.node.value)
