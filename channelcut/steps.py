@@ -27,7 +27,7 @@ from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
-from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, prove_each, verify
+from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
 from channelcut.sources.names import open_source
@@ -196,7 +196,7 @@ class Cuts:
 
     def proof(self, smaller: nn.Module, plan: Plan, kept: Kept, *, training: bool = True) -> Proof:
         """Trace a cut model and prove it."""
-        return verify(
+        return proof_of(
             self.model, smaller, plan, self.groups, kept, self.inputs, self._retraced(smaller, kept), training=training
         )
 
@@ -228,7 +228,7 @@ def proven(smaller: nn.Module, plan: Plan, inputs: Inputs, watch: Stopwatch, *, 
         ProofError: there is none; names the groups that are to blame.
     """
     cuts, kept = planned_cuts(plan, inputs)
-    with watch.stage("verify"):
+    with watch.stage("prove"):
         proof = cuts.proof(smaller, plan, kept)
     if proof.failures == (NOTHING_SHOWN,):
         raise UserError(_unseen(cuts.groups, kept))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 
-STAGES = ["trace", "couple", "score", "allocate", "cut", "verify", "prove each", "recalibrate"]
+STAGES = ["trace", "couple", "score", "allocate", "cut", "prove", "prove each", "recalibrate"]
 
 
 class Cancelled(Exception):

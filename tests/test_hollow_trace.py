@@ -148,7 +148,7 @@ def test_a_number_of_small_weights_needs_no_arithmetic() -> None:
 
 def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trace that a value has misled costs a second one, never a wrong refusal."""
-    real, seen = steps.verify, []
+    real, seen = steps.proof_of, []
 
     def misled(*args: Any, **kwargs: Any) -> Any:
         hollow = args[3].graph.hollow
@@ -156,7 +156,7 @@ def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: py
         proof = real(*args, **kwargs)
         return replace(proof, passed=False, failures=("misled",)) if hollow else proof
 
-    monkeypatch.setattr(steps, "verify", misled)
+    monkeypatch.setattr(steps, "proof_of", misled)
     monkeypatch.setattr(steps, "same_run", lambda one, other: False)
     assert cc.prune(build("Chain"), example(), keep=0.5).proof.passed
     assert seen == [True, False]
@@ -165,7 +165,7 @@ def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: py
 def test_where_values_change_nothing_a_failure_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     real, plans = steps.planned, []
     broken = Proof(False, 1.0, 1e-9, 1.0, (), "passed", "own", failures=("on purpose",))
-    monkeypatch.setattr(steps, "verify", lambda *args, **kwargs: broken)
+    monkeypatch.setattr(steps, "proof_of", lambda *args, **kwargs: broken)
     monkeypatch.setattr(steps, "planned", lambda *args: plans.append(1) or real(*args))
     with pytest.raises(cc.ProofError, match="on purpose"):
         cc.prune(build("Chain"), example(), keep=0.5)
@@ -192,8 +192,10 @@ def test_runs_are_told_apart_by_ops_shapes_numbers_and_constants() -> None:
 
 
 def test_a_proof_that_fails_with_values_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = steps.verify
-    monkeypatch.setattr(steps, "verify", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",)))
+    real = steps.proof_of
+    monkeypatch.setattr(
+        steps, "proof_of", lambda *a, **k: replace(real(*a, **k), passed=False, failures=("on purpose",))
+    )
     with pytest.raises(cc.ProofError, match="on purpose"):
         cc.prune(build("Chain"), example(), keep=0.5)
 

@@ -142,7 +142,8 @@ class Graph:
     that shares its tensor with an earlier one, with that one's name. `outputs` names the tensors of the result by their
     path in it, such as `1.feats.0`. `uses` are the numbers that the forward computed from shapes and attributes, where
     the front end can see them; `attributes` are the integers that modules keep, by module path and name. `hollow` says
-    that it was recorded without the forward's arithmetic.
+    that it was recorded without the forward's arithmetic. `unsettled` are the nodes that are read where values decide
+    how many values there are: what follows is not in the graph.
     """
 
     nodes: tuple[Node, ...]
@@ -154,6 +155,7 @@ class Graph:
     uses: tuple[WidthUse, ...] = ()
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     hollow: bool = False
+    unsettled: tuple[int, ...] = ()
 
     @cached_property
     def tagged(self) -> frozenset[tuple[int, str]]:
@@ -166,11 +168,6 @@ class Graph:
         open_ = (u for u in self.uses if u.role == "free")
         taken = (u for u in self.uses if u.role == "extent" and any(isinstance(o, Extent) for o in u.origin.sources()))
         return frozenset((use.index, use.axis) for use in (*open_, *taken))
-
-    @property
-    def unsettled(self) -> tuple[int, ...]:
-        """The nodes that are read where values decide how many values there are."""
-        return tuple(index for name, index in named_outputs(self) if name == "unsettled")
 
     @property
     def calls(self) -> tuple[Node, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from channelcut.core.graph import Graph, Node, Ref, refs, specs
+from channelcut.core.graph import Graph, Node, Ref, named_outputs, specs
 from channelcut.core.schema import writes
 from channelcut.core.trees import leaves, mapped
 from channelcut.ops.registry import op
@@ -60,6 +60,11 @@ class Derived(Mapping[str, Tensor]):
         return len(self.state)
 
 
+def compared(graph: Graph) -> list[int]:
+    """The nodes whose values a network is compared by: its outputs, and what is read where values decide."""
+    return [*(index for _, index in named_outputs(graph)), *graph.unsettled]
+
+
 class Execution:
     """Runs the nodes of one graph in order.
 
@@ -77,7 +82,7 @@ class Execution:
         writers = [node for node in graph.calls if _writes(node)]
         self._written = {index for node in writers for index in written(graph.nodes, node)}
         self._last = {ref.index: node.index for node in graph.nodes for ref in node.inputs}
-        self._last.update(dict.fromkeys(keep, len(graph.nodes)))
+        self._last.update(dict.fromkeys((*keep, *graph.unsettled), len(graph.nodes)))
 
     def value(self, index: int) -> Any:
         """The value of a node that has run."""
@@ -128,13 +133,11 @@ class Execution:
         if node.index not in self._last:
             self.env.pop(node.index, None)
 
-    def outputs(self) -> list[Tensor]:
-        """Run everything and return the network's outputs."""
+    def results(self) -> list[Tensor]:
+        """Run everything and return the network's outputs, and what is read where values decide."""
         for node in self.graph.nodes:
-            if node.kind == "output":
-                return [self.value(ref.index) for ref in refs(node.args)]
             if node.kind == "call":
                 self.finish(node, self.compute(node, *self.arguments(node)))
-            else:
+            elif node.kind != "output":
                 self.start(node)
-        return []
+        return [self.value(index) for index in compared(self.graph)]

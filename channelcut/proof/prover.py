@@ -1,4 +1,4 @@
-"""`verify`: original and cut model in lockstep, in float64, compared wherever channels are consumed.
+"""`proof_of`: original and cut model in lockstep, in float64, compared wherever channels are consumed.
 
 A comparison of outputs alone proves little: with default initial weights, two channels swapped in an early layer move
 the outputs of a detector by 1e-10 of their range. So the input and the output of every layer and matrix product are
@@ -28,11 +28,10 @@ from channelcut.core.tensors import kept_positions, named_tensors, select
 from channelcut.ops.align import align
 from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
-from channelcut.proof.execute import Derived, Execution
+from channelcut.proof.execute import Derived, Execution, compared
 from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.proof.training import training_step
 from channelcut.tracing.randomness import OwnRandom
-from channelcut.tracing.settled import UNSETTLED
 
 TOLERANCE = 1e-9
 VISIBLE = 1e-6
@@ -47,7 +46,7 @@ class Retraced:
     failure: str = ""
 
 
-def verify(
+def proof_of(
     model: nn.Module,
     cut_model: nn.Module,
     plan: Plan,
@@ -189,7 +188,7 @@ class Lockstep:
     def _run(
         self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], signal: bool
     ) -> tuple[list[Check], float]:
-        uncut = Execution(self.groups.graph, original, self.inputs).outputs() if signal else []
+        uncut = Execution(self.groups.graph, original, self.inputs).results() if signal else []
         masked = masked_state(self.groups, self.kept, original)
         reference = Execution(self.groups.graph, masked, self.inputs)
         pairs = align(self.groups.graph, self.graph)
@@ -204,7 +203,7 @@ class Lockstep:
                 side.finish(alone, side.compute(alone, *side.arguments(alone)))
                 continue
             if node.kind == "output":
-                outputs = [reference.value(ref.index) for ref in refs(node.args)]
+                outputs = [reference.value(index) for index in compared(self.groups.graph)]
                 checks += self._outputs(twins, reference, candidate)
                 return checks, max((moved(a, b) for a, b in zip(uncut, outputs, strict=signal)), default=0.0)
             if node.kind != "call":
@@ -224,21 +223,22 @@ class Lockstep:
         What is read where values decide is paired by its step: in the cut model they may decide that nobody reads it.
         """
         mine, theirs = named_outputs(self.groups.graph), named_outputs(self.graph)
-        if [name for name, _ in mine if name != UNSETTLED] != [name for name, _ in theirs if name != UNSETTLED]:
-            return [None] * len(mine)
-        settled = iter([index for name, index in theirs if name != UNSETTLED])
-        return [partners.get(index) if name == UNSETTLED else next(settled, None) for name, index in mine]
+        same = [name for name, _ in mine] == [name for name, _ in theirs]
+        outputs = [index for _, index in theirs] if same else [None] * len(mine)
+        return [*outputs, *(partners.get(index) for index in self.groups.graph.unsettled)]
 
     def _outputs(self, twins: Sequence[int | None], reference: Execution, candidate: Execution) -> list[Check]:
         """Every output as a whole; of those that may lose channels, the kept ones."""
         checks = []
-        for (name, index), other in zip(named_outputs(self.groups.graph), twins, strict=True):
+        graph = self.groups.graph
+        named = [*named_outputs(graph), *(("read where values decide", index) for index in graph.unsettled)]
+        for (name, index), other in zip(named, twins, strict=True):
             free = any(fnmatch(name, pattern) for pattern in self.groups.free_outputs)
             error = float("inf")
             if other is not None:
                 mine, theirs = reference.value(index), candidate.value(other)
                 error = self._on_kept(index, mine, theirs) if free else relative_error(mine, theirs)
-            checks.append(Check(f"output {name} ({self.groups.graph.nodes[index].site})", error))
+            checks.append(Check(f"output {name} ({graph.nodes[index].site})", error))
         return checks
 
     def _step(self, node: Node, twin: Node, reference: Execution, candidate: Execution, checks: list[Check]) -> None:

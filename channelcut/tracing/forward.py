@@ -20,7 +20,6 @@ from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import weightless_copy
 from channelcut.tracing.numbers import Recording
 from channelcut.tracing.randomness import OwnRandom
-from channelcut.tracing.settled import UNSETTLED
 from channelcut.tracing.source import innermost_line
 from channelcut.tracing.torch_export import export
 
@@ -148,7 +147,7 @@ def _hollow(model: nn.Module, inputs: Inputs, *, training: bool) -> Graph | None
         graph = _recorded(lambda: weightless_copy(model).train(training), inputs, training=training, hollow=True)
     except Exception:  # noqa: BLE001  the forward with its arithmetic tells whose fault it is
         return None
-    return None if UNSETTLED in graph.outputs else graph
+    return None if graph.unsettled else graph
 
 
 def _reads(graph: Graph, ops: bool) -> set[tuple[str, str]]:

@@ -16,13 +16,11 @@ from channelcut.core.trees import mapped_only
 from channelcut.ops.registry import op
 from channelcut.ops.writes import written
 
-UNSETTLED = "unsettled"
-
 
 def settled(graph: Graph) -> Graph:
     """The graph without the steps whose shapes depend on values.
 
-    What they read becomes an output with the name `unsettled`. A graph without such steps is returned as it is.
+    What they read is `unsettled`. A graph without such steps is returned as it is.
     """
     loose = _loose(graph, computed := _computed(graph))
     if not loose:
@@ -76,8 +74,8 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
     last = graph.nodes[-1]
     named = list(zip(graph.outputs or ("",) * len(refs(last.args)), refs(last.args), strict=True))
     outputs = [(name, ref.index) for name, ref in named if ref.index not in loose]
-    outputs += [(UNSETTLED, index) for index in read if graph.nodes[index].value is not None]
-    needed = _needed(graph, loose, {index for _, index in outputs})
+    unsettled = [index for index in read if graph.nodes[index].value is not None]
+    needed = _needed(graph, loose, {*unsettled, *(index for _, index in outputs)})
     place: dict[int, int] = {}
     kept: list[Node] = []
 
@@ -96,6 +94,7 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
         graph,
         nodes=tuple(kept),
         outputs=tuple(name for name, _ in outputs),
+        unsettled=tuple(place[index] for index in unsettled),
         uses=tuple(replace(u, index=place[u.index], origin=_moved_origin(u.origin, place)) for u in uses),
     )
 
