@@ -158,7 +158,8 @@ def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: py
 
     monkeypatch.setattr(steps, "proof_of", misled)
     monkeypatch.setattr(steps, "same_run", lambda one, other: False)
-    assert cc.prune(build("Chain"), example(), keep=0.5).proof.passed
+    result = cc.prune(build("Chain"), example(), keep=0.5, exclude=iter(["b"]))
+    assert result.proof.passed and result.plan.options["exclude"] == ["b"]
     assert seen == [True, False]
 
 

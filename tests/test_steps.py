@@ -129,8 +129,19 @@ class TestProving:
         assert cc.prove(model, cc.apply(model, read), read, example()).passed
 
     def test_another_example_is_analyzed_anew(self) -> None:
-        model, plan, small = cut_by_steps()
-        assert cc.prove(model, small, plan, torch.rand(3, 3, 24, 16)).passed
+        """A traced view holds the batch that it was traced with."""
+
+        class Rows(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8 * 256, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.b(torch.relu(self.a(x)).view(x.shape[0], -1))
+
+        model = Rows().eval()
+        plan = cc.plan(model, cc.analyze(model, example()), keep=0.5)
+        assert cc.prove(model, cc.apply(model, plan), plan, torch.rand(3, 3, 16, 16)).passed
 
     def test_a_plan_that_breaks_the_coupling_is_not_proven(self) -> None:
         model, plan, _ = cut_by_steps("Residual")
