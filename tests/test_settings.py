@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from channelcut.core.graph import specs
+from channelcut.core.randomness import OwnRandom
 from channelcut.proof.execute import LOW, Execution
 from channelcut.tracing import trace
 from channelcut.tracing.eager import uncompiled
-from channelcut.tracing.randomness import OwnRandom
 
 
 class Masked(nn.Module):

@@ -24,6 +24,7 @@ from channelcut.core.ids import varying_axes
 from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
+from channelcut.core.randomness import OwnRandom
 from channelcut.core.tensors import kept_positions, named_tensors, select
 from channelcut.ops.align import align
 from channelcut.ops.registry import op
@@ -31,7 +32,6 @@ from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_e
 from channelcut.proof.execute import Derived, Execution, compared
 from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
 from channelcut.proof.training import training_step
-from channelcut.tracing.randomness import OwnRandom
 
 TOLERANCE = 1e-9
 VISIBLE = 1e-6

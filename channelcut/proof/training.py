@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import doubled, private_copy
-from channelcut.tracing.randomness import OwnRandom
+from channelcut.core.randomness import OwnRandom
 
 NO_TARGETS = " in evaluation mode (the original does not run in training mode without targets)"
 

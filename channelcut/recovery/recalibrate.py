@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
+from channelcut.core.randomness import OwnRandom
 from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
-from channelcut.tracing.randomness import OwnRandom
 
 
 def recalibrate(

@@ -20,15 +20,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
+from channelcut.core.modes import ThreadMode
+from channelcut.core.randomness import Generators
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import AttentionMode
 from channelcut.tracing.attributes import tag_attributes
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.tracing.layout import ContiguousLinear
-from channelcut.tracing.modes import ThreadMode
 from channelcut.tracing.numbers import Recording
-from channelcut.tracing.randomness import Generators
 from channelcut.tracing.recurrent import RecurrentMode, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line

@@ -15,11 +15,11 @@ from torch.utils import _pytree as pytree
 from channelcut.core.copies import doubled, private_copy
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph
+from channelcut.core.randomness import OwnRandom
 from channelcut.tracing.dispatch import record
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import weightless_copy
 from channelcut.tracing.numbers import Recording
-from channelcut.tracing.randomness import OwnRandom
 from channelcut.tracing.source import innermost_line
 from channelcut.tracing.torch_export import export
 

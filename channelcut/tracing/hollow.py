@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import private_copy
+from channelcut.core.modes import ThreadMode
 from channelcut.core.trees import leaves, mapped_only
 from channelcut.ops.registry import op
-from channelcut.tracing.modes import ThreadMode
 from channelcut.tracing.shortcuts import shortcut
 
 LARGE = 1024

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from channelcut.core.modes import ThreadMode
 from channelcut.core.trees import leaves
-from channelcut.tracing.modes import ThreadMode
 
 _SEED = 0
 
