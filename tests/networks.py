@@ -168,6 +168,40 @@ class BorrowedWidth(nn.Module):
         return y.flatten(2).reshape(-1, width, 16, 16)
 
 
+class Stacked(nn.Module):
+    """Two layers on a new axis, over which the larger one wins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 12), conv(3, 12), conv(12, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.c(torch.stack([self.a(x), self.b(x)], 1).amax(1)))
+
+
+class Rolled(nn.Module):
+    """Shifts along the rows, and along the channels, whose distance is a literal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 12), conv(12, 10), conv(10, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(torch.roll(self.a(x), 1, 2))
+        return self.head(self.c(torch.roll(x, 3, 1)))
+
+
+class SharesOfChannels(nn.Module):
+    """A softmax over the channels, in which each decides about the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 12), nn.Conv2d(12, 10, 1), conv(10, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.c(self.b(self.a(x)).softmax(1)))
+
+
 class Squeeze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -715,6 +749,9 @@ NETWORKS = {
         EqualHalves,
         QuarterOfTen,
         BorrowedWidth,
+        Stacked,
+        Rolled,
+        SharesOfChannels,
         Squeeze,
         Flattened,
         Transposed,

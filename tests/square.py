@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from channelcut.cutting.align import align
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ import channelcut as cc
 from channelcut.core.groups import Groups, Ids
 from channelcut.core.trees import leaves
 from channelcut.cutting import cut, make_plan
+from channelcut.ops.align import align
 
 Kept = NDArray[np.bool_]
 LEAST = 2  # steps that a selection leaves

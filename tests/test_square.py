@@ -43,11 +43,11 @@ def test_whatever_channels_stay_they_are_in_order(name: str, seed: int) -> None:
     assert cc.prune(build(name, seed), example(), keep=0.5).proof.passed
 
 
-@pytest.mark.parametrize("seed", [i for i in range(50) if not compares_widths(seeded(i))])
+@pytest.mark.parametrize("seed", [i for i in range(40) if not compares_widths(seeded(i))])
 def test_so_it_is_for_random_networks(seed: int) -> None:
     description = seeded(seed)
     model, inputs = random_networks.build(description), random_networks.example(description)
     groups = cc.analyze(model, inputs)
-    if any(pin.reason == HARD_CODED_WIDTH for pin in groups.pins):
+    if any(pin.reason == HARD_CODED_WIDTH.text for pin in groups.pins):
         pytest.skip("the probe chose a line")
     assert not differences(model, inputs, groups, seed)
