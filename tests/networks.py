@@ -202,6 +202,19 @@ class SharesOfChannels(nn.Module):
         return self.head(self.c(self.b(self.a(x)).softmax(1)))
 
 
+class Patches(nn.Module):
+    """Windows as rows that a layer mixes, and rows that are added up to a map again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.rows, self.back = conv(3, 12), nn.Conv1d(108, 10, 1), nn.Conv1d(10, 32, 1)
+        self.b, self.head = conv(8, 6), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.relu(self.rows(F.unfold(self.a(x), 3, padding=1, stride=2)))
+        return self.head(self.b(F.fold(self.back(rows), (16, 16), 2, stride=2)))
+
+
 class Squeeze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -541,7 +554,7 @@ class Table(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(self.a(x), 2).flatten(2).transpose(1, 2)
-        x = x + self.table(torch.arange(x.shape[1])) + self.place
+        x = x + self.table(torch.arange(x.shape[1]).expand(len(x), -1)) + self.place
         return self.head(F.relu(self.hidden(x)))
 
 
@@ -749,6 +762,7 @@ NETWORKS = {
         EqualHalves,
         QuarterOfTen,
         BorrowedWidth,
+        Patches,
         Stacked,
         Rolled,
         SharesOfChannels,
