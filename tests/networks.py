@@ -165,7 +165,7 @@ class BorrowedWidth(nn.Module):
         return self.head(self.c(torch.cat([a, b], 1)))
 
     def borrowed(self, y: Tensor, width: int) -> Tensor:
-        return y.flatten(2).reshape(-1, width, 16, 16)
+        return y.flatten(2).reshape(len(y), width, *y.shape[2:])
 
 
 class Stacked(nn.Module):
@@ -212,7 +212,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = F.relu(self.rows(F.unfold(self.a(x), 3, padding=1, stride=2)))
-        return self.head(self.b(F.fold(self.back(rows), (16, 16), 2, stride=2)))
+        return self.head(self.b(F.fold(self.back(rows), x.shape[2:], 2, stride=2)))
 
 
 class Squeeze(nn.Module):
@@ -563,12 +563,12 @@ class TwoChannels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.place, self.head = conv(3, 2), nn.Parameter(torch.rand(1, 64, 2)), nn.Linear(2, 4)
-        self.gamma = nn.Parameter(torch.rand(2) + 0.5)
+        self.a, self.place, self.gamma = conv(3, 2), nn.Parameter(torch.rand(1, 64, 2)), nn.Parameter(torch.rand(2))
+        self.hidden, self.head = nn.Linear(2, 8), nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.avg_pool2d(self.a(x), 2).flatten(2).transpose(1, 2)
-        return self.head(F.relu(x + self.place) * self.gamma)
+        x = F.adaptive_avg_pool2d(self.a(x), 8).flatten(2).transpose(1, 2)
+        return self.head(F.relu(self.hidden(F.relu(x + self.place) * self.gamma)))
 
 
 class InPlace(nn.Module):

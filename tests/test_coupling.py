@@ -26,6 +26,7 @@ from channelcut.ops.registry import rule, rules
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
 SEES_NUMBERS = {
+    "CountedThirds",
     "HardCoded",
     "SlicedBySelf",
     "ConfiguredHeads",
