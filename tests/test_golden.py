@@ -12,7 +12,7 @@ Some networks are here for one line of the analysis, which was broken once to se
 - CountedThirds: counts of lanes are exact (coupling.lanes);
 - BorrowedWidth: the probe takes other steps in every group (coupling.probe);
 - TwoChannels: an axis with one channel left is still that axis (ops.call);
-- Stacked, Rolled, SharesOfChannels, Patches, Norms by torch.export: a bind, two pins, an order, a slot of one rule each.
+- Stacked, Rolled, SharesOfChannels, Patches, and Norms by torch.export: a bind, two pins, an order, a slot.
 """
 
 from __future__ import annotations
