@@ -8,7 +8,7 @@ slots'.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, count
 from math import comb
@@ -56,21 +56,25 @@ class _Unknown(Misfit):
 def replay(draft: Draft) -> Sequence[Request]:
     """The check of positions: places where a selection with other positions in every lane does not go through.
 
-    Channels that are alone in their lane have no other positions: one selection is enough for what reads only them.
+    The first selection runs everything. A group has no new ones after its own number of trials, so that later ones run
+    only what touches groups that have; the last one, which is drawn, what touches any group of several lanes.
     """
-    several = np.zeros(len(draft.partition.pinned), dtype=bool)
+    footprints = draft.partition.footprints
+    count = trials(draft.groups)
+    needs = np.zeros(len(draft.partition.pinned), dtype=np.int64)
     for group in draft.groups:
-        several[group.channels] = len(group.lanes) > 1
-    chosen: list[set[int] | None] = [None] * len(draft.facts.runs)
-    for trial in range(trials(draft.groups)):
+        needs[group.channels] = trials([group]) - 1
+    touched: list[Mapping[int, int]] = []
+    for trial in range(count):
+        if trial == 1:
+            touched = [touching(run, draft.facts, footprints, needs) for run in draft.facts.runs]
         kept = adversary(draft.groups, len(draft.partition.pinned), trial)
-        for number, nodes in enumerate(chosen):
-            problems = Checker(draft.facts, draft.partition.footprints, kept, number).run(nodes)
+        least = 0 if trial == count - 1 else trial
+        for number in range(len(draft.facts.runs)):
+            chosen = {n for n, need in touched[number].items() if need > least} if trial else None
+            problems = Checker(draft.facts, footprints, kept, number).run(chosen)
             if problems:
                 return tightened(draft, problems)
-        if trial == 0 and several.any():
-            footprints = draft.partition.footprints
-            chosen = [touching(run, draft.facts, footprints, several) for run in draft.facts.runs]
     return ()
 
 
@@ -305,20 +309,24 @@ class _Predicted(dict[int, Any]):
         return found
 
 
-def touching(run: Run, facts: Facts, footprints: Footprints, some: Kept) -> set[int]:
-    """The calls that read or give one of some channels, in an activation or in a parameter."""
-    slots = facts.slots.items()
-    states = {tensor for (tensor, _), slot in slots if some[footprints.of(slot.ids).channels].any()}
+def touching(run: Run, facts: Facts, footprints: Footprints, marks: Channels) -> dict[int, int]:
+    """The calls that read or give a channel with a mark, in an activation or in a parameter, with the highest mark."""
+    states: dict[str, int] = {}
+    for (tensor, _), slot in facts.slots.items():
+        states[tensor] = max(states.get(tensor, 0), int(marks[footprints.of(slot.ids).channels].max(initial=0)))
 
-    def holds(ids: Any) -> bool:
-        return any(
-            leaf.name in states if isinstance(leaf, State) else bool(some[footprints.of(leaf).channels].any())
-            for leaf in leaves(ids)
-            if isinstance(leaf, (State, Tensor))
-        )
+    def mark(ids: Any) -> int:
+        found = 0
+        for leaf in leaves(ids):
+            if isinstance(leaf, State):
+                found = max(found, states.get(leaf.name, 0))
+            elif isinstance(leaf, Tensor):
+                found = max(found, int(marks[footprints.of(leaf).channels].max(initial=0)))
+        return found
 
-    held = {index: holds(ids) for index, ids in run.values.items()}
-    return {node.index for node in run.graph.calls if held[node.index] or any(held[ref.index] for ref in node.inputs)}
+    held = {index: mark(ids) for index, ids in run.values.items()}
+    touched = {n.index: max(held[n.index], *(held[ref.index] for ref in n.inputs), 0) for n in run.graph.calls}
+    return {index: found for index, found in touched.items() if found}
 
 
 def trials(groups: Sequence[Group]) -> int:
@@ -337,13 +345,14 @@ def adversary(groups: Sequence[Group], channels: int, trial: int) -> Kept:
     1928). The last trial is drawn.
     """
     generator = np.random.default_rng(trial)
+    drawn = 0 < trial == trials(groups) - 1
     kept = np.ones(channels, dtype=bool)
     for group in groups:
         bits = _bits(len(group.lanes))
         ones = combinations(range(bits), bits // 2)
         for lane, word in zip(group.lanes, ones, strict=False):  # there may be more words than lanes
             gone = len(lane) - max(1, (group.width + 1) // 2) * (len(lane) // group.width)
-            if trial == trials(groups) - 1 > 0:
+            if drawn:
                 kept[generator.choice(lane, gone, replace=False)] = False
             elif trial % bits in word:
                 kept[lane[len(lane) - gone :]] = False
