@@ -18,6 +18,7 @@ from channelcut.ops.call import Call
 from channelcut.ops.host import Host, State, structure
 from channelcut.ops.registry import Rule, op
 
+_INTEGERS = (torch.int32, torch.int64)
 Adapt = Callable[[Node, dict[str, Any]], tuple[Node, dict[str, Any]]]
 
 
@@ -63,29 +64,33 @@ def run_rule(
 
 def _fitting(call: Call, function: Rule, result: Any) -> Any:
     """The result with stride 0 along constant axes, if it has the structure and shapes of the op's outputs."""
-    given = {id(leaf) for leaf in leaves(dict(call.arguments)) if isinstance(leaf, Tensor)}
+    return _fitted(call, function, result, result, call.node.value)
 
-    def fitted(value: Any, expected: Any) -> Any:
-        if isinstance(expected, (list, tuple)):
-            if not isinstance(value, (list, tuple)) or len(value) != len(expected):
-                raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
-            return tuple(fitted(v, e) for v, e in zip(value, expected, strict=True))
-        if not isinstance(expected, Spec):
-            return value
+
+def _fitted(call: Call, function: Rule, result: Any, value: Any, expected: Any) -> Any:
+    """The same for `value`, which is the result or a part of it."""
+    if isinstance(expected, Spec):
+        if isinstance(value, Tensor) and value.dtype in _INTEGERS and len(expected.shape) == value.dim():
+            if value.shape != expected.shape:
+                _misshapen(call, function, value)
+            given = any(value is argument for argument in call.arguments.values())
+            return value if given else I.compress(value)
         if isinstance(value, State) and value.shape == expected.shape:
             return value
-        wrong_kind = not isinstance(value, Tensor) or value.dtype not in (torch.int32, torch.int64)
-        if wrong_kind or value.dim() != len(expected.shape):
-            raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
-        if tuple(value.shape) != expected.shape:
-            misshapen = RuntimeError(f"gave {structure(result)} for {_expected(call.node.value)}")
-            try:
-                call.host.misfit(call, [value], misshapen)
-            except RuntimeError:
-                raise RuleError(_text(call, function, str(misshapen))) from None
-        return value if id(value) in given else I.compress(value)
+    elif not isinstance(expected, (list, tuple)):
+        return value
+    elif isinstance(value, (list, tuple)) and len(value) == len(expected):
+        return tuple(_fitted(call, function, result, v, e) for v, e in zip(value, expected, strict=True))
+    raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
 
-    return fitted(result, call.node.value)
+
+def _misshapen(call: Call, function: Rule, value: Tensor) -> None:
+    """Ids of another shape: of all ids it is the rule's fault, of those that a selection keeps they do not fit."""
+    problem = RuntimeError(f"gave {structure(value)} for {_expected(call.node.value)}")
+    try:
+        call.host.misfit(call, [value], problem)
+    except RuntimeError:
+        raise RuleError(_text(call, function, str(problem))) from None
 
 
 def _text(call: Call, function: Rule, problem: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from channelcut.core.attributes import closure, set_entry, with_closure
 from channelcut.core.graph import Attribute
-from channelcut.tracing.numbers import Recording, Width
+from channelcut.tracing.numbers import Fraction, Recording, Width
 
 _DEPTH = 3  # of plain objects and containers below a module's attribute
 
@@ -45,7 +45,7 @@ def _tag(value: Any, path: str, name: str, number: Callable[[str, str, int], Wid
     """The value with its integers tagged; lists, dicts and objects are changed in place, because they are copies."""
     if type(value) is int and value > 1:
         return number(path, name, value)
-    if name.count(".") == _DEPTH or isinstance(value, (nn.Module, torch.Tensor, type)):
+    if name.count(".") == _DEPTH or isinstance(value, (nn.Module, torch.Tensor, type, Width, Fraction)):
         return value
     if type(value) is tuple:
         items = [_tag(item, path, f"{name}.{i}", number) for i, item in enumerate(value)]

@@ -22,6 +22,8 @@ def settled(graph: Graph) -> Graph:
 
     What they read is `unsettled`. A graph without such steps is returned as it is.
     """
+    if not any(_decides(graph, node) for node in graph.calls):
+        return graph
     loose = _loose(graph, computed := _computed(graph))
     if not loose:
         return graph
