@@ -53,7 +53,7 @@ class Outcome:
 def settings(index: int) -> dict[str, Any]:
     """The options of a run: mostly a share of the channels, sometimes of the cost; both front ends and alignments."""
     budget = {"macs": 0.7} if index % 4 == 3 else {"keep": 0.5}
-    return {**budget, "align": 4 if index % 5 == 4 else 1, "front_end": ("dispatch", "export", "auto")[index % 3]}
+    return {**budget, "align": 4 if index % 5 == 4 else 1, "tracer": ("dispatch", "export", "auto")[index % 3]}
 
 
 def check(description: Network, options: dict[str, Any]) -> Outcome:

@@ -253,7 +253,7 @@ def test_build_command_open_resolution(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(flags) == 2 and "--resolution" in capsys.readouterr().err
     assert main([*flags, "--resolution", "16x16,32x32,64x64", "--batch", "1,2,4"]) == 0
     assert json.loads(capsys.readouterr().out)["batch"] == [1, 2, 4]
-    assert main([*flags, "--force", "--batch", "4,1"]) == 2 and "--batch is '4,1'" in capsys.readouterr().err
+    assert main([*flags, "--force", "--batch", "4,1"]) == 2 and "--batch: '4,1'" in capsys.readouterr().err
 
 
 def test_env_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -342,6 +342,11 @@ CONTRADICTIONS = (
     bias_shifted,
     slope_shifted,
     gamma_shifted,
+    running_mean_shifted,
+    running_variance_shifted,
+    inputs_shifted,
+    position_shifted,
+    layer_norm_shifted,
 )
 
 

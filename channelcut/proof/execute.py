@@ -35,9 +35,10 @@ def _takes_default_type(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, 
 
     The default is of the whole process, so it is left alone.
     """
-    if not any(spec.dtype in LOW for spec in specs(node.value)) or isinstance(kwargs.get("dtype"), torch.dtype):
-        return False
     given = leaves((args, dict(kwargs)))
+    named = any(isinstance(leaf, torch.dtype) for leaf in given)  # by position or by keyword: it is float64 by now
+    if named or not any(spec.dtype in LOW for spec in specs(node.value)):
+        return False
     return not any(isinstance(leaf, Tensor) and leaf.dtype.is_floating_point for leaf in given)
 
 

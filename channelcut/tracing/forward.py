@@ -182,7 +182,11 @@ def _private(inputs: Any) -> Any:
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the forward once, so that a model that cannot run is told apart from one that cannot be traced."""
     try:
-        _run(model, *_private((args, kwargs)))
+        try:
+            _run(private_copy(model), *_private((args, kwargs)))
+        except Exception:  # noqa: BLE001  some forwards refuse to run in a mode: that one is on is not their fault
+            with torch.no_grad():
+                model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(describe(a) for a in (*args, *kwargs.values()))
         raise UserError(
