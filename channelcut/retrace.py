@@ -52,6 +52,7 @@ class CutForwards:
             self.hollow = groups.graph.hollow
         failure = self._failure(groups, kept)
         if failure is not None and self.hollow is None and groups.graph.front_end == "dispatch":
+            # Does the uncut forward run without its arithmetic? Only then does a failure without it say anything.
             everything = np.ones(groups.channel_count, dtype=bool)
             self.hollow = self._failure(groups, everything) is None
             return failure if self.hollow else self._failure(groups, kept)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.core import ids as I
+from channelcut.core import reasons
 from channelcut.core.attributes import get_attribute
 from channelcut.core.graph import Graph, Node
 from channelcut.core.ids import shrink
@@ -472,3 +473,37 @@ def test_groups_print_as_a_table() -> None:
     assert "3 groups, 42 removable channels, 1 pins" in text
     assert "24 channels in 2 lanes  cv1.0.weight" in text
     assert "pinned: network output (1 places)" in text
+
+
+class MaskedTokens(nn.Module):
+    """Tokens times a mask of one number for each, which is a buffer: its elements look like channels of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.p, self.h = nn.Conv2d(3, 32, 1), nn.Linear(32, 32), nn.Linear(32, 4)
+        self.register_buffer("mask", torch.ones(1, 256, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(self.p(self.mask * self.a(x).flatten(2).transpose(1, 2)))
+
+
+class TwoSources(nn.Module):
+    """Masks of two sources times one encoding: what varies along the sources does so no more once they are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.m, self.d = nn.Conv1d(1, 32, 16, 8), nn.Conv1d(32, 64, 1), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.e(x)
+        m = self.m(e).view(1, 2, -1, e.shape[-1])
+        return self.d((m * e.unsqueeze(1)).flatten(0, 1).transpose(1, 2))
+
+
+@pytest.mark.parametrize(("model", "x"), [(MaskedTokens(), example()), (TwoSources(), torch.rand(1, 1, 160))])
+def test_a_rule_goes_the_same_way_once_channels_are_joined(model: nn.Module, x: Tensor) -> None:
+    """Else the replay would look for slots that were never made."""
+    groups = cc.analyze(model.eval(), x)
+    assert {pin.reason for pin in groups.pins} & {reasons.MIXES_OTHER_AXIS.text, reasons.SEVERAL_AXES.text}
+    if groups.groups:
+        assert cc.prune(model, x, keep=0.5).proof.passed

@@ -63,7 +63,7 @@ class Footprint:
             shape[axis] = int(mask.any(axis=others).sum())
             outer *= shape[axis]
         total = int(np.count_nonzero(mask))
-        if outer == 0 or total % outer:
+        if outer == 0 or total % outer:  # rows of different lengths
             return None
         shape[self.varying[-1]] = total // outer
         return tuple(shape)
@@ -91,6 +91,7 @@ class Footprints:
 
     def of(self, ids: Tensor) -> Footprint:
         """The footprint of a value with these ids."""
+        # Views that tell the same story have the same memory, shape and strides.
         key = (ids.data_ptr(), ids.shape, ids.stride())
         found = self._found.get(key)
         if found is None:

@@ -56,6 +56,7 @@ def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Fa
     chosen = options or CoupleOptions()
     collector = Collector(chosen.grouped)
     runs = tuple(collector.run(number, graph, chosen.free_outputs) for number, graph in enumerate(graphs))
+    # At the end, because a parameter may be used as a fixed tensor before the layer that gives it its slots.
     for (tensor, _), slot in list(collector.slots.items()):
         if tensor in collector.fixed:
             collector.request(slot.ids, SHARED_FIXED, SHARED_FIXED.remedy, collector.fixed[tensor])
@@ -146,7 +147,7 @@ class Collector:
         if role in (Role.DEPTHWISE, Role.GROUP):  # a computed weight is seen before the layer that says what it is for
             self.slots[state.name, axis] = replace(known, role=role)
         known_ids = known.ids.to(torch.int32)
-        if ids is not None:
+        if ids is not None:  # tied weights, or one layer called twice
             self.bind(call, known_ids, ids, SHARED_WITH_FIXED)
         return known_ids
 

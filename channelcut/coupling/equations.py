@@ -41,12 +41,14 @@ def solve(facts: Facts, constraints: Constraints, partition: Partition) -> Solut
     """Find what the numbers of all runs and the equal pieces say about the lanes of a partition."""
     shares = Shares()
     rows: list[Row] = []
+    # Pieces that have no count of their own first: what binds them changes the lanes that all else is said of.
     if requests := _equal_counts(constraints, partition, rows):
         return Solution({}, (), shares, requests)
     readers = [_Reader(facts, number, run, partition) for number, run in enumerate(facts.runs)]
     attributes, found = eliminated([use for reader in readers for use in reader.uses()])
     ties, whole = tied([*rows, *found], shares)
     requests = [request for reader in readers for request in reader.requests]
+    # A pin may change which sizes can be counted, and with that what has to stay whole: one kind in a round.
     requests = requests or [request for lanes in whole for request in _whole(partition, shares, lanes)]
     for reader in readers:
         attributes |= reader.unused(attributes, shares)
@@ -127,7 +129,7 @@ class _Reader:
     def _extent(self, extent: Extent) -> Linear:
         """What is left of the value that an extent was read from."""
         ids, axis = self.run.values.get(extent.node), extent.axis
-        if isinstance(ids, State):
+        if isinstance(ids, State):  # the shape of a parameter, such as self.weight.shape[0]
             slot = self.facts.slots.get((ids.name, ids.axis(axis)))
             ids, axis = (slot.ids, 0) if slot is not None else (None, 0)
         if not isinstance(ids, Tensor):
@@ -160,6 +162,7 @@ class _Reader:
         for module, contents in pieces.items():
             for attribute in by_module[module]:
                 same = [c.merged(shares.root) for c in contents if c.full == attribute.value]
+                # Pieces of one module that keep different shares tell nothing of what the number means.
                 if same and all(c == same[0] for c in same):
                     found[attribute] = same[0] * Linear(1 / Fraction(attribute.value))
         return found

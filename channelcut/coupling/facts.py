@@ -105,7 +105,7 @@ class Constraints:
         added: list[NDArray[np.int64]] = []
         pins = [request for request in requests if isinstance(request, PinRequest)]
         binds = [request for request in requests if isinstance(request, Bind)]
-        gone = {id(bind.instead_of) for bind in binds}
+        gone = {id(bind.instead_of) for bind in binds}  # what is bound position by position needs no equal counts
         for bind in binds:
             first, *others = bind.lines
             for line in others:

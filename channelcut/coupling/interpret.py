@@ -73,7 +73,7 @@ def _fitted(call: Call, function: Rule, result: Any, value: Any, expected: Any) 
         if isinstance(value, Tensor) and value.dtype in _INTEGERS and len(expected.shape) == value.dim():
             if value.shape != expected.shape:
                 _misshapen(call, function, value)
-            given = any(value is argument for argument in call.arguments.values())
+            given = any(value is argument for argument in call.arguments.values())  # then it is compressed already
             return value if given else I.compress(value)
         if isinstance(value, State) and value.shape == expected.shape:
             return value

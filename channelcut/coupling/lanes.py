@@ -60,6 +60,7 @@ class Partition:
         lanes = self.lane_of[rows]
         free = lanes >= 0
         constants = (~free).sum(1)
+        # A row and a channel as one number, then a row and a lane: sorting pairs of columns is far slower.
         found, times = _counted(np.nonzero(free)[0] * len(self.lane_of) + rows[free])
         row, channel = np.divmod(found, len(self.lane_of))
         pairs, inverse, present = np.unique(
@@ -67,6 +68,7 @@ class Partition:
         )
         row, lane = np.divmod(pairs, len(self.lanes))
         counts = np.bincount(inverse, times, len(pairs)).astype(np.int64)  # weighted, they are floats
+        # A lane counts as a whole where each of its channels is there, each as often as the others.
         uneven = np.zeros(len(pairs), dtype=bool)
         uneven[inverse[times * present[inverse] != counts[inverse]]] = True
         partly = set(row[uneven | (present != self._sizes[lane])].tolist())
@@ -121,7 +123,7 @@ class Divider:
         """Number the channels, mark what is pinned, and divide the rest into lanes."""
         labels = self._labelled(constraints)
         pinned = np.zeros(len(labels.signature), dtype=bool)
-        pinned[0] = True
+        pinned[0] = True  # channel 0 is what belongs to no removable channel
         for pin in constraints.pins:
             pinned[labels.footprints.channel_of[pin.ids]] = True
         slots, channels = labels.members
@@ -132,9 +134,11 @@ class Divider:
 
     def _labelled(self, constraints: Constraints) -> _Labels:
         base = len(self.facts.constraints.edges)
+        # Checks that start anew ask for the same bindings in new arrays: their content is the key.
         added = tuple(pairs.tobytes() for pairs in constraints.edges[base:])
         if added not in self._footprints:
             self._footprints[added] = Footprints(_components(constraints.edges, np.arange(self.facts.count)))
+        # Equal pieces and rectangles are only ever taken away, and `facts` keeps them all: an id stays one thing's.
         key = (added, *map(id, constraints.equal), *map(id, constraints.rectangles))
         if key not in self._labels:
             self._labels[key] = self._label(self._footprints[added], constraints)
@@ -160,7 +164,7 @@ def _components(edges: Sequence[NDArray[np.int64]], channel_of: Channels) -> Cha
     ones = np.ones(len(pairs), np.int8)
     _, labels = connected_components(coo_matrix((ones, (pairs[:, 0], pairs[:, 1])), (count, count)), directed=False)
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
+    order = np.argsort(np.argsort(first))  # the rank of each component by its first id, so that 0 stays 0
     found: Channels = order[inverse].astype(np.int64)[channel_of]
     return found
 
@@ -186,6 +190,7 @@ def _counted(keys: Channels) -> tuple[Channels, Channels]:
 
 def _signature(sets: Sequence[tuple[Channels, Channels]], count: int) -> NDArray[np.uint64]:
     """The sum of a random number for every set that a channel is in."""
+    # Two different sets have the same sum with a chance of 2^-63, and to compare sums is cheaper than to compare sets.
     generator = np.random.default_rng(0)
     signature = np.zeros(count, dtype=np.uint64)
     for owners, channels in sets:

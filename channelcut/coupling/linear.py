@@ -66,7 +66,7 @@ class Linear:
     def __truediv__(self, other: Linear) -> Linear:
         if self.proportional(other):
             return Linear(_exact(self.full) / _exact(other.full))
-        if not other.fixed or not other.constant:
+        if not other.fixed or not other.constant:  # a division by zero is the forward's own affair
             raise Nonlinear(self, other)
         return self * Linear(1 / _exact(other.constant))
 
@@ -122,7 +122,7 @@ def value(origin: Origin | Number, leaf: Callable[[Extent | Attribute], Linear])
 
 
 def _computed(op: str, parts: list[Linear]) -> Linear:
-    if all(part.fixed for part in parts):
+    if all(part.fixed for part in parts):  # Python's own arithmetic, which knows every operator
         whole = [int(p.constant) if p.constant == int(p.constant) else float(p.constant) for p in parts]
         return Linear(getattr(operator, op)(*whole))
     if op in ("add", "sub", "mul", "truediv", "floordiv"):

@@ -95,7 +95,7 @@ class Probe:
             if not requests:
                 continue
             left = _channels(self.settling.settle(self.cheaper, draft.given.refined(requests)))
-            if left < free:
+            if left < free:  # else the line handles nothing that may go, and the next outer one is asked
                 return requests if left >= free / 2 else []
         return []
 
@@ -110,6 +110,7 @@ class Probe:
             half = len(part) // 2
             return failing(part[:half]) + failing(part[half:])
 
+        # Where each half runs and the whole does not, no group is to blame more than another: all of them stay.
         names = {group.name for group in failing(groups.groups) or groups.groups}
         return [
             _pin(slot.ids, Site("parameter", slot.tensor.rpartition(".")[0]))

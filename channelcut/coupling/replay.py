@@ -106,13 +106,13 @@ def _tighten(draft: Draft, problem: Mismatch, found: Sequence[Request]) -> tuple
     site = problem.node.site if problem.node is not None else Site()
     binds: list[Request] = []
     bound = []
-    for rectangle in reversed(draft.constraints.rectangles):
+    for rectangle in draft.constraints.rectangles:
         footprint = partition.footprints.of(rectangle.ids)
         if id(rectangle) not in gone and len(footprint.varying) > 1 and about[footprint.channels].any():
             lines = tuple(torch.from_numpy(partition.first[row].astype(np.int32)) for row in footprint.rows)
             binds.append(Bind(lines, rectangle, ORDER, site, CHECK))
             bound.append(footprint.channels.reshape(-1))
-    for equal in reversed(draft.constraints.equal):
+    for equal in draft.constraints.equal:
         channels = np.concatenate([partition.footprints.of(piece).line() for piece in equal.pieces])
         alike = len({piece.numel() for piece in equal.pieces}) == 1
         if id(equal) not in gone and alike and about[channels].any():
@@ -167,7 +167,7 @@ class Checker:
                 values[node.index] = run_rule(self, self.graph, self.number, node, values, self.adapted)
             except Mismatch as problem:
                 found.append(problem)
-            except _Unknown as unknown:
+            except _Unknown as unknown:  # an input of this node is no rectangle, and what made it was not chosen
                 found += [] if found else [unknown.problem]  # most often it follows from one that has been noted
         return found
 
@@ -189,6 +189,7 @@ class Checker:
     def slot(self, call: Call, state: State, axis: int, ids: Tensor | None, role: Role) -> Tensor:
         """The kept channels of a slot; they must be the ones that arrive."""
         known = self.slots[state.name, state.axis(axis)].ids
+        # An id of 0 on either side is no channel: what is fixed there has been pinned, and nothing of it goes.
         if ids is not None and (
             ids.numel() != known.numel() or bool(((ids != known) & (ids != 0) & (known != 0)).any())
         ):

@@ -46,6 +46,7 @@ class Draft:
             members = sorted({index for lane in lanes for index in partition.slots_of[lane]})
             makes = (Role.OUT, Role.GROUP, Role.DEPTHWISE)
             producer = next((i for i in members if slots[i].role in makes), members[0])
+            # Lanes and groups come in the order of their channels, which is that of the forward, whatever tied them.
             ordered = sorted((partition.lanes[lane] for lane in lanes), key=lambda channels: int(channels[0]))
             groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members)))
         return tuple(groups)
@@ -89,6 +90,7 @@ class Settling:
             return self._draft(given)
         *cheaper, check = checks
         for _ in range(LIMIT):
+            # Not from the draft's own constraints: see above.
             draft = replace(self.settle(cheaper, given), given=given)
             requests = check(draft)
             if not requests:

@@ -114,7 +114,7 @@ def eliminated(uses: Sequence[Use]) -> tuple[dict[Attribute, Linear], list[Row]]
                 several.append(difference)
             else:
                 rows.append(Row(difference, use.reason, use.site))
-        if len(waiting) == len(pending):
+        if len(waiting) == len(pending):  # no row alone says what an attribute is
             if not (found := simultaneous(several)):
                 break
             known |= found

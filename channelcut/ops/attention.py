@@ -48,7 +48,9 @@ def _product(call: Call, left: Tensor, right: Tensor) -> Tensor:
     left_k, right_k = I.drop(left, [left.dim() - 2]), I.drop(right, [right.dim() - 1])
     left_i, right_j = I.drop(left, [left.dim() - 1]), I.drop(right, [right.dim() - 2])
     macs = math.prod(shape) * left.shape[-1]
-    if left_k is not None and right_k is not None:
+    if call.decide("one line is contracted", left_k is not None and right_k is not None):
+        if left_k is None or right_k is None:
+            call.host.misfit(call, [left, right], ValueError("channels vary along several axes"))
         contracted = call.bind(left_k.squeeze(-2), right_k.squeeze(-1), CONTRACTED_FIXED)
         whole = _whole_heads(call, contracted)
         call.account(macs, contracted if whole else FIXED, contracted if not whole and contracted.any() else FIXED)
@@ -100,6 +102,7 @@ def attention(call: Call) -> Any:
             call.pin(call.activation(mask), ATTENTION_MASK)
     query, key, value = call.ids("query"), call.ids("key"), call.ids("value")
     shape = specs(call.node.value)[0].shape
+    # Grouped queries: each head of keys and values serves several heads of queries (enable_gqa).
     if query.dim() > 3 and 0 < key.shape[-3] < query.shape[-3]:
         key, value = (ids.repeat_interleave(query.shape[-3] // ids.shape[-3], -3) for ids in (key, value))
     parts = [I.drop(ids, [ids.dim() - 2]) for ids in (query, key, value)]

@@ -94,7 +94,17 @@ class Call:
 
     def line(self, name: str, axis: int) -> Tensor | None:
         """The ids of a tensor argument along one axis, shape (extent,); None where they vary along another as well."""
-        return I.line(self.ids(name), axis)
+        return self.line_of(self.ids(name), axis, name)
+
+    def line_of(self, ids: Tensor, axis: int, name: str = "") -> Tensor | None:
+        """The same for ids at hand; a rule that asks of several values names each."""
+        found = I.line(ids, axis)
+        # Channels that are joined later on may no longer vary along the other axis when the rule runs again.
+        if not self.decide(f"{name} varies along {axis % ids.dim()} alone", found is not None):
+            return None
+        if found is None:
+            self.host.misfit(self, [ids], ValueError("channels vary along several axes"))
+        return found
 
     def along(self, line: Tensor, axis: int) -> Tensor:
         """Ids of the (first) output that follow `line`, shape (extent,), along `axis` and vary along no other."""

@@ -47,8 +47,8 @@ know("aten.convolution", shape=shapes.convolution)
 def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
     ids = call.ids("input")
     weight, bias, shape = call["weight"], call["bias"], call.shape
-    axis = ids.dim() - (len(weight.shape) - 2) - 1
-    columns = I.line(ids, axis)
+    axis = ids.dim() - (len(weight.shape) - 2) - 1  # 1, or 0 for an input without a batch
+    columns = call.line_of(ids, axis)
     macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
     if columns is None or not isinstance(weight, State):
         reason = MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT
@@ -59,6 +59,7 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
         call.account(macs, FIXED, FIXED)
         return I.zeros(shape)
     rows = _rows(call, weight, columns, groups, transposed)
+    # Where whole groups go, a group's inputs go with its outputs, and are counted by these alone.
     dense = groups == 1 or (call.host.policy == "offsets" and groups < len(columns))
     call.account(macs, rows, columns if dense else FIXED)
     if isinstance(bias, State):
@@ -137,7 +138,7 @@ def dot(call: Call) -> Tensor:
 
 def _weighed_sum(call: Call, ids: Tensor, vector: State | Tensor) -> Tensor:
     """The last axis is contracted with a vector; of a parameter the elements of what is removed go as well."""
-    columns, rows = I.line(ids, -1), I.drop(ids, [ids.dim() - 1])
+    columns, rows = call.line_of(ids, -1), I.drop(ids, [ids.dim() - 1])
     if columns is None:
         call.pin_value(vector, MIXES_OTHER_AXIS)
     elif isinstance(vector, State):
@@ -163,7 +164,7 @@ def addmm(call: Call) -> Tensor:
 
 def affine(call: Call, ids: Tensor, weight: object, bias: object) -> Tensor:
     """Slots of a matrix `weight` (O, I) that maps the last axis."""
-    columns = I.line(ids, -1)
+    columns = call.line_of(ids, -1)
     if columns is None or not isinstance(weight, State):
         call.pin(ids, MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT)
         for value in (weight, bias):

@@ -96,7 +96,7 @@ know("aten.expand", "aten.broadcast_to", sizes="broadcast")
 def pixel_shuffle(call: Call) -> Tensor:
     """C·r² channels to C of r times the resolution: the r² of one output channel go together."""
     ids = call.moved()
-    for axis in (ids.dim() - 1, ids.dim() - 2):
+    for axis in (ids.dim() - 1, ids.dim() - 2):  # the two axes of positions that r and r came to lie on
         call.bind_along(ids, axis)
     return I.compact(ids.narrow(-1, 0, 1).narrow(-2, 0, 1)).expand(ids.shape)
 
@@ -178,6 +178,7 @@ def slice_positions(call: Call) -> Tensor:
             call.pin(ids, HARD_CODED_POSITION)
         return result
     extent = len(line)
+    # A bound at the start or the end of the channels moves with them by itself.
     for role, given in ((Bound.START, call["start"]), (Bound.STOP, call["end"])):
         if given is not None and given % extent > 0 and abs(given) < extent:
             call.slice_bound(role, line, given % extent, 1 if given > 0 else -1)
@@ -231,7 +232,7 @@ def getitem(call: Call) -> Any:
 @rule("aten.im2col")
 def im2col(call: Call) -> Tensor:
     """(N, C, H, W) to (N, C·kH·kW, L): each channel becomes kH·kW consecutive rows."""
-    ids = I.line(call.ids("self"), -3)
+    ids = call.line("self", -3)
     if ids is None:
         call.pin(call.ids("self"), ALONG_SPACE)
         return I.zeros(call.shape)
@@ -243,7 +244,7 @@ def im2col(call: Call) -> Tensor:
 def col2im(call: Call) -> Tensor:
     """(N, C·kH·kW, L) to (N, C, H, W): the kH·kW rows of a channel are added up, so they go together."""
     ids = call.ids("self")
-    rows = I.line(ids, -2)
+    rows = call.line_of(ids, -2)
     if rows is None:
         call.pin(ids, ALONG_SPACE)
         return I.zeros(call.shape)

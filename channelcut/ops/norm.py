@@ -19,7 +19,7 @@ from channelcut.ops.registry import know, rule
 
 def _attach(call: Call, ids: Tensor, axis: int, states: Sequence[Any]) -> bool:
     """Give the norm's parameters the ids of the channels; a computed one is bound to them, element by element."""
-    found = I.line(ids, axis)
+    found = call.line_of(ids, axis)
     if found is None:
         call.pin(ids, NORM_OTHER_AXIS)
     for state in states:
@@ -45,7 +45,7 @@ def batch_norm(call: Call) -> Any:
     """Weight, bias, mean and variance of shape (C,) over axis 1; nothing mixes channels."""
     ids = call.ids("input")
     states = [call.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
-    found = I.line(ids, 1) if _attach(call, ids, 1, states) else None
+    found = call.line_of(ids, 1) if _attach(call, ids, 1, states) else None
     if not call.several:
         return I.zeros(call.shape) if found is None else ids
     if found is None:
@@ -102,7 +102,7 @@ def group_norm(call: Call) -> Any:
     """Statistics over G groups of channels: every group keeps the same share, so that the groups stay equal."""
     ids, groups = call.ids("input"), call.get("num_groups", call.get("group"))
     if _attach(call, ids, 1, [call.get("weight"), call.get("bias")]) and groups > 1:
-        found = I.line(ids, 1)
+        found = call.line_of(ids, 1)
         if found is not None:
             call.bind_equal(list(call.reshaped(found, groups, -1)), 0)
     return _outputs(call, ids)

@@ -93,7 +93,7 @@ def prelu(call: Call) -> Tensor:
     """One slope for all channels, or one for each."""
     ids, weight = call.ids("self"), call["weight"]
     if isinstance(weight, State) and weight.shape and weight.shape[0] > 1:
-        found = I.line(ids, 1)
+        found = call.line_of(ids, 1)
         if found is None:
             call.pin(ids, ALONG_SPACE)
         else:

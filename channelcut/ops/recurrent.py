@@ -29,13 +29,14 @@ def recurrence(call: Call) -> Any:
     A unit whose weights and biases are zero stays at zero: tanh(0) is what enters its state. A state that it is given
     to start from loses it too.
     """
-    columns = I.line(call.ids("input"), -1)
+    columns = call.line("input", -1)
     weights: list[Any] = list(call["weights"])
     if columns is None or not all(isinstance(weight, State) for weight in weights):
         call.pin(call.ids("input"), RECURRENT_COMPUTED)
         for value in (*weights, *call["states"]):
             call.pin_value(value, RECURRENT_COMPUTED)
         return call.fixed()
+    # torch's flat list: for each layer and direction the weights of inputs and states, then their biases.
     per, directions = 4 if call["has_biases"] else 2, 1 + call["bidirectional"]
     steps = math.prod(call.ids("input").shape[:2])
     hidden: list[Tensor] = []

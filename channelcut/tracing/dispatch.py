@@ -68,11 +68,14 @@ def record(
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
             own = (recorder, ContiguousLinear(), AttentionMode(recorder.step), recurrent, *((mode,) if widths else ()))
+            # The mode entered last sees a call first. Hollow is below the recorder, so that what is recorded has the
+            # shapes that Hollow gives; the function modes are above both, and WidthMode above all, because the others
+            # call functions of their own, whose numbers are not the forward's.
             for entered in (torch.no_grad(), uncompiled(), *hollows, *own):
                 modes.enter_context(entered)
             outputs = model(*args, **kwargs)
     finally:
-        recording.close()
+        recording.close()  # what the forward has kept of its numbers is plain from now on
         for hook in hooks:
             hook.remove()
     leaves = tensor_paths(outputs)
