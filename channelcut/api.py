@@ -14,7 +14,7 @@ from channelcut.allocation import Budget
 from channelcut.core.errors import ArithmeticNeeded, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
-from channelcut.core.inputs import check_network, split_inputs
+from channelcut.core.inputs import check_kind, check_network, split_inputs
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
@@ -126,6 +126,7 @@ def plan(
         [('2.weight', 8, 4)]
     """
     check_network(model)
+    check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     return steps.planned(model, groups, budget, importance, exclude, Stopwatch())
@@ -159,6 +160,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         )
     """
     check_network(model)
+    check_kind(plan, Plan, "plan", "channelcut.plan")
     return steps.applied(model, plan, Stopwatch())
 
 
@@ -191,6 +193,7 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any) -> Proof:
     """
     check_network(model)
     check_network(small)
+    check_kind(plan, Plan, "plan", "channelcut.plan")
     return steps.proven_by_hand(model, small, plan, split_inputs(x))
 
 

@@ -19,7 +19,7 @@ from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
-from channelcut.core.record import Record, put_record, record_of, with_proof
+from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
 from channelcut.core.tensors import kept_channels, named_tensors, select
 from channelcut.core.trees import leaves
 from channelcut.cost import network_costs
@@ -105,7 +105,11 @@ def planned(
 
 def entries(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
     """What `exclude` holds; a lone pattern or module is one entry."""
-    return (exclude,) if isinstance(exclude, (str, nn.Module)) else tuple(exclude)
+    if isinstance(exclude, (str, nn.Module)):
+        return (exclude,)
+    if not isinstance(exclude, Iterable):
+        raise UserError(f"exclude={exclude!r} names nothing. Expected patterns such as 'head.*', or modules.")
+    return tuple(exclude)
 
 
 def context_of(plan: Plan) -> PlanContext:
@@ -173,7 +177,7 @@ def applied(model: nn.Module, plan: Plan, watch: Stopwatch) -> nn.Module:
     """The cut module, with a record that says where it comes from and that it is not proven."""
     with watch.stage("cut"):
         smaller = cut(model, plan)
-        put_round(smaller, record_of(model), plan)
+        put_round(smaller, noticed(model), plan)
         return smaller
 
 
@@ -251,8 +255,10 @@ def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inp
     """The proof of a cut, passed or not, written into its record where it has passed; see `channelcut.prove`."""
     check_plan(model, plan)
     record = record_of(smaller)
+    if record is not None and record.proven:
+        record = noticed(smaller)
     if record is None:
-        put_round(smaller, record_of(model), plan)
+        put_round(smaller, noticed(model), plan)
     elif any(change["round"] == len(record.rounds) for change in record.plan.changes):
         return restored(model, smaller, plan, record)
     cuts, kept = cuts_of(model, plan, inputs)

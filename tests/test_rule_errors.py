@@ -96,6 +96,18 @@ def floats(call: cc.Call) -> Any:
     return right(call).float()
 
 
+def made_up(call: cc.Call) -> Any:
+    return right(call) + 1_000_000
+
+
+def negative(call: cc.Call) -> Any:
+    return -right(call)
+
+
+def without_values(call: cc.Call) -> Any:
+    return right(call).to("meta")
+
+
 def two_for_one(call: cc.Call) -> Any:
     return right(call), right(call)
 
@@ -129,6 +141,9 @@ WRONG: dict[Callable[..., Any], str] = {
     nothing: r"gave \S*None",
     an_array: r"gave .*(numpy|ndarray)",
     floats: r"gave .*float32",
+    made_up: "gave numbers that are no ids",
+    negative: "gave numbers that are no ids",
+    without_values: "gave numbers that are no ids",
     two_for_one: r"gave .* for an output of shape \(1, 8, 14, 14\)",
     wrong_name: r"raised KeyError: 'input'",
     no_parameter: r"raised TypeError: only parameters and buffers have slots",

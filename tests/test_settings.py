@@ -72,7 +72,7 @@ def test_what_a_forward_makes_is_float64_in_a_proof_whatever_the_default() -> No
     x = torch.rand(2, 3, 6)
     graph = trace(Made(), (x,))
     run = Execution(graph, {}, ((x,), {}), keep=range(len(graph.nodes)))
-    (output,) = run.outputs()
+    (output,) = run.results()
     types = {value.dtype for value in run.env.values() if isinstance(value, Tensor)}
     assert {spec.dtype for node in graph.nodes for spec in specs(node.value)} & set(LOW), "or this shows nothing"
     assert not types & set(LOW) and torch.get_default_dtype() is torch.float32
@@ -82,7 +82,7 @@ def test_what_a_forward_makes_is_float64_in_a_proof_whatever_the_default() -> No
 def test_a_grid_that_names_no_type_is_as_exact_as_the_proof() -> None:
     x = torch.rand(1, 7)
     graph = trace(nn.Sequential(Thirds()), (x,))
-    (output,) = Execution(graph, {}, ((x,), {})).outputs()
+    (output,) = Execution(graph, {}, ((x,), {})).results()
     assert torch.equal(output, x.double() + torch.linspace(0, 1, 7, dtype=torch.float64))
 
 

@@ -49,7 +49,7 @@ def select_layers(model: nn.Module, groups: Groups, entry: str | nn.Module, opti
         name, roots, tensors = path or type(entry).__name__, {path}, set[str]()
     elif isinstance(entry, str):
         name = entry
-        roots = {path for path, _ in model.named_modules() if path and fnmatchcase(path, entry)}
+        roots = {path for path, _ in model.named_modules(remove_duplicate=False) if path and fnmatchcase(path, entry)}
         tensors = {tensor for tensor in _aliases(model) if fnmatchcase(tensor, entry)}
         if not roots and not tensors:
             raise UserError(f"{option}: {entry!r} matches no module and no parameter. {_nearest(model, entry)}")
@@ -152,7 +152,7 @@ def _parents(tensor: str) -> list[str]:
 
 
 def _nearest(model: nn.Module, name: str) -> str:
-    names = [path for path, _ in model.named_modules() if path] + list(_aliases(model))
+    names = [path for path, _ in model.named_modules(remove_duplicate=False) if path] + list(_aliases(model))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return f"The nearest names are {', '.join(close)}."
 

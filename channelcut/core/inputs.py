@@ -20,16 +20,29 @@ def split_inputs(x: Any) -> Inputs:
     Raises:
         UserError: `x` is something else.
     """
-    if isinstance(x, Tensor):
-        return (x,), {}
-    if isinstance(x, Mapping):
-        return (), dict(x)
-    if isinstance(x, (tuple, list)):
-        return tuple(x), {}
+    given = [x] if isinstance(x, Tensor) else list(x.values()) if isinstance(x, Mapping) else x
+    if isinstance(given, (tuple, list)):
+        for value in given:
+            if isinstance(value, Tensor) and not value.numel():
+                raise UserError(
+                    f"The example input x holds a tensor of shape {tuple(value.shape)}, which has no elements. "
+                    "Expected inputs as the model takes them in deployment, with a batch of at least one."
+                )
+        return ((), dict(x)) if isinstance(x, Mapping) else (tuple(given), {})
     raise UserError(
         f"The example input x is a {type(x).__name__}. Expected a tensor, a tuple of positional inputs or a dict of "
         "keyword inputs, as the model's forward takes them."
     )
+
+
+def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
+    """Refuse a value that is not what another step makes.
+
+    Raises:
+        UserError: says what it is, and what makes the right one.
+    """
+    if not isinstance(value, kind):
+        raise UserError(f"{name} is a {type(value).__name__}. Expected a {kind.__name__}, as {made_by} makes it.")
 
 
 def check_network(model: Any) -> None:

@@ -16,6 +16,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.tensors import shapes_fingerprint, weights_fingerprint
 
 _ATTRIBUTE = "_channelcut"
+OUTSIDE = {"step": "trained or changed outside of channelcut"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ def put_record(model: nn.Module, plan: Plan, rounds: tuple[Mapping[str, Any], ..
         "shapes": shapes_fingerprint(model),
         "weights": weights or weights_fingerprint(model),
     }
+
+
+def noticed(model: nn.Module) -> Record | None:
+    """The record of a module with what somebody else has done to its weights since: they were trained, or changed."""
+    record = record_of(model)
+    if record is None or record.weights == weights_fingerprint(model):
+        return record
+    return replace(record, plan=changed(record, OUTSIDE))
 
 
 def with_proof(rounds: tuple[Mapping[str, Any], ...], proof: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:

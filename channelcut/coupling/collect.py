@@ -98,6 +98,11 @@ class Collector:
     decisions: dict[tuple[Place, str], bool] = field(default_factory=dict)
     work: list[RawWork] = field(default_factory=list)
 
+    @property
+    def limit(self) -> int:
+        """One more than the largest id."""
+        return self.next_id
+
     def run(self, number: int, graph: Graph, free_outputs: Sequence[str] = ()) -> Run:
         """Execute a graph on ids."""
         values: dict[int, Any] = {}

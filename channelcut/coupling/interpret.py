@@ -19,6 +19,7 @@ from channelcut.ops.host import Host, State, structure
 from channelcut.ops.registry import Rule, op
 
 _INTEGERS = (torch.int32, torch.int64)
+_OWN = "channelcut."  # whose rules the tests hold
 Adapt = Callable[[Node, dict[str, Any]], tuple[Node, dict[str, Any]]]
 
 
@@ -73,6 +74,8 @@ def _fitted(call: Call, function: Rule, result: Any, value: Any, expected: Any) 
         if isinstance(value, Tensor) and value.dtype in _INTEGERS and len(expected.shape) == value.dim():
             if value.shape != expected.shape:
                 _misshapen(call, function, value)
+            if not function.__module__.startswith(_OWN) and not _are_ids(value, call.host.limit):
+                raise RuleError(_text(call, function, "gave numbers that are no ids: none is negative or made up"))
             given = any(value is argument for argument in call.arguments.values())  # then it is compressed already
             return value if given else I.compress(value)
         if isinstance(value, State) and value.shape == expected.shape:
@@ -82,6 +85,14 @@ def _fitted(call: Call, function: Rule, result: Any, value: Any, expected: Any) 
     elif isinstance(value, (list, tuple)) and len(value) == len(expected):
         return tuple(_fitted(call, function, result, v, e) for v, e in zip(value, expected, strict=True))
     raise RuleError(_text(call, function, f"gave {structure(result)} for {_expected(call.node.value)}"))
+
+
+def _are_ids(value: Tensor, limit: int) -> bool:
+    """Whether a tensor holds nothing but numbers of channels."""
+    if value.device.type != "cpu":
+        return False
+    small = I.compact(value)
+    return not small.numel() or (int(small.min()) >= 0 and int(small.max()) < limit)
 
 
 def _misshapen(call: Call, function: Rule, value: Tensor) -> None:

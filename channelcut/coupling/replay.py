@@ -171,6 +171,11 @@ class Checker:
                 found += [] if found else [unknown.problem]  # most often it follows from one that has been noted
         return found
 
+    @property
+    def limit(self) -> int:
+        """One more than the number of the last channel."""
+        return len(self.kept)
+
     def _left(self, line: Tensor) -> Tensor:
         """What is kept of a line of ids."""
         channels = self.footprints.of(line).line()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,8 @@ class PlanContext:
 
     def _output(self, tensor: str) -> Slot:
         """The slot along the output axis of a tensor."""
+        if not isinstance(tensor, str):
+            raise UserError(f"with_kept: {tensor!r} is a {type(tensor).__name__}. Expected the name of a weight.")
         name = self.groups.graph.aliases.get(tensor, tensor)
         found = [slot for slot in self.groups.slots if slot.tensor == name and slot.role in _ROLES]
         if found:
@@ -66,7 +70,12 @@ class PlanContext:
     def _wanted(self, slot: Slot, positions: Sequence[int]) -> NDArray[np.bool_]:
         """The kept positions as a mask, shape (extent,), which the coupling allows within this tensor."""
         extent, name = len(slot.channels), slot.tensor
-        chosen = [int(position) for position in positions]
+        chosen = _integers(positions)
+        if chosen is None:
+            raise UserError(
+                f"with_kept({name!r}): {positions!r} are no positions. Expected integers from 0 to {extent - 1} along "
+                f"axis {slot.axis}; of a mask, mask.nonzero()."
+            )
         wrong = [p for p in chosen if not 0 <= p < extent]
         if wrong or not chosen or len(set(chosen)) < len(chosen):
             what = f"position {wrong[0]}" if wrong else "no position" if not chosen else "a position twice"
@@ -134,3 +143,12 @@ class PlanContext:
 
 def _listed(positions: NDArray[np.int64]) -> str:
     return ", ".join(map(str, positions[:8].tolist())) + (", ..." if len(positions) > 8 else "")
+
+
+def _integers(positions: Any) -> list[int] | None:
+    """The positions, if they are integers; a mask of booleans is none."""
+    try:
+        items = [item.item() if hasattr(item, "item") else item for item in positions]
+        return None if any(isinstance(item, bool) for item in items) else [operator.index(item) for item in items]
+    except (TypeError, ValueError, RuntimeError):
+        return None

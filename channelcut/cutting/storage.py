@@ -20,12 +20,11 @@ from torch import nn
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.plan import Plan
-from channelcut.core.record import put_record, record_of
+from channelcut.core.record import OUTSIDE, put_record, record_of
 from channelcut.core.tensors import weights_fingerprint
 from channelcut.cutting.apply import cut
 
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
-ELSEWHERE = "trained or changed outside of channelcut"
 
 
 def store(model: nn.Module, plan: Plan, folder: Path) -> None:
@@ -36,7 +35,7 @@ def store(model: nn.Module, plan: Plan, folder: Path) -> None:
     """
     record = record_of(model)
     if record is not None and record.weights != weights_fingerprint(model):
-        plan = replace(plan, changes=(*plan.changes, {"step": ELSEWHERE, "round": len(record.rounds)}))
+        plan = replace(plan, changes=(*plan.changes, {**OUTSIDE, "round": len(record.rounds)}))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _stored(model).items()}
     weights = dump(tensors, metadata={"format": "pt", "fingerprint": plan.fingerprint})
     rounds = [] if record is None else [dict(found) for found in record.rounds]

@@ -50,6 +50,10 @@ class Host(Protocol):
 
     policy: str
 
+    @property
+    def limit(self) -> int:
+        """One more than the largest id."""
+
     def mint(self, call: Call, count: int) -> Tensor:
         """Fresh ids for `count` channels."""
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups, Ids, Role, Slot
 
@@ -68,7 +69,10 @@ def score(
     check_importance(importance)
     _check_finite(groups, tensors)
     if not isinstance(importance, str) and _arity(importance) == 3:
-        return _whole(groups, importance(groups, tensors, model), importance_name(importance))  # type: ignore[call-arg, arg-type]
+        # Copies: a function of the user's may work in place, and the model that it was given is not ours.
+        own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        clone = None if model is None else private_copy(model)
+        return _whole(groups, importance(groups, own, clone), importance_name(importance))  # type: ignore[call-arg, arg-type]
     if importance == "bn" and not any(slot.role is Role.NORM for slot in groups.slots):
         raise UserError("importance 'bn' ranks by batch-norm scales, and this model has no norm. Use l1 or l2.")
     lane_scores = _lane_scores(groups, tensors, importance, model)
@@ -146,7 +150,9 @@ def _by_slot(
     @cache
     def of(index: int) -> Scores | None:
         slot = groups.slots[index]
-        values = criterion(tensors[slot.tensor].detach().float().cpu(), slot)
+        given = tensors[slot.tensor].detach().float().cpu()
+        # Our own criteria leave a tensor as it is; a function of the user's may work in place.
+        values = criterion(given if isinstance(importance, str) else given.clone(), slot)
         if values is None:
             return None
         place = f"for axis {slot.axis} of {slot.tensor}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils import _pytree as pytree
 from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.quiet import quietly
+from channelcut.core.randomness import OwnRandom
 from channelcut.tracing.recurrent import RECURRENCE, whole, zeros
 from channelcut.tracing.source import from_stack_trace
 
@@ -23,8 +26,15 @@ _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool) -> Graph:
-    """Trace `model` (a copy that may be changed) by torch.export in non-strict mode."""
-    with quietly(), torch.no_grad():
+    """Trace `model` (a copy that may be changed) by torch.export in non-strict mode.
+
+    The forward runs once before, so that what it caches beyond the model is real: torch.export runs it on tensors
+    without values, and one of those in a cache would break the user's model for good. torch.export keeps state of its
+    own in the process, so one thread at a time is in it.
+    """
+    with _ONE_AT_A_TIME, quietly(), torch.no_grad():
+        with OwnRandom():
+            copy.deepcopy(model)(*pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, args), **kwargs)
         program = torch.export.export(model, args, kwargs, strict=False)
     return _Reader(program, aliases(model), training).read()
 
@@ -37,6 +47,9 @@ def aliases(model: nn.Module) -> dict[str, str]:
         if first.setdefault(id(tensor), name) != name:
             found[name] = first[id(tensor)]
     return found
+
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class _Reader:
