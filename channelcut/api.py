@@ -39,6 +39,9 @@ def analyze(
 ) -> Groups:
     """Find the channels of a model that can be removed together, and why the others cannot.
 
+    Forward hooks of your own run too, several times, on copies of the model (narrower ones in the probe): they see real
+    values, and what they return counts; only with torch.export do they see its own tensors.
+
     Args:
         model: a network; only copies of it are run.
         x: an example input as the forward takes it: a tensor such as (N, C, H, W), a tuple of positional inputs, or a
