@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from channelcut.core.schema import bound_arguments
+
 Array = npt.NDArray[Any]
 
 _SELECTORS = {torch.ops.aten.topk.default, torch.ops.aten.sort.default, torch.ops.aten.sort.stable}
@@ -61,7 +63,7 @@ class Forced(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's bas
             self._misfit = True
             return result
         scores: Tensor = args[0]
-        bound = _arguments(func, args, kwargs)
+        bound = bound_arguments(func, args, kwargs)
         indices = torch.from_numpy(np.ascontiguousarray(given, dtype=np.int64)).to(own_indices.device)
         dim = int(bound["dim"])
         if not _possible(indices, scores.shape[dim] if scores.dim() else 1, dim):
@@ -104,19 +106,6 @@ def with_index_outputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             name = alias
         exposed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
     return exposed, len(nodes)
-
-
-def _arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the call's arguments by name, defaults included."""
-    bound = {}
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        elif kwargs and argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
-    return bound
 
 
 def _possible(indices: Tensor, extent: int, dim: int) -> bool:
