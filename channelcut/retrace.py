@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from channelcut.core.copies import copy_with
+from channelcut.core.copies import cloned, copy_with
 from channelcut.core.footprint import Kept
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
@@ -81,7 +80,7 @@ class CutForwards:
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
         given = (self.args, dict(self.kwargs))
-        inputs, *before = (pytree.tree_map_only(Tensor, Tensor.clone, given) for _ in range(1 + warm))
+        inputs, *before = (cloned(given) for _ in range(1 + warm))
         mode = nullcontext() if self.hollow is False else Hollow(roots(clone, (inputs, before)))
         with torch.no_grad(), uncompiled(), mode:
             for args, kwargs in before:

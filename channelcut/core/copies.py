@@ -39,6 +39,11 @@ def private_copy(model: nn.Module, replaced: Mapping[torch.Tensor, torch.Tensor]
         ) from error
 
 
+def cloned(inputs: Any) -> Any:
+    """The inputs in tensors of their own, for a forward that may write into them."""
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
+
+
 def doubled(inputs: Any) -> Any:
     """The inputs twice along the batch."""
     return pytree.tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]) if t.dim() > 1 else t, inputs)

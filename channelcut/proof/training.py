@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from channelcut.core.copies import doubled, private_copy
+from channelcut.core.copies import cloned, doubled, private_copy
 from channelcut.core.randomness import OwnRandom
 
 NO_TARGETS = " in evaluation mode (the original does not run in training mode without targets)"
@@ -36,7 +36,7 @@ def training_step(
 def _step(model: nn.Module, inputs: Any, *, training: bool) -> str | None:
     """The reason why a step fails, or None."""
     clone = private_copy(model).train(training).requires_grad_(True)
-    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
+    args, kwargs = cloned(inputs)
     try:
         with torch.enable_grad(), OwnRandom():
             outputs = clone(*args, **kwargs)

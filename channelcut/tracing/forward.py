@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from channelcut.core.copies import doubled, private_copy
+from channelcut.core.copies import cloned, doubled, private_copy
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph
 from channelcut.core.randomness import OwnRandom
@@ -86,17 +85,17 @@ def _recorded(make: Callable[[], nn.Module], inputs: Inputs, **options: Any) -> 
     recorded once more: as every later analysis will find it.
     """
     recording = Recording()
-    graph = record(make(), *_private(inputs), recording=recording, **options)
+    graph = record(make(), *cloned(inputs), recording=recording, **options)
     kept = weakref.ref(recording)
     del recording
     if kept() is not None:
         gc.collect()  # it may only be in a cycle of references
-    return graph if kept() is None else record(make(), *_private(inputs), **options)
+    return graph if kept() is None else record(make(), *cloned(inputs), **options)
 
 
 def _exported(make: Callable[[], nn.Module], inputs: Inputs, *, training: bool) -> Graph:
     """The graph of torch.export."""
-    return export(make(), *_private(inputs), training=training)
+    return export(make(), *cloned(inputs), training=training)
 
 
 FRONT_ENDS: dict[str, list[tuple[str, Callable[..., Graph]]]] = {
@@ -165,7 +164,7 @@ def _copy(model: nn.Module, training: bool, warm_up: Inputs | None = None) -> nn
     """A copy to run, which has run once on `warm_up`."""
     copy = private_copy(model).train(training)
     if warm_up is not None:
-        _run(copy, *_private(warm_up))
+        _run(copy, *cloned(warm_up))
     return copy
 
 
@@ -175,15 +174,11 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
         model(*args, **kwargs)
 
 
-def _private(inputs: Any) -> Any:
-    return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
-
-
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run the forward once, so that a model that cannot run is told apart from one that cannot be traced."""
     try:
         try:
-            _run(private_copy(model), *_private((args, kwargs)))
+            _run(private_copy(model), *cloned((args, kwargs)))
         except Exception:  # noqa: BLE001  some forwards refuse to run in a mode: that one is on is not their fault
             with torch.no_grad():
                 model(*args, **kwargs)

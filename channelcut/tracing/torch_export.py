@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import re
 import threading
@@ -14,6 +13,7 @@ from torch import nn
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
+from channelcut.core.copies import cloned, private_copy
 from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.quiet import quietly
@@ -34,7 +34,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, t
     """
     with _ONE_AT_A_TIME, quietly(), torch.no_grad():
         with OwnRandom():
-            copy.deepcopy(model)(*pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, args), **kwargs)
+            own_args, own_kwargs = cloned((args, kwargs))
+            private_copy(model)(*own_args, **own_kwargs)
         program = torch.export.export(model, args, kwargs, strict=False)
     return _Reader(program, aliases(model), training).read()
 
