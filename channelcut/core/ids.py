@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -19,9 +21,11 @@ def zeros(shape: Sequence[int]) -> Tensor:
 
 def is_constant(ids: Tensor, axis: int) -> bool:
     """Whether the ids do not depend on the position along `axis`."""
-    if ids.shape[axis] <= 1 or ids.stride(axis) == 0:
-        return True
-    table = ids.numpy()  # which compares small tables in a fraction of torch's time
+    return ids.shape[axis] <= 1 or ids.stride(axis) == 0 or _repeats(ids.numpy(), axis)
+
+
+def _repeats(table: NDArray[np.int32], axis: int) -> bool:
+    # NumPy compares small tables in a fraction of torch's time.
     return bool((table == table[(slice(None),) * axis + (slice(1),)]).all())
 
 
@@ -33,19 +37,21 @@ def varying_axes(ids: Tensor) -> list[int]:
 
 def compact(ids: Tensor) -> Tensor:
     """The same ids with every stride-0 axis cut down to one element."""
-    for axis in range(ids.dim()):
-        if ids.stride(axis) == 0 and ids.shape[axis] > 1:
-            ids = ids.narrow(axis, 0, 1)
-    return ids
+    shape, strides = ids.shape, ids.stride()
+    if all(strides):
+        return ids
+    cut = [extent if stride or not extent else 1 for extent, stride in zip(shape, strides, strict=True)]
+    return ids.as_strided(cut, strides)
 
 
 def compress(ids: Tensor) -> Tensor:
     """The same ids with stride 0 along every constant axis."""
-    shape, small = ids.shape, compact(ids)
-    for axis in range(small.dim()):
-        if small.shape[axis] > 1 and is_constant(small, axis):
-            small = small.narrow(axis, 0, 1)
-    return small.expand(shape)
+    shape, strides = ids.shape, list(ids.stride())
+    table = compact(ids).numpy()
+    for axis in range(table.ndim):
+        if table.shape[axis] > 1 and _repeats(table, axis):
+            table, strides[axis] = table[(slice(None),) * axis + (slice(1),)], 0
+    return ids.as_strided(shape, strides)
 
 
 def line(ids: Tensor, axis: int) -> Tensor | None:

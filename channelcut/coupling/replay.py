@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, count
-from math import comb
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,12 +20,13 @@ from channelcut.core import ids as I
 from channelcut.core.errors import RuleError
 from channelcut.core.footprint import Channels, Footprints, Kept
 from channelcut.core.graph import Node, Site, Spec
-from channelcut.core.groups import Group, Role
+from channelcut.core.groups import Role
 from channelcut.core.reasons import ORDER, Reason
 from channelcut.core.trees import leaves
 from channelcut.coupling.binding import meeting
 from channelcut.coupling.facts import Bind, Facts, PinRequest, Place, RawSlot, Request, Run
 from channelcut.coupling.interpret import Misfit, run_rule
+from channelcut.coupling.selections import selection, trials
 from channelcut.coupling.settle import Draft
 from channelcut.ops.call import Call
 from channelcut.ops.host import Bound, State
@@ -68,7 +67,7 @@ def replay(draft: Draft) -> Sequence[Request]:
     for trial in range(count):
         if trial == 1:
             touched = [touching(run, draft.facts, footprints, needs) for run in draft.facts.runs]
-        kept = adversary(draft.groups, len(draft.partition.pinned), trial)
+        kept = selection(draft.groups, len(draft.partition.pinned), trial)
         least = 0 if trial == count - 1 else trial
         for number in range(len(draft.facts.runs)):
             chosen = {n for n, need in touched[number].items() if need > least} if trial else None
@@ -333,40 +332,3 @@ def touching(run: Run, facts: Facts, footprints: Footprints, marks: Channels) ->
     held = {index: mark(ids) for index, ids in run.values.items()}
     touched = {n.index: max(held[n.index], *(held[ref.index] for ref in n.inputs), 0) for n in run.graph.calls}
     return {index: found for index, found in touched.items() if found}
-
-
-def trials(groups: Sequence[Group]) -> int:
-    """How many selections `adversary` has for these groups."""
-    lanes = max((len(group.lanes) for group in groups), default=1)
-    return 1 if lanes == 1 else _bits(lanes) + 1
-
-
-def adversary(groups: Sequence[Group], channels: int, trial: int) -> Kept:
-    """A selection that keeps about half of every lane, and equal shares in lanes of one group.
-
-    An op that needs two lanes to keep the same positions, or to keep them in an order, fails where one lane keeps its
-    first channels and the other its last. So lanes have words with equally many ones, and in trial i a lane keeps its
-    first channels if bit i of its word is one: of two different such words, each has a one where the other has none, so
-    that every two lanes are tried both ways in a number of trials that grows with the logarithm of the lanes (Sperner
-    1928). The last trial is drawn.
-    """
-    generator = np.random.default_rng(trial)
-    drawn = 0 < trial == trials(groups) - 1
-    kept = np.ones(channels, dtype=bool)
-    for group in groups:
-        bits = _bits(len(group.lanes))
-        ones = combinations(range(bits), bits // 2)
-        for lane, word in zip(group.lanes, ones, strict=False):  # there may be more words than lanes
-            gone = len(lane) - max(1, (group.width + 1) // 2) * (len(lane) // group.width)
-            if drawn:
-                kept[generator.choice(lane, gone, replace=False)] = False
-            elif trial % bits in word:
-                kept[lane[len(lane) - gone :]] = False
-            else:
-                kept[lane[:gone]] = False
-    return kept
-
-
-def _bits(lanes: int) -> int:
-    """How long words of one weight must be so that there is a different one for every lane."""
-    return next(bits for bits in count(1) if comb(bits, bits // 2) >= lanes)
