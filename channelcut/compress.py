@@ -55,7 +55,7 @@ class PruneOptions:
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     tracer: str = "auto"
-    grouped: str = "groups"
+    grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
     prove: str = "whole"
 

@@ -504,6 +504,6 @@ class TwoSources(nn.Module):
 def test_a_rule_goes_the_same_way_once_channels_are_joined(model: nn.Module, x: Tensor) -> None:
     """Else the replay would look for slots that were never made."""
     groups = cc.analyze(model.eval(), x)
-    assert {pin.reason for pin in groups.pins} & {reasons.MIXES_OTHER_AXIS.text, reasons.SEVERAL_AXES.text}
+    assert {pin.reason for pin in groups.pins} & {reasons.MIXES_OTHER_AXIS.text, reasons.ONE_FOR_ALL.text}
     if groups.groups:
         assert cc.prune(model, x, keep=0.5).proof.passed

@@ -13,7 +13,7 @@ from channelcut.core.reasons import COMPUTED_WEIGHT_NORM, NORM_OF_FIXED, NORM_OT
 from channelcut.ops import shapes
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
-from channelcut.ops.layers import first_axis, normalized
+from channelcut.ops.layers import first_axis, grouped_norm, normalized
 from channelcut.ops.registry import know, rule
 
 
@@ -96,13 +96,18 @@ def weight_norm(call: Call) -> Any:
 
 @rule(
     "aten.group_norm", "aten.native_group_norm",
-    layers={nn.GroupNorm: first_axis("num_channels")}, over_kept=1,
+    layers={nn.GroupNorm: grouped_norm}, over_kept=1, sizes="groups",
 )  # fmt: skip
 def group_norm(call: Call) -> Any:
-    """Statistics over G groups of channels: every group keeps the same share, so that the groups stay equal."""
+    """Statistics over G groups of channels: every group keeps the same share, so that the groups stay equal.
+
+    Groups of one channel go with their channels.
+    """
     ids, groups = call.ids("input"), call.get("num_groups", call.get("group"))
-    if _attach(call, ids, 1, [call.get("weight"), call.get("bias")]) and groups > 1:
-        found = call.line_of(ids, 1)
-        if found is not None:
-            call.bind_equal(list(call.reshaped(found, groups, -1)), 0)
+    found = call.line_of(ids, 1) if _attach(call, ids, 1, [call.get("weight"), call.get("bias")]) else None
+    own = call.decide("every channel is a group", groups == ids.shape[1])
+    if found is not None and not own and not call.decide("one group", groups == 1):
+        call.bind_equal(list(call.reshaped(found, groups, -1)), 0)
+    if call.several and own and found is not None:
+        return (ids, *(I.along(found, 1, spec.shape) for spec in call.node.value[1:]))
     return _outputs(call, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from channelcut.ops import shapes
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
 from channelcut.ops.pointwise import several
-from channelcut.ops.registry import know, rule
+from channelcut.ops.registry import know, op, rule
 
 
 def _axes(call: Call, ids: Tensor) -> list[int]:
@@ -34,13 +35,14 @@ def reduction(call: Call) -> Any:
     if isinstance(call.get("other"), (Tensor, State)):
         return several(call)
     ids = call.ids(next(iter(call.arguments)))
-    axes, varying = _axes(call, ids), I.varying_axes(ids)
+    axes = _axes(call, ids)
     shape = call.shape
-    if set(axes) & set(varying):
-        if call.name != "aten.mean" or set(varying) - set(axes):
+    if _ends(call, ids, axes):
+        if op(call.name).over_kept is None or _positions_are_read(call):
             call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
+        ids = _joined_along(call, ids, axes)
         keeps_axes = len(shape) == ids.dim()
         for axis in sorted(axes, reverse=True):
             ids = ids.narrow(axis, 0, 1) if keeps_axes else ids.select(axis, 0)
@@ -48,7 +50,32 @@ def reduction(call: Call) -> Any:
     return (result,) * len(call.node.value) if call.several else result  # variance and mean have one shape
 
 
-know("aten.mean", over_kept="channels", shape=shapes.mean)
+know("aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
+know("aten.mean", shape=shapes.mean)
+
+
+def _ends(call: Call, ids: Tensor, axes: Sequence[int]) -> bool:
+    """Whether channels lie along these axes and along no other, so that nothing of them is left."""
+    varying = set(I.varying_axes(ids))
+    return call.decide("channels end", bool(varying) and varying <= set(axes))
+
+
+def _joined_along(call: Call, ids: Tensor, axes: Sequence[int]) -> Tensor:
+    """What is reduced together along these axes lives and dies together, such as the copies of a split attention."""
+    for axis in axes:
+        ids = call.bind_along(ids, axis)
+    return ids
+
+
+def _positions_are_read(call: Call) -> bool:
+    """Whether the second output of a maximum, the position along the axis, goes anywhere."""
+    nodes = call.graph.nodes
+    reads = (node for node in nodes if node.name == "getitem" and refs(node.args)[0].index == call.node.index)
+    return call.several and any(node.args[1] == 1 and _is_read(nodes, node) for node in reads)
+
+
+def _is_read(nodes: Sequence[Node], node: Node) -> bool:
+    return any(ref.index == node.index for other in nodes[node.index + 1 :] for ref in other.inputs)
 
 
 @rule(
@@ -58,10 +85,12 @@ know("aten.mean", over_kept="channels", shape=shapes.mean)
 def over_one_axis(call: Call) -> Any:
     """Ops along one axis whose result depends on every element of it: over channels they pin."""
     ids = call.ids("self")
-    axes, varying = _axes(call, ids), I.varying_axes(ids)
-    if set(axes) & set(varying) or call.name in ("aten.gather", "aten.index_select"):
+    axes = _axes(call, ids)
+    if _ends(call, ids, axes) or call.name in ("aten.gather", "aten.index_select"):
         call.pin(ids, DECIDE_ABOUT_OTHERS)
         ids = I.zeros(ids.shape)
+    else:
+        ids = _joined_along(call, ids, axes)
     outputs = [
         ids if spec.shape == tuple(ids.shape) else _shrunk(call, ids, spec.shape) for spec in specs_of(call.node.value)
     ]

@@ -26,6 +26,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.tensors import kept_positions, named_tensors, select
+from channelcut.core.trees import leaves
 from channelcut.ops.align import align
 from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
@@ -265,7 +266,8 @@ class Lockstep:
         axis = op(node.name).over_kept
         if axis is None or not refs(first):
             return None
-        over_channels = axis != "channels" or not varying_axes(self.groups.channels_of(node.index))
+        left = next(leaf for leaf in leaves(self.groups.channels_of(node.index)) if isinstance(leaf, Tensor))
+        over_channels = axis != "channels" or not varying_axes(left)
         return self._mask(refs(first)[0].index) if over_channels else None
 
     def _on_kept(self, index: int, reference: Tensor, candidate: Tensor) -> float:

@@ -57,9 +57,12 @@ class UnequalGroups(Exception):
     """The groups of a group norm keep different numbers of channels, so that the cut one has other groups."""
 
 
-def _equal_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> bool:
+def _norm_groups(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     given = bound_arguments(node.target, args, kwargs)
-    groups = int(given.get("num_groups") or given["group"])
+    return int(given.get("num_groups") or given["group"])
+
+
+def _equal_groups(groups: int, mask: Tensor) -> bool:
     line = mask.movedim(1, 0).reshape(mask.shape[1], -1)[:, 0]
     counts = line.view(groups, -1).sum(1)
     return bool((counts == counts[0]).all())
@@ -69,8 +72,12 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     """Compute a mixing op over the kept channels of its input; removed ones come out as zero."""
     axis = op(node.name).over_kept
     assert node.target is not None
-    if axis == 1 and not _equal_groups(node, args, kwargs, mask):
-        raise UnequalGroups
+    if axis == 1:
+        groups = _norm_groups(node, args, kwargs)
+        if groups == mask.shape[1]:  # every channel by itself: zeros come out as zeros, and change nothing else
+            return node.target(*args, **kwargs)
+        if not _equal_groups(groups, mask):
+            raise UnequalGroups
     if axis == "channels":
         axis = next(a for a in range(mask.dim()) if not bool((mask == mask.narrow(a, 0, 1)).all()))
     assert isinstance(axis, int)
@@ -82,7 +89,7 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     positions = line.reshape(-1).nonzero().flatten().to(args[0].device)
     extent = mask.shape[axis]
     value = args[0].index_select(axis, positions)
-    if node.name == "aten.mean":
+    if node.name in ("aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min"):
         return node.target(value, *args[1:], **kwargs)
     # The extent itself is an argument of a layer norm, as a list, and of the dispatcher's group norm, as its fifth.
     counts = {4: len(positions)} if node.name == "aten.native_group_norm" else {}

@@ -85,6 +85,8 @@ class WidthMode(TorchFunctionMode):
             shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
             for axis, number in enumerate(shape, args[0].dim() - len(shape)):
                 self._use(self.reference(args[0]), "extent", axis, number)
+        elif sizes == "groups":
+            self._groups(name, args, kwargs)
         elif sizes == "narrow":
             self._narrow(args, kwargs, before)
         elif name == "__getitem__":
@@ -99,6 +101,18 @@ class WidthMode(TorchFunctionMode):
             self._use(ref, "extent", axis, number)
             if ref is not None and int(number) == -1:
                 self.uses.append(WidthUse(ref.index, "free", axis, Free(), self.site()))
+
+    def _groups(self, name: str, args: Any, kwargs: Any) -> None:
+        """As many groups as channels follow the channels; any other number, such as a stride, must not change."""
+        at, tensor = (1 if name == "group_norm" else 6), args[0]
+        groups = kwargs.get("groups", kwargs.get("num_groups", args[at] if len(args) > at else None))
+        axis = 1 if name == "group_norm" else tensor.dim() - int(name.rpartition("d")[0][-1]) - 1
+        own = isinstance(groups, Width) and int(groups) == tensor.shape[axis]
+        for number in tagged_numbers((args, kwargs), self.recording):
+            if not (own and number is groups):
+                self._number(number.origin)
+        if own:
+            self._use(self.reference(tensor), "extent", axis, groups)
 
     def _narrow(self, args: Any, kwargs: Any, before: int) -> None:
         _, start, length = (*args[1:], *kwargs.values())[:3]
