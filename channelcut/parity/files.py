@@ -14,8 +14,8 @@ from torch import nn
 from channelcut.core.errors import UserError
 from channelcut.engine.onnxruntime import load
 from channelcut.engine.registry import require
+from channelcut.onnx_out.comparison import tensor_leaves
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
-from channelcut.onnx_out.parity import tensor_leaves
 from channelcut.parity.chain import Array, Decode, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
