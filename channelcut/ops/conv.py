@@ -23,19 +23,22 @@ from channelcut.ops.registry import know, rule
 _WHOLE = (Role.GROUP, Role.DEPTHWISE)
 
 
-@rule("aten.conv1d", "aten.conv2d", "aten.conv3d", layers={nn.modules.conv._ConvNd: layers.convolution})
+@rule(
+    "aten.conv1d", "aten.conv2d", "aten.conv3d",
+    layers={nn.modules.conv._ConvNd: layers.convolution}, convolves="forward",
+)  # fmt: skip
 def convolution(call: Call) -> Tensor:
     """Weight (O, I/groups, k...)."""
     return _convolve(call, call["groups"], transposed=False)
 
 
-@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", convolves="transposed")
 def transposed_convolution(call: Call) -> Tensor:
     """Weight (I, O/groups, k...)."""
     return _convolve(call, call["groups"], transposed=True)
 
 
-@rule("aten.convolution", "aten._convolution")
+@rule("aten.convolution", "aten._convolution", convolves="either")
 def any_convolution(call: Call) -> Tensor:
     """What the dispatcher makes of all of them."""
     return _convolve(call, call["groups"], transposed=call["transposed"])
