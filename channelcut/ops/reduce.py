@@ -15,7 +15,7 @@ from channelcut.ops import shapes
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
 from channelcut.ops.pointwise import several
-from channelcut.ops.registry import know, rule
+from channelcut.ops.registry import know, op, rule
 
 
 def _axes(call: Call, ids: Tensor) -> list[int]:
@@ -30,14 +30,14 @@ def _axes(call: Call, ids: Tensor) -> list[int]:
     "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.prod",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
-    """The mean of the kept channels stands for the mean of all; any other reduction over channels pins them."""
+    """Over channels, the sum, mean or length of the kept ones stands for that of all; any other reduction pins them."""
     if isinstance(call.get("other"), (Tensor, State)):
         return several(call)
     ids = call.ids(next(iter(call.arguments)))
     axes, varying = _axes(call, ids), I.varying_axes(ids)
     shape = call.shape
     if set(axes) & set(varying):
-        if call.name != "aten.mean" or set(varying) - set(axes):
+        if not _sums(call) or set(varying) - set(axes):
             call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
@@ -48,7 +48,16 @@ def reduction(call: Call) -> Any:
     return (result,) * len(call.node.value) if call.several else result  # variance and mean have one shape
 
 
+def _sums(call: Call) -> bool:
+    """Whether a reduction is a sum of one term for each element, where an element less is a term less."""
+    if op(call.name).over_kept is None:
+        return False
+    order = call.get("ord", call.get("p", 2))
+    return order is None or (isinstance(order, (int, float)) and order >= 0)
+
+
 know("aten.mean", over_kept="channels", shape=shapes.mean)
+know("aten.sum", "aten.linalg_vector_norm", "aten.norm", over_kept="channels")
 
 
 @rule(

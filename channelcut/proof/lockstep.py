@@ -21,7 +21,7 @@ from channelcut.ops.align import align
 from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
 from channelcut.proof.execute import Execution, compared
-from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
+from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, over_kept, producers
 from channelcut.proof.rounding import Shaken, rounding_of
 
 TOLERANCE = 1e-9
@@ -82,10 +82,13 @@ class Sides:
             self.shaken.run.start(node)
             self.shaken.seen(node, self.shaken.run.env.get(node.index) if node.kind == "input" else None)
 
-    def computed(self, node: Node, twin: Node, mask: Tensor | None) -> Values:
-        """What a step gives on every side, on the original's over the kept elements alone where there is a mask."""
-        args = self.reference.arguments(node)
-        other = self.shaken.arguments(node) if self.shaken is not None else None
+    def computed(self, node: Node, twin: Node, mask: Tensor | None, masks: Mapping[int, Tensor | None]) -> Values:
+        """What a step gives on every side, on the original's over the kept elements alone where there is a mask.
+
+        `masks` are those of the values that it contracts.
+        """
+        args = over_kept(node, self.reference.arguments(node), masks)
+        other = over_kept(node, self.shaken.arguments(node), masks) if self.shaken is not None else None
         value = self.reference.compute(node, *args) if mask is None else mix_kept(node, *args, mask)
         shaken, largest = None, 0.0
         if self.shaken is not None and other is not None:
@@ -181,11 +184,13 @@ class Lockstep:
 
     def _step(self, node: Node, twin: Node, sides: Sides, checks: list[Check]) -> None:
         mask = self._mixed(node)
+        contracted = {ref.index for ref in node.inputs} if op(node.name).contracts else ()
+        masks = {index: self._mask(index) for index in contracted}
         try:
-            values = sides.computed(node, twin, mask)
+            values = sides.computed(node, twin, mask, masks)
         except UnequalGroups:
             checks.append(Check(f"the equal groups of {node.site}", float("inf")))
-            values = sides.computed(node, twin, None)
+            values = sides.computed(node, twin, None, masks)
         if op(node.name).ties and values.reference[0].shape == values.candidate[0].shape:
             # Equal scores may come in either order; the values must agree, the order is then the reference's.
             checks.append(Check(f"values of {node.site}", relative_error(values.reference[0], values.candidate[0])))
