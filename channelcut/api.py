@@ -87,6 +87,7 @@ def plan(
     min_keep: float = 0.1,
     align: int = 1,
     importance: Importance = "l2",
+    drop_unused: bool = False,
 ) -> Plan:
     """Choose the channels that stay; exactly one of `keep`, `macs` and `params` says how many.
 
@@ -111,6 +112,8 @@ def plan(
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
             (groups.channel_count,). What it raises comes out as it is.
+        drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
+            `nn.Identity` stands in the place of each. `groups.unused` names their parameters.
 
     Returns:
         The positions that every tensor keeps, the attributes that follow, and the cost before and after.
@@ -133,7 +136,7 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    return steps.planned(model, groups, budget, importance, exclude, Stopwatch())
+    return steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -214,6 +217,7 @@ def prune(
     min_keep: float = 0.1,
     align: int = 1,
     importance: Importance = "l2",
+    drop_unused: bool = False,
     tracer: str = "auto",
     probe: bool = True,
     grouped: str = "auto",
@@ -236,6 +240,7 @@ def prune(
         min_keep: see `plan`.
         align: see `plan`.
         importance: see `plan`.
+        drop_unused: see `plan`.
         tracer: see `analyze`.
         probe: see `analyze`.
         grouped: see `analyze`.
@@ -275,7 +280,7 @@ def prune(
     inputs, watch, held = split_inputs(x), Stopwatch(progress), steps.entries(exclude)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, importance, held, watch)
+    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -284,7 +289,7 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, importance, held, watch)
+        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
