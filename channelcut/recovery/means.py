@@ -18,19 +18,6 @@ from channelcut.ops.registry import op
 Reader = tuple[str, int, slice]
 """A weight, its input axis, and the columns along it."""
 
-# Ops that give s · f(x) for s · x where s > 0, and leave every channel where it is.
-_PROPORTIONAL = {
-    "aten.relu", "aten.relu_", "aten.leaky_relu", "aten.leaky_relu_", "aten.abs", "aten.neg", "aten.dropout",
-    "aten.clone", "aten.alias", "aten.detach", "aten.contiguous", "aten._to_copy", "aten.to", "aten.avg_pool2d",
-    "aten.max_pool2d", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.upsample_nearest2d",
-    "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.reflection_pad2d", "aten.replication_pad2d",
-}  # fmt: skip
-# The same, which may put a channel on another axis.
-_MOVES = {
-    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.squeeze", "aten.unsqueeze", "aten.flatten", "aten.expand",
-    "aten.permute", "aten.transpose", "aten.t",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Mean:
@@ -45,7 +32,7 @@ def cut_means(groups: Groups, kept: NDArray[np.bool_]) -> list[Mean]:
     """The means that lose channels, shape of `kept`: (channel_count,)."""
     found = []
     for node in groups.graph.calls:
-        read = refs(node.args[:1]) if node.name == "aten.mean" else []
+        read = refs(node.args[:1]) if op(node.name).averages else []
         ids = groups.channels_of(read[0].index) if read else None
         if not isinstance(ids, Tensor) or varying_axes(groups.channels_of(node.index)):
             continue
@@ -80,27 +67,27 @@ def _moved(
     graph: Graph, node: Node, value: int, columns: tuple[int, int, int] | None
 ) -> tuple[int, tuple[int, int, int] | None] | None:
     """Where the value goes in what a proportional op gives; None for any other op."""
-    if node.kind != "call":
+    how = op(node.name).proportional
+    if node.kind != "call" or how is None:
         return None
-    if node.name == "aten.cat" and columns is None:
-        parts = refs(node.args[0])
-        if [ref.index for ref in parts].count(value) != 1:
-            return None
-        shapes = [specs(graph.nodes[ref.index].value)[0].shape for ref in parts]
-        axis = int(bound_arguments(node.target, node.args, node.kwargs).get("dim", 0)) % len(shapes[0])
-        place = [ref.index for ref in parts].index(value)
-        start = sum(shape[axis] for shape in shapes[:place])
-        return node.index, (axis, start, start + shapes[place][axis])
+    if how == "joins":
+        return _joined(graph, node, value) if columns is None else None
     first = node.args[0] if node.args else None
     alone = isinstance(first, Ref) and first.index == value and len(node.inputs) == 1
-    if alone and (node.name in _PROPORTIONAL or (node.name in _MOVES and columns is None) or _by_number(node)):
-        return node.index, columns
-    return None
+    by_number = how != "by a number" or (len(node.args) == 2 and isinstance(node.args[1], (int, float)))
+    return (node.index, columns) if alone and by_number and (how != "moves" or columns is None) else None
 
 
-def _by_number(node: Node) -> bool:
-    """Whether a node multiplies or divides by a number."""
-    return node.name in ("aten.mul", "aten.div") and len(node.args) == 2 and isinstance(node.args[1], (int, float))
+def _joined(graph: Graph, node: Node, value: int) -> tuple[int, tuple[int, int, int] | None] | None:
+    """The columns of a concatenation that are the value's; None where it is there twice."""
+    parts = refs(node.args[0])
+    if [ref.index for ref in parts].count(value) != 1:
+        return None
+    shapes = [specs(graph.nodes[ref.index].value)[0].shape for ref in parts]
+    axis = int(bound_arguments(node.target, node.args, node.kwargs).get("dim", 0)) % len(shapes[0])
+    place = [ref.index for ref in parts].index(value)
+    start = sum(shape[axis] for shape in shapes[:place])
+    return node.index, (axis, start, start + shapes[place][axis])
 
 
 def _reader(
@@ -108,7 +95,7 @@ def _reader(
 ) -> Reader | None:
     """The weight by which a layer reads a value, where that layer alone has it."""
     kind = op(node.name).convolves
-    if node.kind != "call" or (kind is None and node.name not in ("aten.linear", "aten.addmm", "aten.mm")):
+    if node.kind != "call" or (kind is None and not op(node.name).affine):
         return None
     given = bound_arguments(node.target, node.args, node.kwargs)
     names = ("input", "weight") if "weight" in given else ("mat1", "mat2") if "mat1" in given else ("self", "mat2")
@@ -116,10 +103,13 @@ def _reader(
     if not isinstance(read, Ref) or read.index != value or not isinstance(weight, Ref) or uses[weight.index] != 1:
         return None
     state = graph.nodes[weight.index]
-    if state.name == "aten.t" and isinstance(state.args[0], Ref) and uses[state.args[0].index] == 1:
-        state = graph.nodes[state.args[0].index]
-    elif names[1] == "mat2":
-        return None
+    if names[1] == "mat2":  # (I, O), which is the transposed weight (O, I)
+        before = refs(state.args)
+        if len(before) != 1 or uses[before[0].index] != 1:
+            return None
+        matrix, state = state, graph.nodes[before[0].index]
+        if specs(matrix.value)[0].shape != specs(state.value)[0].shape[::-1]:
+            return None
     shape = specs(state.value)[0].shape
     if state.kind != "state" or len(shape) < 2 or given.get("groups", 1) != 1:
         return None
