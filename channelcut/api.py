@@ -20,7 +20,7 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult, Recalibration
-from channelcut.recovery import Preprocessing, calibration_batches, recalibrate
+from channelcut.recovery import Preprocessing, calibration_batches, check_rescale, recalibrate
 from channelcut.scoring import Importance, check_importance
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ def prune(
     prove: str = "whole",
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    rescale: str = "auto",
     progress: Progress | None = None,
 ) -> PruneResult:
     """Analyze, plan, apply and prove, then restore what is asked for; the model itself is not touched.
@@ -249,6 +250,9 @@ def prune(
         calibration: unlabelled inputs by which the statistics of batch norms are measured anew after the proof: a
             tensor (N, C, H, W), an iterable of batches, or a folder of images.
         preprocessing: how images of a folder become inputs.
+        rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
+            fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
+            the calibration inputs; without any, not at all), `always` or `never`.
         progress: called as progress(stage, done, total). What it raises leaves `prune` at once.
 
     Returns:
@@ -275,6 +279,7 @@ def prune(
     check_importance(importance)
     if prove not in ("whole", "each"):
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
+    check_rescale(rescale)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     inputs, watch, held = split_inputs(x), Stopwatch(progress), steps.entries(exclude)
@@ -294,6 +299,7 @@ def prune(
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
     batches = calibration_batches(calibration, inputs, preprocessing)
+    small, rescaling = steps.rescaled(small, step, batches, rescale, watch)
     if batches:
         with watch.stage("recalibrate"):
             report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731
@@ -302,4 +308,4 @@ def prune(
     assert record is not None
     chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
     found = steps.context_of(step).groups
-    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds)
+    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds, rescaling)

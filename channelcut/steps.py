@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
@@ -20,6 +20,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
+from channelcut.core.result import Rescaling
 from channelcut.core.tensors import kept_channels, named_tensors, select
 from channelcut.core.trees import leaves
 from channelcut.core.unused import sizes, unused_modules, unused_parameters
@@ -29,6 +30,7 @@ from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
 from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
+from channelcut.recovery import cut_means, rescale, rescales
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
 from channelcut.sources.names import open_source
@@ -286,6 +288,19 @@ def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inp
     if proof.passed:
         put_proof(smaller, proof)
     return proof
+
+
+def rescaled(
+    smaller: nn.Module, plan: Plan, batches: Sequence[Tensor], choice: str, watch: Stopwatch
+) -> tuple[nn.Module, Rescaling | None]:
+    """The cut model with what survives in the size that it had, and what was rescaled; see `channelcut.prune`."""
+    context = context_of(plan)
+    means = cut_means(context.groups, context.kept)
+    found = rescales(context.model, plan, context.groups.graph, means)
+    if choice == "never" or not found or (choice == "auto" and not batches):
+        return smaller, None
+    with watch.stage("rescale"):
+        return rescale(context.model, smaller, found, batches, always=choice == "always")
 
 
 def put_proof(smaller: nn.Module, proof: Proof) -> None:

@@ -150,7 +150,8 @@ class Collector:
             fresh = ids if ids is not None else self.mint(call, extent)
             self.slots[state.name, axis] = RawSlot(state.name, axis, fresh.to(torch.int64), role)
             return fresh
-        if role in (Role.DEPTHWISE, Role.GROUP):  # a computed weight is seen before the layer that says what it is for
+        # A computed weight is seen before the layer that says what it is for.
+        if role in (Role.DEPTHWISE, Role.GROUP) or known.role is Role.PARAM:
             self.slots[state.name, axis] = replace(known, role=role)
         known_ids = known.ids.to(torch.int32)
         if ids is not None:  # tied weights, or one layer called twice

@@ -39,6 +39,10 @@ class Op:
     sizes: how the forward's numbers are read where they become its sizes, see tracing.widths.
     shape: its result without the arithmetic, see ops.shapes.
     convolves: it is a convolution, a `transposed` one, or `either`, as its argument says.
+    affine: it is a matrix product with a weight, and a bias.
+    averages: it divides by the number of elements that it sums.
+    proportional: it gives s · f(x) for s · x where s is positive, and an element stays on its axis, moves, joins others
+        along one, or is multiplied with a number.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -56,6 +60,9 @@ class Op:
     sizes: str = ""
     shape: Callable[..., Any] | None = None
     convolves: Literal["forward", "transposed", "either"] | None = None
+    affine: bool = False
+    averages: bool = False
+    proportional: Literal["stays", "moves", "joins", "by a number"] | None = None
     own_layout: bool = False
 
 
