@@ -75,6 +75,18 @@ def read(path: Path, input_shapes: Shapes | None = None) -> OnnxGraph:
     return OnnxGraph(path, tuple(graph.node), constants, specs, tuple(o.name for o in graph.output), opset)
 
 
+def captured(node: Any) -> list[str]:
+    """The values from outside that the branches or the body of a node read, each once."""
+    graphs = [graph for a in node.attribute for graph in [*([a.g] if a.HasField("g") else []), *a.graphs]]
+    found: dict[str, None] = {}
+    for graph in graphs:
+        own = {item.name for items in (graph.input, graph.initializer) for item in items}
+        own.update(name for inner in graph.node for name in inner.output)
+        read = [name for inner in graph.node for name in [*inner.input, *captured(inner)]]
+        found.update(dict.fromkeys(n for n in [*read, *(o.name for o in graph.output)] if n and n not in own))
+    return list(found)
+
+
 def tensor_of(proto: Any, path: Path) -> Tensor:
     """The tensor of a TensorProto, with half precision widened to float32."""
     import onnx
