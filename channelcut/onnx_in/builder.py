@@ -61,11 +61,13 @@ class Builder:
         self._parameters: dict[tuple[int, str], tuple[Value, nn.Parameter]] = {}
         self._attributes: dict[int, tuple[Value, fx.Node]] = {}
         self._index = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def placeholder(self, name: str, example: Tensor) -> None:
         """Add an input of the network; its name in `forward` is the file's, made an identifier."""
         node = self.graph.placeholder(identifier(name))
         self.values[name] = self._dynamic(example, node, name)
+        self.shapes[name] = tuple(example.shape)
 
     def step(self, node: Any) -> None:
         """Lower one node and forget the inputs that nobody needs any more."""
@@ -80,6 +82,8 @@ class Builder:
         for name, value in zip(node.output, outputs, strict=False):
             value.name = value.name or name
             self.values[name] = value
+            if isinstance(value.data, Tensor):
+                self.shapes[name] = value.shape
         self._forget([*node.input, *captured(node)])
         self._index += 1
 
