@@ -287,16 +287,13 @@ class Softmax(nn.Module):
         return self.c(self.b(self.a(x)).softmax(1))
 
 
-def test_a_gain_of_computed_weights_is_pinned_with_them() -> None:
-    """Its elements look removable, but scale a norm whose channels stay: no probe is needed to learn that."""
+def test_a_gain_of_computed_weights_goes_with_them() -> None:
+    """The rows of the weight, their gains and the channels that they give are one thing."""
     groups = cc.analyze(build("StandardisedWeights"), example())
     (gain,) = [slot for slot in groups.slots if slot.tensor == "a.gain"]
-    assert not set(gain.channels.tolist()) & {c for group in groups.groups for c in group.channels.tolist()}
-    held = {pin.reason for pin in groups.pins if pin.module == "a"}
-    assert (
-        "scales the norm of a value that cannot lose channels" in held
-        and "the forward hard-codes this width" not in held
-    )
+    (group,) = [group for group in groups.groups if group.name == "a.weight"]
+    assert gain.channels.tolist() == group.channels.tolist()
+    assert not [pin for pin in groups.pins if pin.module == "a"]
 
 
 class Started(nn.Module):

@@ -12,6 +12,7 @@ from channelcut.core.groups import Role
 from channelcut.core.reasons import (
     COMPUTED_WEIGHT,
     CONTRACTED_FIXED,
+    FIXED_TENSOR,
     GROUPED_FIXED,
     MIXES_OTHER_AXIS,
 )
@@ -48,23 +49,51 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
     ids = call.ids("input")
     weight, bias, shape = call["weight"], call["bias"], call.shape
     axis = ids.dim() - (len(weight.shape) - 2) - 1  # 1, or 0 for an input without a batch
-    columns = call.line_of(ids, axis)
     macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
-    if columns is None or not isinstance(weight, State):
-        reason = MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT
-        call.pin(ids, reason)
-        call.pin_value(weight, COMPUTED_WEIGHT)
-        if isinstance(bias, State):
-            call.fix(bias)
-        call.account(macs, FIXED, FIXED)
-        return I.zeros(shape)
+    if not isinstance(weight, State):
+        return _computed(call, ids, weight, bias, axis, macs)
+    columns = mixed_line(call, ids, axis)
     rows = _rows(call, weight, columns, groups, transposed)
     # Where whole groups go, a group's inputs go with its outputs, and are counted by these alone.
     dense = groups == 1 or (call.host.policy == "offsets" and groups < len(columns))
     call.account(macs, rows, columns if dense else FIXED)
+    _shift(call, bias, rows)
+    return call.along(rows, axis)
+
+
+def mixed_line(call: Call, ids: Tensor, axis: int) -> Tensor:
+    """The ids along the axis that a layer mixes; where they vary along others, what is there stays, and is read whole.
+
+    Where they vary along this one too, as after a view of (N, C·h·w) as (N, C, h, w), all of a channel goes together.
+    """
+    axis %= ids.dim()
+    # In a check, the channels that are left may not vary along an axis any more.
+    others = [a for a in range(ids.dim()) if a != axis and call.decide(f"varies along {a}", a in I.varying_axes(ids))]
+    if others and not call.decide("varies along its own axis", axis in I.varying_axes(ids)):
+        call.pin(ids, MIXES_OTHER_AXIS)
+        return I.zeros((ids.shape[axis],))
+    for other in others:
+        ids = call.bind_along(ids, other)
+    return I.compact(I.compress(ids.movedim(axis, -1)))[(0,) * (ids.dim() - 1)].expand(ids.shape[axis])
+
+
+def _computed(call: Call, ids: Tensor, weight: object, bias: object, axis: int, macs: float) -> Tensor:
+    """A weight that is computed of activations, or in a way that is not followed: both sides of the layer stay."""
+    call.pin(ids, COMPUTED_WEIGHT)
+    call.pin_value(weight, COMPUTED_WEIGHT)
+    call.pin_value(bias, COMPUTED_WEIGHT)
+    rows = call.mint(call.shape[axis])  # so that the pin is seen where the channels are
+    call.pin(rows, COMPUTED_WEIGHT)
+    call.account(macs, FIXED, FIXED)
+    return call.along(rows, axis)
+
+
+def _shift(call: Call, bias: object, rows: Tensor) -> None:
+    """A bias has one number for each output, whether it is stored or computed."""
     if isinstance(bias, State):
         call.slot(bias, 0, rows, Role.BIAS)
-    return call.along(rows, axis)
+    elif isinstance(bias, Tensor):
+        call.bind(rows, bias, FIXED_TENSOR)
 
 
 def _rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
@@ -124,16 +153,16 @@ def linear(call: Call) -> Tensor:
     return affine(call, call.ids("input"), weight, call["bias"])
 
 
-@rule("aten.mv")
+@rule("aten.mv", contracts=True)
 def times_vector(call: Call) -> Tensor:
     """(i, k) × (k): k is contracted."""
     return _weighed_sum(call, call.ids("self"), call["vec"])
 
 
-@rule("aten.dot")
+@rule("aten.dot", "aten.vdot", contracts=True)
 def dot(call: Call) -> Tensor:
     """(k) × (k): k is contracted."""
-    return _weighed_sum(call, call.ids("self"), call["tensor"])
+    return _weighed_sum(call, call.ids("self"), call.get("tensor", call.get("other")))
 
 
 def _weighed_sum(call: Call, ids: Tensor, vector: State | Tensor) -> Tensor:
@@ -164,16 +193,11 @@ def addmm(call: Call) -> Tensor:
 
 def affine(call: Call, ids: Tensor, weight: object, bias: object) -> Tensor:
     """Slots of a matrix `weight` (O, I) that maps the last axis."""
-    columns = call.line_of(ids, -1)
-    if columns is None or not isinstance(weight, State):
-        call.pin(ids, MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT)
-        for value in (weight, bias):
-            call.pin_value(value, COMPUTED_WEIGHT)
-        call.account(math.prod(call.shape) * ids.shape[-1], FIXED, FIXED)
-        return I.zeros(call.shape)
+    if not isinstance(weight, State):
+        return _computed(call, ids, weight, bias, len(call.shape) - 1, math.prod(call.shape) * ids.shape[-1])
+    columns = mixed_line(call, ids, -1)
     call.slot(weight, 1, columns, Role.IN)
     rows = call.slot(weight, 0, None, Role.OUT)
     call.account(math.prod(call.shape) * len(columns), rows, columns)
-    if isinstance(bias, State):
-        call.slot(bias, 0, rows, Role.BIAS)
+    _shift(call, bias, rows)
     return call.along(rows, -1)

@@ -81,10 +81,7 @@ def restride(call: Call) -> Tensor:
     "aten.transpose_", "aten.t_", "aten.squeeze_", "aten.unsqueeze_", "aten.swapaxes_", "aten.swapdims_",
 )  # fmt: skip
 def rearrange(call: Call) -> Any:
-    """Elements move or repeat as wholes; a transposed matrix of parameters stays a parameter."""
-    value = call["self"]
-    if isinstance(value, State) and len(value.shape) == 2 and call.name in ("aten.t", "aten.transpose", "aten.numpy_T"):
-        return value.transposed()
+    """Elements move or repeat as wholes."""
     return call.moved()
 
 

@@ -33,6 +33,10 @@ addcmul fmod remainder floor_divide atan2 clamp clamp_ clamp_min clamp_max pow m
 """.split()
 
 
+ELEMENTWISE = (*UNARY, *SEVERAL, "zeros_like", "ones_like", "full_like", "empty_like")
+"""Of parameters alone, every one of these has the axes of its operands, see ops.weights."""
+
+
 @rule(*[f"aten.{name}" for name in UNARY])
 def unary(call: Call) -> Any:
     """y = f(x), element by element."""

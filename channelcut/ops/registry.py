@@ -38,6 +38,8 @@ class Op:
     operands: integers among its arguments are operands rather than axes or sizes.
     sizes: how the forward's numbers are read where they become its sizes, see tracing.widths.
     shape: its result without the arithmetic, see ops.shapes.
+    weights: its rule where it computes with parameters alone, see ops.weights; None: that of all values.
+    statistics_of_weights: what it reduces of a computed weight: the axes in `dim`, or all but the `rows`.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -55,6 +57,8 @@ class Op:
     sizes: str = ""
     shape: Callable[..., Any] | None = None
     own_layout: bool = False
+    weights: Rule | None = None
+    statistics_of_weights: Literal["dim", "rows"] | None = None
 
 
 OPS: dict[str, Op] = {}

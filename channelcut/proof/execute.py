@@ -92,9 +92,17 @@ class Execution:
             return to_double(self.state[node.name])
         return self.env[index]
 
-    def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The node's arguments, with values for references and float64 for lower types."""
-        resolve = lambda leaf: to_double(self.value(leaf.index) if isinstance(leaf, Ref) else leaf)  # noqa: E731
+    def arguments(
+        self, node: Node, change: Callable[[int, Any], Any] = lambda _, value: value
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The node's arguments, with values for references and float64 for lower types.
+
+        `change(index, value)` gives what stands for the value of another node.
+        """
+
+        def resolve(leaf: Any) -> Any:
+            return to_double(change(leaf.index, self.value(leaf.index)) if isinstance(leaf, Ref) else leaf)
+
         args, kwargs = mapped(resolve, (tuple(node.args), dict(node.kwargs)))
         return args, kwargs
 

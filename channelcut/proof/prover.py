@@ -27,10 +27,20 @@ from channelcut.core.proof import Check, Proof
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.tensors import kept_positions, named_tensors, select
 from channelcut.ops.align import align
+from channelcut.ops.host import State
 from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
 from channelcut.proof.execute import Derived, Execution, compared
-from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
+from channelcut.proof.reference import (
+    UnequalGroups,
+    consumers,
+    kept_lines,
+    masked_state,
+    masked_weight,
+    mix_kept,
+    of_kept_weights,
+    producers,
+)
 from channelcut.proof.training import training_step
 
 TOLERANCE = 1e-9
@@ -242,13 +252,11 @@ class Lockstep:
         return checks
 
     def _step(self, node: Node, twin: Node, reference: Execution, candidate: Execution, checks: list[Check]) -> None:
-        args, kwargs = reference.arguments(node)
-        mask = self._mixed(node)
         try:
-            value = reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
+            value = self._masked_value(node, reference)
         except UnequalGroups:
             checks.append(Check(f"the equal groups of {node.site}", float("inf")))
-            value = reference.compute(node, args, kwargs)
+            value = reference.compute(node, *reference.arguments(node))
         other = candidate.compute(twin, *candidate.arguments(twin))
         if op(node.name).ties and value[0].shape == other[0].shape:
             # Equal scores may come in either order; the values must agree, the order is then the reference's.
@@ -259,11 +267,35 @@ class Lockstep:
         reference.finish(node, value)
         candidate.finish(twin, other)
 
+    def _masked_value(self, node: Node, reference: Execution) -> Any:
+        """The value of a step of the original without the removed channels.
+
+        Raises:
+            UnequalGroups: the kept channels do not divide into the op's groups.
+        """
+        masked = node.index in self.consumers  # what reads a computed weight reads it without what is removed
+        args, kwargs = reference.arguments(node, self._weight) if masked else reference.arguments(node)
+        first = refs(node.args[:1])
+        if first and op(node.name).statistics_of_weights and (lines := self._lines(first[0].index)):
+            return of_kept_weights(node, args, kwargs, lines)
+        mask = self._mixed(node)
+        return reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
+
+    def _weight(self, index: int, value: Any) -> Any:
+        """A computed weight without what is removed; any other value as it is."""
+        computed = self.groups.graph.nodes[index].kind == "call"
+        return masked_weight(value, self._lines(index)) if computed and isinstance(value, Tensor) else value
+
+    def _lines(self, index: int) -> Mapping[int, Tensor]:
+        """What is kept along the axes of a parameter, or of what is computed of some; nothing of any other value."""
+        found = self.groups.ids_of(index)
+        return kept_lines(self.groups, self.kept, found) if isinstance(found, State) else {}
+
     def _mixed(self, node: Node) -> Tensor | None:
         """The kept elements of a mixing op's input, where it loses any."""
         first = node.args[0] if node.args else None
         axis = op(node.name).over_kept
-        if axis is None or not refs(first):
+        if axis is None or not refs(first) or isinstance(self.groups.ids_of(node.index), State):
             return None
         over_channels = axis != "channels" or not varying_axes(self.groups.channels_of(node.index))
         return self._mask(refs(first)[0].index) if over_channels else None

@@ -28,7 +28,7 @@ def magnitude(power: int) -> SlotScore:
     """Σ|w|^p over all other axes of a weight; p = 1 is L1 (Li et al. 2017, arXiv:1608.08710), p = 2 is squared L2."""
 
     def of(tensor: Tensor, slot: Slot) -> Tensor | None:
-        if not slot.tensor.endswith("weight") or slot.role in (Role.BIAS, Role.PARAM):
+        if slot.role in (Role.BIAS, Role.PARAM) or (slot.role is Role.NORM and not slot.tensor.endswith("weight")):
             return None
         axes = [axis for axis in range(tensor.dim()) if axis != slot.axis]
         powered = tensor.abs().pow(power)
