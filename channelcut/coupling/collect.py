@@ -96,6 +96,7 @@ class Collector:
     minted: dict[Place, list[Tensor]] = field(default_factory=dict)
     decisions: dict[tuple[Place, str], bool] = field(default_factory=dict)
     work: list[RawWork] = field(default_factory=list)
+    values: dict[int, Any] = field(default_factory=dict)
 
     @property
     def limit(self) -> int:
@@ -104,7 +105,7 @@ class Collector:
 
     def run(self, number: int, graph: Graph, free_outputs: Sequence[str] = ()) -> Run:
         """Execute a graph on ids."""
-        values: dict[int, Any] = {}
+        values = self.values = {}
         for node in graph.nodes:
             if node.kind == "output":
                 self._outputs(number, graph, values, free_outputs)
@@ -202,6 +203,11 @@ class Collector:
         if "start" in given and "end" in given:
             return ids[(slice(None),) * axis + (slice(given["start"], given["end"], given["step"]),)]
         return ids.narrow(axis, given["start"], given["length"])
+
+    def varies(self, node: int, axis: int) -> bool:
+        """Whether the ids of an earlier value vary along an axis; a parameter may lose elements along any."""
+        ids = self.values.get(node)
+        return isinstance(ids, State) or (isinstance(ids, Tensor) and axis in I.varying_axes(ids))
 
     def decide(self, call: Call, question: str, answer: bool) -> bool:
         """Note the answer."""

@@ -239,6 +239,10 @@ class Checker:
         found: Tensor = self.predicted(call.node.index)
         return found
 
+    def varies(self, node: int, axis: int) -> bool:
+        """Whatever is found now: it was decided on all ids."""
+        return False
+
     def decide(self, call: Call, question: str, answer: bool) -> bool:
         """The answer that was given on all ids; those that are left say less, and may have led to another question."""
         return self.facts.decisions.get((call.place, question), answer)

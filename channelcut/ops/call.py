@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.graph import Graph, Node, Site, Spec, specs
+from channelcut.core.graph import Graph, Node, Origin, Site, Spec, specs
 from channelcut.core.groups import Role
 from channelcut.core.reasons import COMPUTED_WEIGHT, FIXED_TENSOR, RULE_SAYS, SHARED_FIXED, Reason
 from channelcut.core.schema import keyword_only
@@ -208,7 +208,10 @@ class Call:
             if ids is not None:
                 self.pin(ids, COMPUTED_WEIGHT)
             self.fix(State(state.name, (tuple(factors),)), COMPUTED_WEIGHT)
-            return I.zeros((math.prod(extents),))
+            if ids is None:  # channels that stay, so that the pin is seen where they are
+                ids = self.mint(math.prod(extents))
+                self.pin(ids, COMPUTED_WEIGHT)
+            return ids
         line = None if wide is None else wide.movedim(found[0], 0).reshape(extents[found[0]], -1)[:, 0]
         line = self._stored(factors[found[0]], line, role)
         return I.along(line, found[0], extents).reshape(-1)
@@ -286,6 +289,14 @@ class Call:
     def follows(self, axis: int) -> bool:
         """Whether the extent along an axis of the output was taken from a shape, or left open."""
         return (self.node.index, axis) in self.graph.following
+
+    def origins(self, axis: int) -> list[Origin]:
+        """The numbers of the forward that the extent along an axis of the output was given by."""
+        return [
+            use.origin
+            for use in self.graph.uses_of.get(self.node.index, ())
+            if use.axis == axis and use.role == "extent"
+        ]
 
     def slice_bound(self, which: Bound, line: Tensor, position: int, sign: int) -> None:
         """A slice along the channels starts or stops at `position` of `line`.

@@ -130,6 +130,9 @@ class Host(Protocol):
     def slice(self, call: Call, ids: Tensor, axis: int) -> Tensor:
         """The ids that a slice picks."""
 
+    def varies(self, node: int, axis: int) -> bool:
+        """Whether channels lie along an axis of an earlier value of this run."""
+
     def decide(self, call: Call, question: str, answer: bool) -> bool:
         """The answer to a question about the ids, the same in both hosts."""
 

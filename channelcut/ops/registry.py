@@ -67,8 +67,18 @@ LAYERS: dict[type[nn.Module], Refresh] = {}
 
 
 def op(name: str) -> Op:
-    """What is known of an op; nothing, for one that nobody has told of."""
-    return OPS.get(name) or Op(name)
+    """What is known of an op; nothing, for one that nobody has told of.
+
+    A write in place is the op that it writes: `aten.relu_` is known as `aten.relu`, and so are torch's copies of views.
+    """
+    return OPS.get(name) or OPS.get(_plain(name)) or Op(name)
+
+
+def _plain(name: str) -> str:
+    """The op of torch that this one is a variant of."""
+    if not name.startswith("aten.") or name == "aten.index_copy":
+        return name
+    return name.removesuffix("_") if name.endswith("_") else name.removesuffix("_copy")
 
 
 def rule(*ops: str, layers: Mapping[type[nn.Module], Refresh] | None = None, **known: Any) -> Callable[[Rule], Rule]:

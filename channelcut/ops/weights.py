@@ -256,5 +256,6 @@ for _names, _weights in (
     (("mm", "matmul", "mv", "dot", "vdot"), _product),
 ):
     know(*(f"aten.{_name}" for _name in _names), weights=_weights)
+know("channelcut.assigned", weights=_elementwise)
 know(*(f"aten.{_name}" for _name in REDUCTIONS), statistics_of_weights="dim")
 know(*(f"aten.{_name}" for _name in NORMS), statistics_of_weights="rows")
