@@ -259,12 +259,6 @@ DECIDE_ABOUT_OTHERS = Reason(
     "A softmax, sort, cumulative sum or search along the channels.",
     "values",
 )
-SEARCHED_BESIDE = Reason(
-    "a search along another axis keeps other positions for each channel",
-    "search after the channels have ended",
-    "topk, sort or argmax along positions picks for each channel.",
-    "values",
-)
 INDEXED = Reason(
     "indexed by a tensor",
     "select by chunk, split or slices, which channelcut can follow",

@@ -240,6 +240,20 @@ class Call:
             return first.expand(ids.shape)
         return ids
 
+    def one_line(self, ids: Tensor, axis: int, name: str = "") -> Tensor | None:
+        """The ids along an axis, where all that they vary along others of goes together; None where it is only others.
+
+        As after a view of (N, C·h·w) as (N, C, h, w). A rule that asks of several values names each.
+        """
+        axis, varying = axis % ids.dim(), I.varying_axes(ids)
+        # In a check, the channels that are left may not vary along an axis any more.
+        others = [a for a in range(ids.dim()) if a != axis and self.decide(f"{name} varies along {a}", a in varying)]
+        if others and not self.decide(f"{name} varies along its own axis", axis in varying):
+            return None
+        for other in others:
+            ids = self.bind_along(ids, other)
+        return I.compact(I.compress(ids.movedim(axis, -1)))[(0,) * (ids.dim() - 1)].expand(ids.shape[axis])
+
     def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
         """The pieces keep equal numbers of channels along `axis`, not the same ones."""
         self.host.bind_equal(self, pieces, axis)

@@ -27,25 +27,26 @@ _WHOLE = (Role.GROUP, Role.DEPTHWISE)
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d", layers={nn.modules.conv._ConvNd: layers.convolution})
 def convolution(call: Call) -> Tensor:
     """Weight (O, I/groups, k...)."""
-    return _convolve(call, call["groups"], transposed=False)
+    return convolve(call, call["groups"], transposed=False)
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def transposed_convolution(call: Call) -> Tensor:
     """Weight (I, O/groups, k...)."""
-    return _convolve(call, call["groups"], transposed=True)
+    return convolve(call, call["groups"], transposed=True)
 
 
 @rule("aten.convolution", "aten._convolution")
 def any_convolution(call: Call) -> Tensor:
     """What the dispatcher makes of all of them."""
-    return _convolve(call, call["groups"], transposed=call["transposed"])
+    return convolve(call, call["groups"], transposed=call["transposed"])
 
 
 know("aten.convolution", shape=shapes.convolution)
 
 
-def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
+def convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
+    """A convolution of whatever name, with `input`, `weight` and `bias`."""
     ids = call.ids("input")
     weight, bias, shape = call["weight"], call["bias"], call.shape
     axis = ids.dim() - (len(weight.shape) - 2) - 1  # 1, or 0 for an input without a batch
@@ -61,20 +62,16 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
     return call.along(rows, axis)
 
 
-def mixed_line(call: Call, ids: Tensor, axis: int) -> Tensor:
+def mixed_line(call: Call, ids: Tensor, axis: int, name: str = "") -> Tensor:
     """The ids along the axis that a layer mixes; where they vary along others, what is there stays, and is read whole.
 
     Where they vary along this one too, as after a view of (N, C·h·w) as (N, C, h, w), all of a channel goes together.
     """
-    axis %= ids.dim()
-    # In a check, the channels that are left may not vary along an axis any more.
-    others = [a for a in range(ids.dim()) if a != axis and call.decide(f"varies along {a}", a in I.varying_axes(ids))]
-    if others and not call.decide("varies along its own axis", axis in I.varying_axes(ids)):
+    found = call.one_line(ids, axis, name)
+    if found is None:
         call.pin(ids, MIXES_OTHER_AXIS)
         return I.zeros((ids.shape[axis],))
-    for other in others:
-        ids = call.bind_along(ids, other)
-    return I.compact(I.compress(ids.movedim(axis, -1)))[(0,) * (ids.dim() - 1)].expand(ids.shape[axis])
+    return found
 
 
 def _computed(call: Call, ids: Tensor, weight: object, bias: object, axis: int, macs: float) -> Tensor:

@@ -23,7 +23,7 @@ hamming_window hann_window kaiser_window fft_fftfreq fft_rfftfreq one_hot empty_
 RANDOM_FACTORIES = "rand randn randint randperm normal".split()
 DRAWN = """
 rand_like randn_like randint_like bernoulli binomial cauchy exponential geometric log_normal normal poisson random
-uniform multinomial rrelu_with_noise _standard_gamma _sample_dirichlet normal_functional
+uniform multinomial _standard_gamma _sample_dirichlet normal_functional
 """.split()
 
 

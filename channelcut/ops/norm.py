@@ -45,6 +45,8 @@ def batch_norm(call: Call) -> Any:
     """Weight, bias, mean and variance of shape (C,) over axis 1; nothing mixes channels."""
     ids = call.ids("input")
     states = [call.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    line = call.one_line(ids, 1)
+    ids = ids if line is None else call.along(line, 1)
     found = call.line_of(ids, 1) if _attach(call, ids, 1, states) else None
     if not call.several:
         return I.zeros(call.shape) if found is None else ids

@@ -22,7 +22,7 @@ contiguous clone detach to _to_copy lift lift_fresh lift_fresh_copy float half t
 _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short _autocast_to_full_precision
 _autocast_to_reduced_precision dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
 relu relu6 silu sigmoid hardswish hardsigmoid hardtanh leaky_relu elu selu celu gelu tanh mish softplus softsign
-log_sigmoid log_sigmoid_forward threshold hardshrink softshrink rrelu fill zero
+log_sigmoid log_sigmoid_forward threshold hardshrink softshrink rrelu rrelu_with_noise fill zero
 exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square neg negative positive abs absolute sign sgn signbit reciprocal
 cos sin tan cosh sinh acos asin atan acosh asinh atanh arccos arcsin arctan arccosh arcsinh arctanh sinc
 erf erfc erfinv lgamma digamma mvlgamma polygamma i0 logit deg2rad rad2deg frac frexp floor round ceil trunc fix

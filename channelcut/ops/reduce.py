@@ -9,11 +9,11 @@ from torch import Tensor
 
 from channelcut.core import ids as I
 from channelcut.core.graph import Graph, Node, Ref, Spec, refs
-from channelcut.core.graph import specs as specs_of
-from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, INDEXED, OVER_CHANNELS, SEARCHED_BESIDE
+from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, INDEXED, OVER_CHANNELS
 from channelcut.ops import shapes
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
+from channelcut.ops.indexing import index_beside
 from channelcut.ops.pointwise import several
 from channelcut.ops.registry import know, rule
 
@@ -27,7 +27,8 @@ def _axes(call: Call, ids: Tensor) -> list[int]:
 
 @rule(
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std", "aten.norm",
-    "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.prod",
+    "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.std_mean", "aten.prod",
+    "aten.aminmax", "aten.nansum", "aten.nanmean", "aten.count_nonzero", "aten.frobenius_norm",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
     """The mean of the kept channels stands for the mean of all; any other reduction over channels pins them."""
@@ -52,35 +53,26 @@ know("aten.mean", over_kept="channels", shape=shapes.mean)
 
 
 @rule(
-    "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten.cumsum", "aten.sort", "aten.topk",
-    "aten.argmax", "aten.argmin", "aten.gather", "aten.index_select",
+    "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten._safe_softmax",
 )  # fmt: skip
 def over_one_axis(call: Call) -> Any:
     """Ops along one axis whose result depends on every element of it: over channels they pin."""
     ids = call.ids("self")
     axes, varying = _axes(call, ids), I.varying_axes(ids)
-    if set(axes) & set(varying) or call.name in ("aten.gather", "aten.index_select"):
+    if set(axes) & set(varying):
         call.pin(ids, DECIDE_ABOUT_OTHERS)
         ids = I.zeros(ids.shape)
-    outputs = [
-        ids if spec.shape == tuple(ids.shape) else _shrunk(call, ids, spec.shape) for spec in specs_of(call.node.value)
-    ]
-    return tuple(outputs) if call.several or len(outputs) != 1 else outputs[0]
+    return ids
 
 
-know("aten.topk", "aten.sort", ties=True)
-
-
-def _shrunk(call: Call, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Ids of an output whose reduced axis is shorter or gone."""
-    if I.varying_axes(ids):
-        call.pin(ids, SEARCHED_BESIDE)
-    return I.zeros(shape)
-
-
-@rule("aten.index", "aten.scatter", "aten.index_put", "aten.masked_select", "aten.nonzero")
+@rule(
+    "aten.index", "aten._unsafe_index", "aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl",
+    "aten.masked_select", "aten.nonzero",
+)  # fmt: skip
 def by_index(call: Call) -> Any:
-    """Elements chosen by tensors of positions."""
+    """Elements chosen by tensors of positions: along axes without channels these pass."""
+    if "indices" in call.arguments and (found := index_beside(call)) is not None:
+        return found
     for value in call.arguments.values():
         if isinstance(value, Tensor):
             call.pin(value, INDEXED)
@@ -108,5 +100,8 @@ know(
     "aten.unique_consecutive", "aten.bincount", "aten.item", "aten._local_scalar_dense", "torchvision.nms",
     decides=_always,
 )  # fmt: skip
-know("aten.index", "aten.index_put", "aten.index_put_", decides=_by_mask)
+know(
+    "aten.index", "aten._unsafe_index", "aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl",
+    decides=_by_mask,
+)  # fmt: skip
 know("aten.repeat_interleave", decides=_by_repeats)

@@ -89,7 +89,7 @@ def _joined(call: Call, state: State, a: Factor, b: Factor) -> Factor:
 def _viewed(call: Call) -> State:
     """Axes change places, come and go: strides of a tensor without memory say which is which."""
     state: State = call["self"]
-    strides = [10007 ** (axis + 1) for axis in range(len(state.shape))]
+    strides = [1009 + 2 ** (20 + 3 * axis) for axis in range(len(state.shape))]
     empty = {State: lambda s: torch.empty_strided(s.shape, strides[: len(s.shape)], device="meta")}
     args = mapped_only(State, empty[State], dict(call.arguments))
     if "size" in args:
@@ -228,12 +228,36 @@ def _product(call: Call) -> Any:
     return State(left.name, (*left.factors[:-1], *right.factors[1:]))
 
 
+def _as_pairs(call: Call) -> State:
+    """A last axis for the real and the imaginary part."""
+    state: State = call["self"]
+    return State(state.name, (*state.factors, (Factor(2),)))
+
+
+def _from_pairs(call: Call) -> State:
+    """The last axis holds the real and the imaginary part."""
+    state: State = call["self"]
+    return State(state.name, state.factors[:-1])
+
+
+def _quantized(call: Call) -> Any:
+    """Element by element, with a scale for every position along an axis."""
+    state: State = call["self"]
+    axis = call["axis"] % len(state.shape)
+    factors = state.factors[axis]
+    for name in ("scale", "zero_point"):
+        if isinstance(scale := call[name], State):
+            factors = _united(call, [State(state.name, (factors,)), scale], -1, state.shape[axis])
+    result = State(state.name, (*state.factors[:axis], factors, *state.factors[axis + 1 :]))
+    return (result, result) if call.several else result
+
+
 VIEWS = """
 transpose permute t movedim swapaxes swapdims numpy_T mT adjoint unsqueeze squeeze expand expand_as alias broadcast_to
-transpose_ t_ squeeze_ unsqueeze_ swapaxes_ swapdims_
 """.split()
 RESHAPES = "view _unsafe_view reshape flatten unflatten view_as reshape_as _reshape_alias".split()
-PICKS = "slice narrow select unbind chunk split split_with_sizes tensor_split unsafe_split unsafe_chunk".split()
+PICKS = "slice narrow select unbind chunk split split_with_sizes tensor_split unsafe_split".split()
+PICKS += ["unsafe_chunk", "unsafe_split_with_sizes"]
 RESIZES = """
 upsample_nearest1d upsample_linear1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d
 _upsample_bilinear2d_aa _upsample_bicubic2d_aa upsample_nearest3d upsample_trilinear3d
@@ -253,6 +277,9 @@ for _names, _weights in (
     (RESIZES, _resized),
     (REDUCTIONS, _reduced),
     (NORMS, _standardised),
+    (("view_as_real",), _as_pairs),
+    (("view_as_complex",), _from_pairs),
+    (("fake_quantize_per_channel_affine", "fake_quantize_per_channel_affine_cachemask"), _quantized),
     (("mm", "matmul", "mv", "dot", "vdot"), _product),
 ):
     know(*(f"aten.{_name}" for _name in _names), weights=_weights)

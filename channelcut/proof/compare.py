@@ -31,6 +31,8 @@ def relative_error(reference: Tensor, candidate: Tensor) -> float:
         return float("inf")
     if not reference.numel():
         return 0.0
+    if reference.is_complex() and candidate.is_complex():
+        reference, candidate = torch.view_as_real(reference), torch.view_as_real(candidate)
     a, b = reference.double(), candidate.double()
     if torch.equal(a, b):
         return 0.0

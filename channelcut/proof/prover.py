@@ -283,18 +283,22 @@ class Lockstep:
         Raises:
             UnequalGroups: the kept channels do not divide into the op's groups.
         """
-        masked = node.index in self.consumers  # what reads a computed weight reads it without what is removed
-        args, kwargs = reference.arguments(node, self._weight) if masked else reference.arguments(node)
+        reads = node.index in self.consumers and not writes(node.target)
+        args, kwargs = reference.arguments(node, self._without_removed) if reads else reference.arguments(node)
         first = refs(node.args[:1])
         if first and op(node.name).statistics_of_weights and (lines := self._lines(first[0].index)):
             return of_kept_weights(node, args, kwargs, lines)
         mask = self._mixed(node)
         return reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
 
-    def _weight(self, index: int, value: Any) -> Any:
-        """A computed weight without what is removed; any other value as it is."""
-        computed = self.groups.graph.nodes[index].kind == "call"
-        return masked_weight(value, self._lines(index)) if computed and isinstance(value, Tensor) else value
+    def _without_removed(self, index: int, value: Any) -> Any:
+        """What a layer or a product reads, without what is removed, which may be anything, such as 0 / 0."""
+        if not isinstance(value, Tensor) or self.groups.graph.nodes[index].kind != "call":
+            return value
+        if lines := self._lines(index):
+            return masked_weight(value, lines)
+        mask = self._mask(index)
+        return value if mask is None else value.masked_fill(~mask.to(value.device), 0)
 
     def _lines(self, index: int) -> Mapping[int, Tensor]:
         """What is kept along the axes of a parameter, or of what is computed of some; nothing of any other value."""

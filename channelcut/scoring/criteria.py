@@ -150,7 +150,8 @@ def _by_slot(
     @cache
     def of(index: int) -> Scores | None:
         slot = groups.slots[index]
-        given = tensors[slot.tensor].detach().float().cpu()
+        tensor = tensors[slot.tensor].detach()
+        given = (tensor.abs() if tensor.is_complex() else tensor).float().cpu()
         # Our own criteria leave a tensor as it is; a function of the user's may work in place.
         values = criterion(given if isinstance(importance, str) else given.clone(), slot)
         if values is None:
