@@ -34,7 +34,7 @@ def analyze(
     *,
     tracer: str = "auto",
     probe: bool = True,
-    grouped: str = "groups",
+    grouped: str = "auto",
     prunable_outputs: Sequence[str] | None = None,
 ) -> Groups:
     """Find the channels of a model that can be removed together, and why the others cannot.
@@ -49,7 +49,8 @@ def analyze(
         tracer: `dispatch` (record the ops of one eager run), `export` (torch.export) or `auto` (record; where that
             refuses, export).
         probe: also run the forward of a slightly smaller copy, which finds widths that the code hard-codes.
-        grouped: a grouped convolution loses whole `groups`, or as many channels (`offsets`) of every group.
+        grouped: a grouped convolution loses whole `groups`, or as many channels (`offsets`) of every group; `auto`:
+            whole groups, but where none could go.
         prunable_outputs: patterns of paths in the forward's result (`1.feats.*`) whose channels may go; by default
             those that the model's library is known not to count.
 
@@ -215,7 +216,7 @@ def prune(
     importance: Importance = "l2",
     tracer: str = "auto",
     probe: bool = True,
-    grouped: str = "groups",
+    grouped: str = "auto",
     prunable_outputs: Sequence[str] | None = None,
     prove: str = "whole",
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,

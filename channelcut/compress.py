@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair
+from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
@@ -55,7 +55,7 @@ class PruneOptions:
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     tracer: str = "auto"
-    grouped: str = "groups"
+    grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
     prove: str = "whole"
 
@@ -135,7 +135,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             "measurement": measurement.to_dict() if measurement else None,
         }
         report |= {"seconds": watch.seconds, "notes": notes(measurement, options) + export_warnings(onnx, engines)}
-        write_atomically(folder / "report.json", json.dumps(report, indent=1, default=str).encode())
+        write_json(folder / "report.json", report)
         report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
     return report
@@ -270,7 +270,7 @@ def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> di
             threads=options.bench.threads,
             multiple=max(2, options.prune.align),
         )
-    write_atomically(folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(folder / "profile.json", found)
     return {"profile": found}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
-from channelcut.core.graph import Graph, as_spec, specs
+from channelcut.core.graph import Graph, as_spec, named_outputs, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
@@ -31,8 +31,8 @@ from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_ea
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
 from channelcut.sources.names import open_source
-from channelcut.sources.outputs import uncounted_outputs
-from channelcut.tracing import trace, trace_modes
+from channelcut.sources.outputs import tensorless, uncounted_outputs
+from channelcut.tracing import result_of, trace, trace_modes
 
 Kept = NDArray[np.bool_]
 Share = float | Mapping[str, float]
@@ -44,13 +44,13 @@ class AnalyzeOptions:
 
     tracer: str = "auto"
     probe: bool = True
-    grouped: str = "groups"
+    grouped: str = "auto"
     prunable_outputs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.grouped not in ("groups", "offsets"):
+        if self.grouped not in ("auto", "groups", "offsets"):
             raise UserError(
-                f"grouped={self.grouped!r} is no policy for grouped convolutions: use 'groups' or 'offsets'."
+                f"grouped={self.grouped!r} is no policy for grouped convolutions: use 'auto', 'groups' or 'offsets'."
             )
         if isinstance(self.prunable_outputs, str):
             raise UserError(f"prunable_outputs={self.prunable_outputs!r}: expected a sequence of patterns.")
@@ -58,15 +58,22 @@ class AnalyzeOptions:
     def coupling(self, model: nn.Module) -> CoupleOptions:
         """How to couple a model; what its library is known to leave uncounted may go unless told otherwise."""
         free = uncounted_outputs(model) if self.prunable_outputs is None else tuple(self.prunable_outputs)
-        return CoupleOptions("groups" if self.grouped == "groups" else "offsets", free)
+        return CoupleOptions(cast(Any, self.grouped), free_outputs=free)
 
 
 def traced(
     model: nn.Module, inputs: Inputs, options: AnalyzeOptions, watch: Stopwatch, *, arithmetic: bool = False
 ) -> list[Graph]:
-    """The forward of each mode as a graph; `arithmetic`: as one that computes shows it."""
+    """The forward of each mode as a graph; `arithmetic`: as one that computes shows it.
+
+    Raises:
+        UserError: it returns no tensor.
+    """
     with watch.stage("trace"):
-        return trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+        graphs = trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+        if not named_outputs(graphs[0]) and not graphs[0].unsettled:
+            raise UserError(tensorless(model, result_of(model, *inputs)))
+        return graphs
 
 
 def coupled(
@@ -341,7 +348,7 @@ def cuts_of(model: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Cuts, Kept]:
 
 def _fitting(model: nn.Module, plan: Plan, inputs: Inputs, graphs: Sequence[Graph]) -> tuple[Cuts, Kept] | None:
     """The coupling that a plan was made by, and the channels that it keeps; None where no policy allows them."""
-    for grouped in ("groups", "offsets"):
+    for grouped in ("auto", "groups", "offsets"):
         options = AnalyzeOptions(grouped=grouped, prunable_outputs=plan.options.get("prunable_outputs"))
         groups = coupled(model, graphs, inputs, options, Stopwatch())
         kept = kept_channels(groups, plan.kept)

@@ -16,7 +16,7 @@ import channelcut as cc
 from channelcut.core.graph import Node
 from channelcut.core.reasons import COMPUTED_WEIGHT
 from channelcut.ops.registry import OPS
-from channelcut.proof import prover
+from channelcut.proof import lockstep
 
 
 def convolution(weight: Callable[[Any], Tensor]) -> type[nn.Conv2d]:
@@ -232,14 +232,15 @@ def test_any_other_computed_weight_pins_both_sides_with_the_reason(layer: Callab
 @pytest.mark.parametrize("name", ["clamped", "standardised"])
 def test_the_proof_looks_at_what_is_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the mask of a computed weight its removed columns count; statistics over all of it are not the cut's."""
-    function = "masked_weight" if name == "clamped" else "of_kept_weights"
-    unmasked: Callable[..., Any] = lambda value, lines: value  # noqa: E731
 
     def over_all(node: Node, args: Any, kwargs: Any, lines: Any) -> Any:
         assert node.target is not None
         return node.target(*args, **kwargs)
 
-    monkeypatch.setattr(prover, function, unmasked if name == "clamped" else over_all)
+    if name == "clamped":
+        monkeypatch.setattr(lockstep.Lockstep, "_read", lambda self, index: None)
+    else:
+        monkeypatch.setattr(lockstep, "of_kept_weights", over_all)
     with pytest.raises(cc.ProofError):
         cc.prune(network(convolution(WEIGHTS[name])), example(), keep=0.5)
 

@@ -15,7 +15,7 @@ from channelcut.core.graph import Graph, Node, Site
 from channelcut.core.groups import Groups
 from channelcut.coupling.collect import Collector, collect
 from channelcut.coupling.couple import CHEAP
-from channelcut.coupling.facts import Bind, Constraints, Equal, Facts, PinRequest, Rectangle
+from channelcut.coupling.facts import Bind, Constraints, CoupleOptions, Equal, Facts, PinRequest, Rectangle
 from channelcut.coupling.lanes import Divider, Partition
 from channelcut.coupling.probe import handled
 from channelcut.coupling.replay import Checker, touching
@@ -78,7 +78,7 @@ def random_facts(generator: np.random.Generator) -> Facts:
     )
     return Facts(
         runs=(), count=collector.next_id, slots=collector.slots, constraints=constraints, lines=(lines[2][1:],),
-        bounds={}, divisions={}, minted={}, decisions={}, work=(), policy="groups",
+        bounds={}, divisions={}, minted={}, decisions={}, work=(), options=CoupleOptions(),
     )  # fmt: skip
 
 

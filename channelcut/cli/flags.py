@@ -84,9 +84,10 @@ def add_coupling(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--grouped",
-        choices=("groups", "offsets"),
-        default="groups",
-        help="grouped convolutions lose whole groups (default), or as many channels of every group",
+        choices=("auto", "groups", "offsets"),
+        default="auto",
+        help="grouped convolutions lose whole groups, or as many channels of every group (offsets); auto (default): "
+        "whole groups, but where none could go",
     )
     group.add_argument(
         "--prunable-output",

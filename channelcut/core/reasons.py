@@ -151,6 +151,12 @@ SIZE_OF_WIDTH = Reason(
     "A view, split or slice is called with a number that would be wrong with fewer channels.",
     "sizes",
 )
+MULTIPLE_OF_WIDTH = Reason(
+    "the forward asks for a multiple of a number, which only all of these channels are",
+    "choose a wider layer, or take the assertion (c % 32 == 0) out of the forward",
+    "The forward divides the width and needs nothing left over, and no smaller width of these channels does that.",
+    "sizes",
+)
 COUNTS_A_PART = Reason(
     "a size in the code counts only some of these channels",
     "take the size from the tensor's own shape (x.shape), or leave it to -1",
@@ -169,6 +175,26 @@ SAME_COUNT = Reason(
     "Pieces of a chunk, heads, or groups of a norm stay equal in number; where one of them has to stay, all do.",
     "sizes",
 )
+ONE_CHANNEL = Reason(
+    "the only channel of its kind",
+    "nothing needs to be done: a layer keeps one channel at least",
+    "A layer gives one channel, and there is none beside it that could go instead.",
+    "sizes",
+)
+ALL_TOGETHER = Reason(
+    "all channels would have to go together",
+    "give the layers that join them (grouped convolutions, additions of different pieces) widths of their own; "
+    "`channelcut explain` names the layers",
+    "Through grouped convolutions, additions and concatenations every channel here is coupled to every other one, so "
+    "that none can go without all.",
+    "sizes",
+)
+NO_COMMON_STEP = Reason(
+    "parts that must keep equal shares have no common divisor",
+    "choose widths that the pieces divide evenly, such as a multiple of 32",
+    "Pieces of 7 and 15 channels that keep the same share can keep all or nothing.",
+    "sizes",
+)
 ORDER = Reason(
     "channels would come out of order",
     "take sizes from the tensor's own shape, and give pieces that are joined later the same layer",
@@ -179,6 +205,12 @@ FIXED_TENSOR = Reason(
     "combined with a fixed tensor",
     _NO_TABLES,
     "An element-wise op combines the channels with a tensor of the same width that cannot lose any.",
+    "joined",
+)
+ONE_FOR_ALL = Reason(
+    "one channel that meets all channels of another value",
+    "nothing needs to be done: the channels that it meets are free of it, and a layer of one channel has none to lose",
+    "A gate or an offset in space has one channel, and every channel of the value that it is combined with reads it.",
     "joined",
 )
 CONCATENATED_FIXED = Reason(

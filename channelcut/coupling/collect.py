@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,23 +23,21 @@ from channelcut.core.reasons import (
     Reason,
 )
 from channelcut.coupling.binding import conflicts, edges, meeting, removable
-from channelcut.coupling.facts import Constraints, Equal, Facts, PinRequest, Place, RawSlot, RawWork, Rectangle, Run
+from channelcut.coupling.facts import (
+    Constraints,
+    CoupleOptions,
+    Equal,
+    Facts,
+    PinRequest,
+    Place,
+    RawSlot,
+    RawWork,
+    Rectangle,
+    Run,
+)
 from channelcut.coupling.interpret import beginning, run_rule
 from channelcut.ops.call import Call
 from channelcut.ops.host import Bound, State, Stored
-
-
-@dataclass(frozen=True)
-class CoupleOptions:
-    """How channels are coupled.
-
-    grouped: a grouped convolution loses whole `groups`, or the same number of channels (`offsets`) of every group.
-    free_outputs: patterns of paths in the forward's result (`*.feats.*`) whose channels may go, because whoever reads
-        these tensors does not count them.
-    """
-
-    grouped: Literal["groups", "offsets"] = "groups"
-    free_outputs: tuple[str, ...] = ()
 
 
 def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Facts:
@@ -53,7 +51,7 @@ def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Fa
         RuleError: a rule of an op is wrong.
     """
     chosen = options or CoupleOptions()
-    collector = Collector(chosen.grouped)
+    collector = Collector(chosen)
     runs = tuple(collector.run(number, graph, chosen.free_outputs) for number, graph in enumerate(graphs))
     # At the end, because a parameter may be used as a fixed tensor before the layer that gives it its slots.
     for key, slot in list(collector.slots.items()):
@@ -73,8 +71,7 @@ def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Fa
         minted=collector.minted,
         decisions=collector.decisions,
         work=tuple(collector.work),
-        policy=collector.policy,
-        free_outputs=chosen.free_outputs,
+        options=chosen,
     )
 
 
@@ -82,7 +79,7 @@ def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Fa
 class Collector:
     """The host that writes down what rules say; ids of parameters are shared by all runs."""
 
-    policy: str = "groups"
+    options: CoupleOptions = field(default_factory=CoupleOptions)
     next_id: int = 1
     edges: list[NDArray[np.int64]] = field(default_factory=list)
     pins: list[PinRequest] = field(default_factory=list)
@@ -132,6 +129,10 @@ class Collector:
         found = removable(ids)
         if len(found):
             self.pins.append(PinRequest(reason, site, found, remedy))
+
+    def whole_groups(self, weight: State) -> bool:
+        """As the options say."""
+        return self.options.whole_groups(weight.name)
 
     def mint(self, call: Call, count: int) -> Tensor:
         """Fresh ids for `count` channels."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from channelcut.core.graph import Graph
-from channelcut.core.groups import Groups
-from channelcut.coupling.collect import CoupleOptions, collect
+from channelcut.core.groups import Groups, Role
+from channelcut.coupling.collect import collect
+from channelcut.coupling.facts import CoupleOptions
 from channelcut.coupling.probe import Forward, Probe, StaleTrace
 from channelcut.coupling.replay import replay
 from channelcut.coupling.result import groups_of
-from channelcut.coupling.settle import Settling, equations
+from channelcut.coupling.settle import Settling, equations, free_channels, held
 
-CHEAP = (equations, replay)
+CHEAP = (equations, replay, held)
 
 
 def couple(
@@ -36,10 +38,26 @@ def couple(
     Raises:
         RuleError: a rule of an op is wrong.
     """
-    settling = Settling.of(collect(graphs, options))
+    settling = _freest(graphs, options or CoupleOptions())
     if forward is None:
         return groups_of(settling.settle(CHEAP))
     try:
         return groups_of(settling.settle((*CHEAP, Probe(settling, forward, again, CHEAP))))
     except StaleTrace as stale:
         return couple([stale.graph, *graphs[1:]], options, forward)
+
+
+def _freest(graphs: Sequence[Graph], options: CoupleOptions) -> Settling:
+    """The facts to settle: grouped convolutions of which no whole group could go lose channels of every group instead,
+    if that leaves more channels free.
+    """
+    settling = Settling.of(collect(graphs, options))
+    grouped = [slot for slot in settling.facts.slots.values() if slot.role is Role.GROUP]
+    if options.grouped != "auto" or not grouped:
+        return settling
+    draft = settling.settle(CHEAP)
+    stuck = [s.tensor for s in grouped if draft.partition.pinned[draft.partition.channels(s.ids)].all()]
+    if not stuck:
+        return settling
+    other = Settling.of(collect(graphs, replace(options, offsets=frozenset(stuck))))
+    return other if free_channels(other.settle(CHEAP)) > free_channels(draft) else settling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,26 @@ from channelcut.coupling.binding import conflicts, edges
 
 Place = tuple[int, int]
 """The number of a run and the index of a node in its graph."""
+
+
+@dataclass(frozen=True)
+class CoupleOptions:
+    """How channels are coupled.
+
+    grouped: a grouped convolution loses whole `groups`, or the same number of channels (`offsets`) of every group;
+        `auto`: whole groups, but where none of them could go.
+    offsets: the weights that lose channels of every group under `auto`.
+    free_outputs: patterns of paths in the forward's result (`*.feats.*`) whose channels may go, because whoever reads
+        these tensors does not count them.
+    """
+
+    grouped: Literal["auto", "groups", "offsets"] = "auto"
+    offsets: frozenset[str] = frozenset()
+    free_outputs: tuple[str, ...] = ()
+
+    def whole_groups(self, weight: str) -> bool:
+        """Whether a grouped convolution with this weight loses whole groups."""
+        return self.grouped == "groups" or (self.grouped == "auto" and weight not in self.offsets)
 
 
 @dataclass(frozen=True)
@@ -144,5 +164,4 @@ class Facts:
     minted: Mapping[Place, Sequence[Tensor]]
     decisions: Mapping[tuple[Place, str], bool]
     work: tuple[RawWork, ...]
-    policy: str
-    free_outputs: tuple[str, ...] = ()
+    options: CoupleOptions

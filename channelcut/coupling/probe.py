@@ -21,7 +21,7 @@ from channelcut.core.trees import leaves, mapped_only
 from channelcut.coupling.binding import removable
 from channelcut.coupling.facts import Facts, PinRequest, Request
 from channelcut.coupling.result import groups_of
-from channelcut.coupling.settle import Check, Draft, Settling
+from channelcut.coupling.settle import Check, Draft, Settling, free_channels
 
 CHECK = "probe"
 
@@ -49,7 +49,7 @@ Forward = Callable[[Groups, Kept], "Failure | None"]
 """forward(groups, kept): run the model with the kept channels alone, and say where it fails or differs."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Probe:
     """The check of the real forward.
 
@@ -88,13 +88,13 @@ class Probe:
 
         A line that handles most of what is free, such as a whole forward in one expression, tells too little: nothing.
         """
-        free = _channels(draft)
+        free = free_channels(draft)
         tried = {request.site.source for request in draft.given.requests if request.check == CHECK}
         for line in reversed(failure.lines):
             requests = [] if line in tried else handled(draft.facts, line)
             if not requests:
                 continue
-            left = _channels(self.settling.settle(self.cheaper, draft.given.refined(requests)))
+            left = free_channels(self.settling.settle(self.cheaper, draft.given.refined(requests)))
             if left < free:  # else the line handles nothing that may go, and the next outer one is asked
                 return requests if left >= free / 2 else []
         return []
@@ -146,8 +146,3 @@ def handled(facts: Facts, line: str) -> list[Request]:
 
 def _pin(ids: Tensor, site: Site) -> PinRequest:
     return PinRequest(HARD_CODED_WIDTH, site, removable(ids), HARD_CODED_WIDTH.remedy, CHECK)
-
-
-def _channels(draft: Draft) -> int:
-    """How many channels may go."""
-    return sum(len(group.channels) for group in draft.groups)

@@ -139,7 +139,6 @@ class Checker:
     """
 
     def __init__(self, facts: Facts, footprints: Footprints, kept: Kept, number: int) -> None:
-        self.policy = facts.policy
         self.facts, self.footprints, self.kept, self.number = facts, footprints, kept, number
         self.graph, self.values = facts.runs[number].graph, facts.runs[number].values
         self.slots: dict[tuple[str, int], RawSlot] = {
@@ -178,6 +177,10 @@ class Checker:
     def limit(self) -> int:
         """One more than the number of the last channel."""
         return len(self.kept)
+
+    def whole_groups(self, weight: State) -> bool:
+        """As the options say."""
+        return self.facts.options.whole_groups(weight.name)
 
     def _left(self, line: Tensor) -> Tensor:
         """What is kept of a line of ids."""

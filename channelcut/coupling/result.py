@@ -33,7 +33,7 @@ def groups_of(draft: Draft) -> Groups:
         graph=first.graph,
         shapes={n.name: n.value.shape for run in facts.runs for n in run.graph.nodes if n.kind == "state"},
         followers=_followers(draft),
-        free_outputs=facts.free_outputs,
+        free_outputs=facts.options.free_outputs,
         findings=_findings(draft),
         _ids=first.values,
         _channel_of=channel_of,

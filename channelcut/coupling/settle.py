@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.footprint import Channels
+from channelcut.core.graph import Site
 from channelcut.core.groups import Group, Role
+from channelcut.core.reasons import ALL_TOGETHER, MULTIPLE_OF_WIDTH, NO_COMMON_STEP, ONE_CHANNEL
 from channelcut.coupling.equations import Solution, solve
-from channelcut.coupling.facts import Constraints, Facts, Request
+from channelcut.coupling.facts import Constraints, Facts, PinRequest, Request
 from channelcut.coupling.lanes import Divider, Partition
 
 LIMIT = 200  # rounds; every one binds or pins something, and models take fewer than ten
@@ -48,7 +50,8 @@ class Draft:
             producer = next((i for i in members if slots[i].role in makes), members[0])
             # Lanes and groups come in the order of their channels, which is that of the forward, whatever tied them.
             ordered = sorted((partition.lanes[lane] for lane in lanes), key=lambda channels: int(channels[0]))
-            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members)))
+            step = self.solution.steps.get(self.solution.shares.root(lanes[0]), 1)
+            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members), step))
         return tuple(groups)
 
     @cached_property
@@ -73,6 +76,7 @@ class Settling:
 
     facts: Facts
     divide: Divider
+    _settled: dict[tuple[object, ...], Draft] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, facts: Facts) -> Settling:
@@ -88,6 +92,15 @@ class Settling:
         given = self.facts.constraints if constraints is None else constraints
         if not checks:
             return self._draft(given)
+        key = (*checks, id(given))
+        if given is self.facts.constraints and key in self._settled:  # the first question is asked more than once
+            return self._settled[key]
+        draft = self._refined(checks, given)
+        if given is self.facts.constraints:
+            self._settled[key] = draft
+        return draft
+
+    def _refined(self, checks: Sequence[Check], given: Constraints) -> Draft:
         *cheaper, check = checks
         for _ in range(LIMIT):
             # Not from the draft's own constraints: see above.
@@ -101,6 +114,35 @@ class Settling:
     def _draft(self, constraints: Constraints) -> Draft:
         partition = self.divide(constraints)
         return Draft(self.facts, constraints, constraints, partition, solve(self.facts, constraints, partition))
+
+
+def free_channels(draft: Draft) -> int:
+    """How many channels may go."""
+    return sum(len(group.channels) for group in draft.groups)
+
+
+def held(draft: Draft) -> Sequence[Request]:
+    """The check of steps: groups that can never lose a channel are no groups, and what holds them is said."""
+    requests = []
+    slots = list(draft.facts.slots.values())
+    for group in draft.groups:
+        if group.width == 1:
+            extents = {len(slots[index].ids) for index in group.slots}
+            alone = ONE_CHANNEL if extents == {1} else ALL_TOGETHER
+            several = MULTIPLE_OF_WIDTH if group.step > 1 else NO_COMMON_STEP
+            reason = alone if len(group.channels) == 1 else several
+            ids = draft.partition.free_first(group.channels)
+            requests.append(PinRequest(reason, _first_use(draft.facts, group.name), ids, reason.remedy, "steps"))
+    return requests
+
+
+def _first_use(facts: Facts, tensor: str) -> Site:
+    """The first op that reads a parameter."""
+    for run in facts.runs:
+        for node in run.graph.calls:
+            if any(run.graph.nodes[ref.index].name == tensor for ref in node.inputs):
+                return node.site
+    return Site()
 
 
 def equations(draft: Draft) -> Sequence[Request]:

@@ -34,11 +34,25 @@ def axes_of(dims: Any, count: int) -> list[int]:
     return [axis % count for axis in ([dims] if isinstance(dims, int) else dims)]
 
 
+def ends(call: Call, ids: Tensor, axes: Sequence[int]) -> bool:
+    """Whether channels lie along these axes and along no other, so that nothing of them is left."""
+    varying = set(I.varying_axes(ids))
+    return call.decide("channels end", bool(varying) and varying <= {axis % ids.dim() for axis in axes})
+
+
+def joined_along(call: Call, ids: Tensor, axes: Sequence[int]) -> Tensor:
+    """What is worked on together along these axes lives and dies together, as the copies of a split attention."""
+    for axis in axes:
+        ids = call.bind_along(ids, axis % ids.dim())
+    return ids
+
+
 def beside(call: Call, ids: Tensor, axes: Sequence[int], reason: Reason) -> Any:
     """Every output has the ids of the input, which end where an axis is gone; channels along `axes` are pinned."""
-    if touches(call, ids, axes):
+    if ends(call, ids, axes):
         call.pin(ids, reason)
         return call.fixed()
+    ids = joined_along(call, ids, axes)
     found = []
     for spec in specs(call.node.value):
         small = ids

@@ -24,19 +24,22 @@ from channelcut.ops.registry import know, rule
 _WHOLE = (Role.GROUP, Role.DEPTHWISE)
 
 
-@rule("aten.conv1d", "aten.conv2d", "aten.conv3d", layers={nn.modules.conv._ConvNd: layers.convolution})
+@rule(
+    "aten.conv1d", "aten.conv2d", "aten.conv3d",
+    layers={nn.modules.conv._ConvNd: layers.convolution}, sizes="groups", convolves="forward",
+)  # fmt: skip
 def convolution(call: Call) -> Tensor:
     """Weight (O, I/groups, k...)."""
     return convolve(call, call["groups"], transposed=False)
 
 
-@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", sizes="groups", convolves="transposed")
 def transposed_convolution(call: Call) -> Tensor:
     """Weight (I, O/groups, k...)."""
     return convolve(call, call["groups"], transposed=True)
 
 
-@rule("aten.convolution", "aten._convolution")
+@rule("aten.convolution", "aten._convolution", convolves="either")
 def any_convolution(call: Call) -> Tensor:
     """What the dispatcher makes of all of them."""
     return convolve(call, call["groups"], transposed=call["transposed"])
@@ -56,7 +59,7 @@ def convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
     columns = mixed_line(call, ids, axis)
     rows = _rows(call, weight, columns, groups, transposed)
     # Where whole groups go, a group's inputs go with its outputs, and are counted by these alone.
-    dense = groups == 1 or (call.host.policy == "offsets" and groups < len(columns))
+    dense = groups == 1 or (not call.host.whole_groups(weight) and groups < len(columns))
     call.account(macs, rows, columns if dense else FIXED)
     _shift(call, bias, rows)
     return call.along(rows, axis)
@@ -111,7 +114,7 @@ def _rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: b
 
 def _grouped_rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
     """Whole groups go, where all inputs and outputs of a group are one channel; or as many channels of every group."""
-    if call.host.policy == "offsets":
+    if not call.host.whole_groups(weight):
         return _offset_rows(call, weight, columns, groups, transposed)
     known = None if transposed else call.host.slot_of(weight, 0)
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]

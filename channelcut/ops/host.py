@@ -97,11 +97,12 @@ class Host(Protocol):
     what a selection keeps, and raises where that does not fit. Rules cannot tell them apart.
     """
 
-    policy: str
-
     @property
     def limit(self) -> int:
         """One more than the largest id."""
+
+    def whole_groups(self, weight: State) -> bool:
+        """Whether a grouped layer with this weight loses whole groups, or as many channels of every group."""
 
     def mint(self, call: Call, count: int) -> Tensor:
         """Fresh ids for `count` channels."""

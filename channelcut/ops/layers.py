@@ -31,6 +31,13 @@ def normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any
     return {"normalized_shape": tuple(shapes["weight"])}
 
 
+def grouped_norm(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
+    """Groups of one channel each go with their channels."""
+    channels = next(shape[0] for shape in shapes.values() if shape)
+    own = module.num_groups == module.num_channels
+    return {"num_channels": channels, "num_groups": channels if own else module.num_groups}
+
+
 def first_axis(attribute: str) -> Refresh:
     """An attribute that is the only extent of every tensor."""
 

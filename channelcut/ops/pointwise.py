@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from channelcut.core import ids as I
 from channelcut.core.graph import specs
 from channelcut.core.groups import Role
-from channelcut.core.reasons import ALONG_SPACE, AS_NUMBER, SEVERAL_AXES
+from channelcut.core.reasons import ALONG_SPACE, AS_NUMBER, ONE_FOR_ALL, SEVERAL_AXES
 from channelcut.core.trees import leaves
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
@@ -84,15 +84,38 @@ def combined(call: Call, operands: Sequence[Tensor | State]) -> Tensor:
     """The ids of a value that every operand has a say in, element by element."""
     # Operands keep their own shapes until the end: only an element of its own can be in a partner's way.
     joined: Tensor | None = None
-    for operand in operands:
+    for number, operand in enumerate(operands):
         if not _has_several_long_axes(call, operand):
             ids = call.activation(operand)
-            joined = ids if joined is None else call.bind(joined, ids)
+            joined = ids if joined is None else _met(call, number, joined, ids)
     result = I.zeros(call.shape) if joined is None else call.spread(joined)
     for operand in operands:
         if _has_several_long_axes(call, operand):
             _follow(call, cast(State, operand), result)
     return result
+
+
+def _met(call: Call, number: int, a: Tensor, b: Tensor) -> Tensor:
+    """Bind two operands; one channel that all channels of the other would meet, such as a gate in space, stays."""
+    alone_a = call.decide(f"{number}: the first is one for all", _one_for_all(a, b))
+    alone_b = call.decide(f"{number}: the second is one for all", _one_for_all(b, a))
+    return call.bind(_held(call, a, b) if alone_a else a, _held(call, b, a) if alone_b else b)
+
+
+def _held(call: Call, ids: Tensor, partner: Tensor) -> Tensor:
+    """Pin ids; what they leave owns no element along the partner's axes."""
+    call.pin(ids, ONE_FOR_ALL)
+    along = {axis - partner.dim() for axis in I.varying_axes(partner)}
+    return I.zeros([1 if axis - ids.dim() in along else extent for axis, extent in enumerate(ids.shape)])
+
+
+def _one_for_all(ids: Tensor, partner: Tensor) -> bool:
+    """Whether ids vary along no axis that the partner's vary along, so that every one of them meets all of those."""
+    if ids.shape == partner.shape and ids.stride() == partner.stride():
+        return False
+    along = {axis - partner.dim() for axis in I.varying_axes(partner)}
+    own = {axis - ids.dim() for axis in I.varying_axes(ids)}
+    return bool(along) and not along & own and bool((I.compact(ids) != 0).any())
 
 
 def _has_several_long_axes(call: Call, operand: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,18 +12,12 @@ from channelcut.core import ids as I
 from channelcut.core.graph import Graph, Node, Ref, Spec, refs
 from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, INDEXED, OVER_CHANNELS
 from channelcut.ops import shapes
+from channelcut.ops.along import axes_of, ends, joined_along
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
 from channelcut.ops.indexing import index_beside
 from channelcut.ops.pointwise import several
-from channelcut.ops.registry import know, rule
-
-
-def _axes(call: Call, ids: Tensor) -> list[int]:
-    dims = call.get("dim")
-    if dims is None or dims == []:
-        return list(range(ids.dim()))
-    return [axis % ids.dim() for axis in ([dims] if isinstance(dims, int) else dims)]
+from channelcut.ops.registry import know, op, rule
 
 
 @rule(
@@ -31,17 +26,18 @@ def _axes(call: Call, ids: Tensor) -> list[int]:
     "aten.aminmax", "aten.nansum", "aten.nanmean", "aten.count_nonzero", "aten.frobenius_norm",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
-    """The mean of the kept channels stands for the mean of all; any other reduction over channels pins them."""
+    """Over channels, the sum, mean or length of the kept ones stands for that of all; any other reduction pins them."""
     if isinstance(call.get("other"), (Tensor, State)):
         return several(call)
     ids = call.ids(next(iter(call.arguments)))
-    axes, varying = _axes(call, ids), I.varying_axes(ids)
+    axes = axes_of(call.get("dim"), ids.dim())
     shape = call.shape
-    if set(axes) & set(varying):
-        if call.name != "aten.mean" or set(varying) - set(axes):
+    if ends(call, ids, axes):
+        if not _of_kept(call) or _positions_are_read(call):
             call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
+        ids = joined_along(call, ids, axes)
         keeps_axes = len(shape) == ids.dim()
         for axis in sorted(axes, reverse=True):
             ids = ids.narrow(axis, 0, 1) if keeps_axes else ids.select(axis, 0)
@@ -49,7 +45,28 @@ def reduction(call: Call) -> Any:
     return (result,) * len(call.node.value) if call.several else result  # variance and mean have one shape
 
 
+def _positions_are_read(call: Call) -> bool:
+    """Whether the second output of a maximum, the position along the axis, goes anywhere."""
+    nodes = call.graph.nodes
+    reads = (node for node in nodes if node.name == "getitem" and refs(node.args)[0].index == call.node.index)
+    return call.several and any(node.args[1] == 1 and _is_read(nodes, node) for node in reads)
+
+
+def _is_read(nodes: Sequence[Node], node: Node) -> bool:
+    return any(ref.index == node.index for other in nodes[node.index + 1 :] for ref in other.inputs)
+
+
+def _of_kept(call: Call) -> bool:
+    """Whether a reduction of the kept channels stands for that of all: a mean, a maximum, a sum of a term for each."""
+    if op(call.name).over_kept is None:
+        return False
+    order = call.get("ord", call.get("p", 2))
+    return order is None or (isinstance(order, (int, float)) and order >= 0)
+
+
 know("aten.mean", over_kept="channels", shape=shapes.mean)
+know("aten.sum", "aten.linalg_vector_norm", "aten.norm", over_kept="channels")
+know("aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
 
 
 @rule(
@@ -58,11 +75,11 @@ know("aten.mean", over_kept="channels", shape=shapes.mean)
 def over_one_axis(call: Call) -> Any:
     """Ops along one axis whose result depends on every element of it: over channels they pin."""
     ids = call.ids("self")
-    axes, varying = _axes(call, ids), I.varying_axes(ids)
-    if set(axes) & set(varying):
+    axes = axes_of(call.get("dim"), ids.dim())
+    if ends(call, ids, axes):
         call.pin(ids, DECIDE_ABOUT_OTHERS)
-        ids = I.zeros(ids.shape)
-    return ids
+        return I.zeros(ids.shape)
+    return joined_along(call, ids, axes)
 
 
 @rule(

@@ -40,6 +40,7 @@ class Op:
     shape: its result without the arithmetic, see ops.shapes.
     weights: its rule where it computes with parameters alone, see ops.weights; None: that of all values.
     statistics_of_weights: what it reduces of a computed weight: the axes in `dim`, or all but the `rows`.
+    convolves: it is a convolution, a `transposed` one, or `either`, as its argument says.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -56,6 +57,7 @@ class Op:
     operands: bool = False
     sizes: str = ""
     shape: Callable[..., Any] | None = None
+    convolves: Literal["forward", "transposed", "either"] | None = None
     own_layout: bool = False
     weights: Rule | None = None
     statistics_of_weights: Literal["dim", "rows"] | None = None

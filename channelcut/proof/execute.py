@@ -14,6 +14,7 @@ from channelcut.core.schema import writes
 from channelcut.core.trees import leaves, mapped
 from channelcut.ops.registry import op
 from channelcut.ops.writes import written
+from channelcut.proof.grouped import grouped_convolution
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
 _COMPLEX = (torch.complex32, torch.complex64)
@@ -97,17 +98,9 @@ class Execution:
             return to_double(self.state[node.name])
         return self.env[index]
 
-    def arguments(
-        self, node: Node, change: Callable[[int, Any], Any] = lambda _, value: value
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The node's arguments, with values for references and float64 for lower types.
-
-        `change(index, value)` gives what stands for the value of another node.
-        """
-
-        def resolve(leaf: Any) -> Any:
-            return to_double(change(leaf.index, self.value(leaf.index)) if isinstance(leaf, Ref) else leaf)
-
+    def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The node's arguments, with values for references and float64 for lower types."""
+        resolve = lambda leaf: to_double(self.value(leaf.index) if isinstance(leaf, Ref) else leaf)  # noqa: E731
         args, kwargs = mapped(resolve, (tuple(node.args), dict(node.kwargs)))
         return args, kwargs
 
@@ -136,6 +129,9 @@ class Execution:
             if schema is not None and any(argument.name == "dtype" for argument in schema.arguments):
                 kwargs = {**kwargs, "dtype": torch.float64}
             return mapped(to_double, node.target(*args, **kwargs))  # else it is rounded, alike in both networks
+        grouped = grouped_convolution(node.name, node.target, args, kwargs)
+        if grouped is not None:
+            return grouped
         return node.target(*args, **kwargs)
 
     def finish(self, node: Node, value: Any) -> None:

@@ -39,7 +39,7 @@ class WidthMode(TorchFunctionMode):
         count: Callable[[], int],
     ) -> None:
         super().__init__()
-        self.recording, recording.on_float = recording, self._number
+        self.recording, recording.on_float, recording.on_multiple = recording, self._number, self._multiple
         self.reference, self.site, self.steps, self.count = reference, site, steps, count
         self.uses: list[WidthUse] = []
 
@@ -87,6 +87,8 @@ class WidthMode(TorchFunctionMode):
             shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
             for axis, number in enumerate(shape, args[0].dim() - len(shape)):
                 self._use(self.reference(args[0]), "extent", axis, number)
+        elif sizes == "groups":
+            self._groups(name, args, kwargs)
         elif sizes == "narrow":
             self._narrow(args, kwargs, before)
         elif name in ("__getitem__", "__setitem__"):
@@ -112,6 +114,18 @@ class WidthMode(TorchFunctionMode):
         values = (given[1:] if filled else (), kwargs.get("fill_value"), kwargs.get("stride"))
         for number in tagged_numbers(values, self.recording):
             self._number(number.origin)
+
+    def _groups(self, name: str, args: Any, kwargs: Any) -> None:
+        """As many groups as channels follow the channels; any other number, such as a stride, must not change."""
+        at, tensor = (1 if name == "group_norm" else 6), args[0]
+        groups = kwargs.get("groups", kwargs.get("num_groups", args[at] if len(args) > at else None))
+        axis = 1 if name == "group_norm" else tensor.dim() - int(name.rpartition("d")[0][-1]) - 1
+        own = isinstance(groups, Width) and int(groups) == tensor.shape[axis]
+        for number in tagged_numbers((args, kwargs), self.recording):
+            if not (own and number is groups):
+                self._number(number.origin)
+        if own:
+            self._use(self.reference(tensor), "extent", axis, groups)
 
     def _narrow(self, args: Any, kwargs: Any, before: int) -> None:
         _, start, length = (*args[1:], *kwargs.values())[:3]
@@ -171,6 +185,9 @@ class WidthMode(TorchFunctionMode):
     def _use(self, ref: Ref | None, role: Any, axis: int, number: Any) -> None:
         if ref is not None and isinstance(number, (Width, Fraction)) and number.recording is self.recording:
             self.uses.append(WidthUse(ref.index, role, axis, number.origin, self.site()))
+
+    def _multiple(self, origin: Origin) -> None:
+        self.uses.append(WidthUse(max(self.count() - 1, 0), "multiple", -1, origin, self.site()))
 
     def _number(self, origin: Origin) -> None:
         self.uses.append(WidthUse(max(self.count() - 1, 0), "number", -1, origin, self.site()))
