@@ -12,6 +12,7 @@ from networks import example
 from torch import Tensor, nn
 
 import channelcut as cc
+from benchmarks.aten import counted, page
 from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, HARD_CODED_POSITION, INDEXED
 from channelcut.ops.registry import OPS, Op
 
@@ -120,6 +121,13 @@ def test_along_the_channels_it_pins(name: str) -> None:
     groups = cc.analyze(Middle(along_channels(function)).eval(), example())
     assert "a.weight" not in {group.name for group in groups.groups}
     assert reason in {pin.reason for pin in groups.pins}
+
+
+def test_every_op_that_torch_calls_pointwise_has_a_rule() -> None:
+    """Of the registry of whatever torch is installed: a new one shows what it brought."""
+    rules, missing, _ = counted()
+    assert not missing["pointwise"] and len(rules["pointwise"]) > 200
+    assert "| pointwise |" in page()
 
 
 class Distances(nn.Module):

@@ -78,6 +78,7 @@ def _shape(small: Tensor, axes: Sequence[int], shape: tuple[int, ...], ids: Tens
     "aten.fft_rfft", "aten.fft_irfft", "aten.fft_hfft", "aten.fft_ihfft", "aten.fft_fft2", "aten.fft_ifft2",
     "aten.fft_rfft2", "aten.fft_irfft2", "aten.fft_fftn", "aten.fft_ifftn", "aten.fft_rfftn", "aten.fft_irfftn",
     "aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c", "aten.fft_fftshift", "aten.fft_ifftshift",
+    "aten.fft_hfft2", "aten.fft_hfftn", "aten.fft_ihfft2", "aten.fft_ihfftn",
 )  # fmt: skip
 def along(call: Call) -> Any:
     """Searches, running results and Fourier transforms along axes: over the channels every one decides about all."""

@@ -24,7 +24,7 @@ from channelcut.ops.host import State
 from channelcut.ops.registry import rule
 
 
-@rule("aten.matmul", "aten.bmm", "aten.mm", contracts=True)
+@rule("aten.matmul", "aten.linalg_matmul", "aten.bmm", "aten.mm", contracts=True)
 def matmul(call: Call) -> Tensor:
     """(..., i, k) × (..., k, j): k is contracted, the channels of i or of j survive."""
     matrix = call.get("other", call.get("mat2"))

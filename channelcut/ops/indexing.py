@@ -133,7 +133,7 @@ def _without(call: Call, ids: Tensor, places: Sequence[int]) -> Tensor:
     return ids
 
 
-@rule("aten.masked_scatter", "aten.take", "aten.put")
+@rule("aten.masked_scatter", "aten.take", "aten.put", "aten.affine_grid_generator", "aten.searchsorted")
 def anywhere(call: Call) -> Any:
-    """Elements chosen wherever they lie."""
+    """Elements chosen wherever they lie, and positions made of values."""
     return _pinned(call, *(value for value in call.arguments.values() if isinstance(value, (Tensor, State))))

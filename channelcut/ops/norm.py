@@ -63,7 +63,7 @@ know("aten.batch_norm", "aten.native_batch_norm", "aten.cudnn_batch_norm", stati
 
 
 @rule(
-    "aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm",
+    "aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm",
     layers={nn.LayerNorm: normalized, nn.RMSNorm: normalized}, over_kept=-1,
 )  # fmt: skip
 def layer_norm(call: Call) -> Any:

@@ -24,6 +24,7 @@ from channelcut.ops.registry import know, op, rule
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std", "aten.norm",
     "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.std_mean", "aten.prod",
     "aten.aminmax", "aten.nansum", "aten.nanmean", "aten.count_nonzero", "aten.frobenius_norm",
+    "aten.special_logsumexp",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
     """Over channels, the sum, mean or length of the kept ones stands for that of all; any other reduction pins them."""
@@ -71,6 +72,7 @@ know("aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
 
 @rule(
     "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten._safe_softmax",
+    "aten.special_softmax", "aten.special_log_softmax",
 )  # fmt: skip
 def over_one_axis(call: Call) -> Any:
     """Ops along one axis whose result depends on every element of it: over channels they pin."""
