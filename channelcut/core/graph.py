@@ -165,6 +165,14 @@ class Graph:
         return frozenset((use.index, use.role) for use in self.uses)
 
     @cached_property
+    def uses_of(self) -> Mapping[int, list[WidthUse]]:
+        """`uses` by the node that they decide something of."""
+        found: dict[int, list[WidthUse]] = {}
+        for use in self.uses:
+            found.setdefault(use.index, []).append(use)
+        return found
+
+    @cached_property
     def following(self) -> frozenset[tuple[int, int]]:
         """The nodes and axes whose extents were taken from the shape of a value, or left to the op."""
         open_ = (u for u in self.uses if u.role == "free")
