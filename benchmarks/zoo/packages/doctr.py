@@ -25,7 +25,7 @@ RECIPES: dict[str, Recipe] = {
     **network("recognition", LINE, "crnn_vgg16_bn", "crnn_mobilenet_v3_small", "sar_resnet31", "master", **BARE),
     **network("recognition", LINE, "vitstr_small", "parseq", "viptr_tiny", **BARE),
     **network("layout", ((1, 3, 1024, 1024),), "lw_detr_s", exportable=True),
-    **network("table_structure", ((1, 3, 256, 256),), "tablecenternet", exportable=True),
+    **network("table_structure", PAGE, "tablecenternet", **BARE),
 }
 
 
