@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -10,13 +9,15 @@ import torch
 from benchmarks.zoo.catalogue import Example
 
 DISTRIBUTION = "pytorchcv"
-SIDE = 256
-LARGEST = 320
-SOUND = {"jasper", "jasperdr", "quartznet"}
+SIDE, LARGEST = 256, 448
+FRAMES = 128
+SOUND = {"quartznet"}
 # Not models of one image: what they take are several tensors of a pipeline of their own.
 APART = {"voca", "nvpattexp", "visemenet", "propainter", "propainter_rfc", "propainter_ip", "raft"}
-# More than 100 million parameters at their smallest.
-LARGE = {"irevnet", "pyramidnet", "senet", "polynet", "wrn"}
+# More than 80 million parameters, or minutes for one forward on a processor.
+LARGE = {"jasper", "jasperdr", "irevnet", "pyramidnet", "senet", "polynet", "wrn", "pnasnet"}
+# Sizes of inputs that the models themselves do not know.
+SHAPES = {"superpointnet": (1, 64, 64), "pfpcnet": (1, 320, 240)}
 
 
 def models() -> dict[str, Any]:
@@ -39,11 +40,11 @@ def example(name: str) -> Example:
     build = models()[name]
     file = build.__module__.rsplit(".", 1)[1]
     if file in SOUND:
-        model = build(pretrained=False).eval()
-        return Example(model, (torch.rand(1, model.in_channels, 128), torch.tensor([128])))
+        model = build(pretrained=False, from_audio=False, return_text=False).eval()
+        return Example(model, (torch.rand(1, model.in_size, FRAMES), torch.tensor([FRAMES])))
     model = build(pretrained=False).eval()
-    side = model.in_size
-    if max(side) > LARGEST:
+    if file in SHAPES:
+        return Example(model, (torch.rand(1, *SHAPES[file]),))
+    if max(model.in_size) > LARGEST:
         model = build(pretrained=False, in_size=(SIDE, SIDE)).eval()
-        side = model.in_size
-    return Example(model, (torch.rand(1, getattr(model, "in_channels", 3), *side),))
+    return Example(model, (torch.rand(1, getattr(model, "in_channels", 3), *model.in_size),))
