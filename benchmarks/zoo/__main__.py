@@ -1,4 +1,4 @@
-"""What channelcut can cut: every model of four libraries and many of ten more, with random weights, beside Torch-Pruning.
+"""What channelcut can cut: every model of four libraries and many of ten more, with random weights; and Torch-Pruning.
 
     python -m benchmarks.zoo                              # everything, resumes where it stopped
     python -m benchmarks.zoo --zoo timm --no-peer         # one zoo

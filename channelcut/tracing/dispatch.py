@@ -25,6 +25,7 @@ from channelcut.core.randomness import Generators
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import AttentionMode
 from channelcut.tracing.attributes import tag_attributes
+from channelcut.tracing.dropout import WithoutDropout
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.tracing.layout import ContiguousLinear
@@ -67,11 +68,11 @@ def record(
     try:
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
-            own = (recorder, ContiguousLinear(), AttentionMode(recorder.step), recurrent, *((mode,) if widths else ()))
+            own = (recorder, ContiguousLinear(), WithoutDropout(), AttentionMode(recorder.step), recurrent)
             # The mode entered last sees a call first. Hollow is below the recorder, so that what is recorded has the
             # shapes that Hollow gives; the function modes are above both, and WidthMode above all, because the others
             # call functions of their own, whose numbers are not the forward's.
-            for entered in (torch.no_grad(), uncompiled(), *hollows, *own):
+            for entered in (torch.no_grad(), uncompiled(), *hollows, *own, *((mode,) if widths else ())):
                 modes.enter_context(entered)
             outputs = model(*args, **kwargs)
     finally:

@@ -1,4 +1,4 @@
-"""docTR: finding text, reading it, and telling pages apart; in the form that the library exports, which gives tensors."""
+"""docTR: finding text, reading it, telling pages apart; in the form that the library exports, which gives tensors."""
 
 from __future__ import annotations
 

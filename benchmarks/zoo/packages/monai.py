@@ -58,21 +58,35 @@ RECIPES: dict[str, Recipe] = {
     "HighResNet": net("HighResNet", spatial_dims=2, **IN_OUT),
     "HighResNet-3d": net("HighResNet", VOLUME, spatial_dims=3, **IN_OUT),
     "FlexibleUNet": net("FlexibleUNet", spatial_dims=2, in_channels=1, out_channels=2, backbone="efficientnet-b0"),
-    "AHNet": net("AHNet", ((1, 1, 128, 128),), spatial_dims=2, in_channels=1, out_channels=2, upsample_mode="transpose"),
+    "AHNet": net(
+        "AHNet", ((1, 1, 128, 128),), spatial_dims=2, in_channels=1, out_channels=2, upsample_mode="transpose"
+    ),
     "UNETR": net("UNETR", in_channels=1, out_channels=2, img_size=64, spatial_dims=2, hidden_size=96, num_heads=4),
     "SwinUNETR": net("SwinUNETR", in_channels=1, out_channels=2, spatial_dims=2),
     "MedNeXt": net("MedNeXt", VOLUME, spatial_dims=3, in_channels=1, out_channels=2, init_filters=16),
     "DenseNet121": net("DenseNet121", spatial_dims=2, **IN_OUT),
     "DenseNet121-3d": net("DenseNet121", ((1, 1, 64, 64, 64),), spatial_dims=3, **IN_OUT),
-    "EfficientNetBN": net("EfficientNetBN", model_name="efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1, num_classes=2),
+    "EfficientNetBN": net(
+        "EfficientNetBN", model_name="efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1, num_classes=2
+    ),
     "SEResNet50": net("SEResNet50", spatial_dims=2, in_channels=1, num_classes=2),
     "SEResNext50": net("SEResNext50", spatial_dims=2, in_channels=1, num_classes=2),
     "resnet18-3d": net("resnet18", VOLUME, spatial_dims=3, n_input_channels=1, num_classes=2),
     "resnet50": net("resnet50", spatial_dims=2, n_input_channels=1, num_classes=2),
     "HoVerNet": net("HoVerNet", ((1, 3, 256, 256),), out_classes=5),
     "Quicknat": net("Quicknat", ((1, 1, 64, 64),)),
-    "ViT": net("ViT", in_channels=1, img_size=(64, 64), patch_size=(16, 16), hidden_size=96, mlp_dim=192, num_layers=2,
-               num_heads=4, classification=True, spatial_dims=2),
+    "ViT": net(
+        "ViT",
+        in_channels=1,
+        img_size=(64, 64),
+        patch_size=(16, 16),
+        hidden_size=96,
+        mlp_dim=192,
+        num_layers=2,
+        num_heads=4,
+        classification=True,
+        spatial_dims=2,
+    ),
     "Classifier": net("Classifier", in_shape=(1, 64, 64), classes=5, channels=(16, 32, 64), strides=(2, 2, 2)),
     "Regressor": net("Regressor", in_shape=(1, 64, 64), out_shape=(4,), channels=(16, 32, 64), strides=(2, 2, 2)),
     "Discriminator": net("Discriminator", in_shape=(1, 64, 64), channels=(16, 32, 64), strides=(2, 2, 2)),
@@ -106,8 +120,9 @@ RECIPES: dict[str, Recipe] = {
         norm_num_groups=8,
     ),
     "RegUNet": net("RegUNet", spatial_dims=2, in_channels=1, num_channel_initial=16, depth=3, out_channels=2),
-    "LocalNet": net("LocalNet", spatial_dims=2, in_channels=1, num_channel_initial=16, extract_levels=(0, 1, 2),
-                    out_channels=2),
+    "LocalNet": net(
+        "LocalNet", spatial_dims=2, in_channels=1, num_channel_initial=16, extract_levels=(0, 1, 2), out_channels=2
+    ),
     "VoxelMorphUNet": net(
         "VoxelMorphUNet",
         ((1, 2, 64, 64),),

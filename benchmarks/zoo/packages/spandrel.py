@@ -1,4 +1,4 @@
-"""spandrel: an architecture of every folder, with the defaults of its class or a lighter configuration of the paper's."""
+"""spandrel: an architecture of every folder, with the defaults of its class or a lighter configuration."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ RECIPES: dict[str, Recipe] = {
     "ATD": arch("ATD", embed_dim=48, depths=[2, 2], num_heads=[4, 4], upsampler="pixelshuffledirect", upscale=2),
     "CRAFT": arch("CRAFT", upscale=2),
     "Compact": arch("Compact"),
-    "DAT": arch("DAT", embed_dim=60, depth=[2, 2], num_heads=[2, 2], split_size=[8, 16], upscale=2, img_range=1.0,
-                upsampler="pixelshuffledirect"),
+    "DAT": arch(
+        "DAT",
+        embed_dim=60,
+        depth=[2, 2],
+        num_heads=[2, 2],
+        split_size=[8, 16],
+        upscale=2,
+        img_range=1.0,
+        upsampler="pixelshuffledirect",
+    ),
     "DCTLSA": arch("DCTLSA"),
     "DITN": arch("DITN"),
-    "DRCT": arch("DRCT", embed_dim=60, depths=(2, 2), num_heads=(6, 6), window_size=8, gc=16, upscale=2,
-                 upsampler="pixelshuffle"),
+    "DRCT": arch(
+        "DRCT", embed_dim=60, depths=(2, 2), num_heads=(6, 6), window_size=8, gc=16, upscale=2, upsampler="pixelshuffle"
+    ),
     "DRUNet": arch("DRUNet", GREY),
     "DnCNN": arch("DnCNN", GREY),
     "ESRGAN": arch("ESRGAN", num_blocks=4),
@@ -36,10 +45,13 @@ RECIPES: dict[str, Recipe] = {
     "FDAT": arch("FDAT", num_groups=2),
     "FFTformer": arch("FFTformer", LARGE, num_blocks=[1, 1, 2], num_refinement_blocks=1),
     "GRL": arch("GRL", LARGE, embed_dim=48, depths=[2, 2], num_heads_window=[2, 2], num_heads_stripe=[2, 2]),
-    "HAT": arch("HAT", embed_dim=60, depths=(2, 2), num_heads=(6, 6), window_size=8, upscale=2,
-                upsampler="pixelshuffle"),
+    "HAT": arch(
+        "HAT", embed_dim=60, depths=(2, 2), num_heads=(6, 6), window_size=8, upscale=2, upsampler="pixelshuffle"
+    ),
     "HVICIDNet": arch("HVICIDNet", LARGE),
-    "KBNet_s": arch("KBNet_s", LARGE, folder="KBNet", width=32, middle_blk_num=2, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
+    "KBNet_s": arch(
+        "KBNet_s", LARGE, folder="KBNet", width=32, middle_blk_num=2, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]
+    ),
     "LaMa": arch("LaMa", ((1, 3, 64, 64), (1, 1, 64, 64)), in_nc=4),
     "MixDehazeNet": arch("MixDehazeNet", LARGE),
     "MoESR": arch("MoESR", n_blocks=2),
