@@ -25,6 +25,7 @@ from channelcut.core.randomness import Generators
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import AttentionMode
 from channelcut.tracing.attributes import tag_attributes
+from channelcut.tracing.dropout import WithoutDropout
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.tracing.layout import ContiguousLinear
@@ -70,7 +71,7 @@ def record(
     try:
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
-            own = (recorder, ContiguousLinear(), AttentionMode(recorder.step), recurrent)
+            own = (recorder, ContiguousLinear(), WithoutDropout(), AttentionMode(recorder.step), recurrent)
             own = (*own, DataMode(recorder.same, recorder.step), WholeMode(recorder.step), *((mode,) if widths else ()))
             # The mode entered last sees a call first. Hollow is below the recorder, so that what is recorded has the
             # shapes that Hollow gives; the function modes are above both, and WidthMode above all, because the others

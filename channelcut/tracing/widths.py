@@ -20,7 +20,6 @@ from channelcut.tracing.numbers import Fraction, Recording, Width, tagged_number
 
 _ALWAYS = ("shape", "axis", "sections")  # what they leave to the op, or divide, counts without a number as well
 _COUNTS = ("count", "chunks", "sections", "indices_or_sections")
-_DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
 
 
 class WidthMode(TorchFunctionMode):
@@ -48,8 +47,6 @@ class WidthMode(TorchFunctionMode):
         kwargs = kwargs or {}
         before = self.count()
         name = getattr(func, "__name__", "")
-        if name in _DROPOUT:
-            return args[0]  # a random mask couples nothing, and its ops would say that it does
         result = func(*args, **kwargs)
         if isinstance(result, torch.Size):
             owner = args[0] if args and isinstance(args[0], torch.Tensor) else None
