@@ -21,6 +21,7 @@ from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult, Recalibration
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale, recalibrate
+from channelcut.restoring import rescaled
 from channelcut.scoring import Importance, check_importance
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def prune(
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
     batches = calibration_batches(calibration, inputs, preprocessing)
-    small, rescaling = steps.rescaled(small, step, batches, rescale, watch)
+    small, rescaling = rescaled(small, step, batches, rescale, watch)
     if batches:
         with watch.stage("recalibrate"):
             report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
@@ -20,8 +20,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
-from channelcut.core.result import Rescaling
-from channelcut.core.tensors import kept_channels, named_tensors, select
+from channelcut.core.tensors import kept_channels, named_tensors
 from channelcut.core.trees import leaves
 from channelcut.core.unused import sizes, unused_modules, unused_parameters
 from channelcut.cost import network_costs
@@ -30,7 +29,7 @@ from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
 from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
-from channelcut.recovery import cut_means, rescale, rescales
+from channelcut.restoring import restored
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
 from channelcut.sources.names import open_source
@@ -290,19 +289,6 @@ def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inp
     return proof
 
 
-def rescaled(
-    smaller: nn.Module, plan: Plan, batches: Sequence[Tensor], choice: str, watch: Stopwatch
-) -> tuple[nn.Module, Rescaling | None]:
-    """The cut model with what survives in the size that it had, and what was rescaled; see `channelcut.prune`."""
-    context = context_of(plan)
-    means = cut_means(context.groups, context.kept)
-    found = rescales(context.model, plan, context.groups.graph, means)
-    if choice == "never" or not found or (choice == "auto" and not batches):
-        return smaller, None
-    with watch.stage("rescale"):
-        return rescale(context.model, smaller, found, batches, always=choice == "always")
-
-
 def put_proof(smaller: nn.Module, proof: Proof) -> None:
     """Write a proof into the record of a module."""
     record = record_of(smaller)
@@ -384,22 +370,3 @@ def _takes(graph: Graph, inputs: Inputs) -> bool:
     """Whether a graph was traced with inputs of these shapes and types."""
     traced = [spec for node in graph.nodes if node.kind == "input" for spec in specs(node.value)]
     return traced == specs(as_spec(list(inputs)))
-
-
-def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -> Proof:
-    """The stored proof of a cut whose weights have been restored since, after a look at its shapes."""
-    steps = [str(change["step"]) for change in record.plan.changes if change["round"] == len(record.rounds)]
-    stored = record.rounds[-1]["proof"]
-    words = f"the weights have been changed since the cut ({', '.join(steps)})"
-    if stored is None:
-        proof = Proof(False, float("nan"), 0.0, 0.0, (), "not run", "own")
-        return replace(proof, failures=(f"{words}, and the cut was not proven before; prove what apply returned",))
-    actual = named_tensors(smaller)
-    wrong = [
-        f"{name} has not the shape that the plan names"
-        for name, tensor in named_tensors(model).items()
-        if not plan.drops(name)
-        and (name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape)
-    ]
-    note = f"{words}: its shapes were checked, all else is the stored proof of the unrestored cut"
-    return replace(Proof.from_dict(stored), passed=not wrong, failures=tuple(wrong[:5]), note=note)
