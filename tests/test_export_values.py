@@ -232,6 +232,7 @@ def test_an_output_may_have_any_name(name: str, tmp_path: Path) -> None:
     report = onnx_from_module(cc.from_onnx(path), x, tmp_path / "again.onnx")
     assert report.output_names == (name,) and report.input_names == ("x",)
     model = load_onnx(tmp_path / "again.onnx")
+    assert [output.name for output in model.graph.output] == [name]
     onnx.checker.check_model(model, full_check=True)
     wanted, found = (run_onnx(m, [x[0].numpy()])[0] for m in (load_onnx(path), model))
     assert np.allclose(wanted, found, atol=1e-6)
