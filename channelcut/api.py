@@ -20,7 +20,7 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult, Recalibration
-from channelcut.recovery import Preprocessing, calibration_batches, recalibrate
+from channelcut.recovery import Preprocessing, calibration_batches, check_rescale, recalibrate
 from channelcut.scoring import Importance, check_importance
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def plan(
     min_keep: float = 0.1,
     align: int = 1,
     importance: Importance = "l2",
+    drop_unused: bool = False,
 ) -> Plan:
     """Choose the channels that stay; exactly one of `keep`, `macs` and `params` says how many.
 
@@ -111,6 +112,8 @@ def plan(
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
             (groups.channel_count,). What it raises comes out as it is.
+        drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
+            `nn.Identity` stands in the place of each. `groups.unused` names their parameters.
 
     Returns:
         The positions that every tensor keeps, the attributes that follow, and the cost before and after.
@@ -133,7 +136,7 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    return steps.planned(model, groups, budget, importance, exclude, Stopwatch())
+    return steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -214,6 +217,7 @@ def prune(
     min_keep: float = 0.1,
     align: int = 1,
     importance: Importance = "l2",
+    drop_unused: bool = False,
     tracer: str = "auto",
     probe: bool = True,
     grouped: str = "auto",
@@ -221,6 +225,7 @@ def prune(
     prove: str = "whole",
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    rescale: str = "auto",
     progress: Progress | None = None,
 ) -> PruneResult:
     """Analyze, plan, apply and prove, then restore what is asked for; the model itself is not touched.
@@ -236,6 +241,7 @@ def prune(
         min_keep: see `plan`.
         align: see `plan`.
         importance: see `plan`.
+        drop_unused: see `plan`.
         tracer: see `analyze`.
         probe: see `analyze`.
         grouped: see `analyze`.
@@ -244,6 +250,9 @@ def prune(
         calibration: unlabelled inputs by which the statistics of batch norms are measured anew after the proof: a
             tensor (N, C, H, W), an iterable of batches, or a folder of images.
         preprocessing: how images of a folder become inputs.
+        rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
+            fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
+            the calibration inputs; without any, not at all), `always` or `never`.
         progress: called as progress(stage, done, total). What it raises leaves `prune` at once.
 
     Returns:
@@ -270,12 +279,13 @@ def prune(
     check_importance(importance)
     if prove not in ("whole", "each"):
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
+    check_rescale(rescale)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     inputs, watch, held = split_inputs(x), Stopwatch(progress), steps.entries(exclude)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, importance, held, watch)
+    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -284,11 +294,12 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, importance, held, watch)
+        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
     batches = calibration_batches(calibration, inputs, preprocessing)
+    small, rescaling = steps.rescaled(small, step, batches, rescale, watch)
     if batches:
         with watch.stage("recalibrate"):
             report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731
@@ -297,4 +308,4 @@ def prune(
     assert record is not None
     chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
     found = steps.context_of(step).groups
-    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds)
+    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds, rescaling)

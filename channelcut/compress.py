@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from channelcut.sources.provenance import provenance, weights_digest
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 _INT8_IMAGES = 64
+_SAMPLES = 4  # batches of real images that the ONNX files are checked on
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class PruneOptions:
     importance: str = "l2"
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
+    rescale: str = "auto"
     tracer: str = "auto"
     grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
@@ -120,7 +122,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             store(result.model, _named(result.plan, source, options), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            onnx = export_both((model, result.model), example, folder, facts)
+            onnx = export_both((model, result.model), [example, *samples(options, images)], folder, facts)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
@@ -181,15 +183,33 @@ def _named(plan: Plan, source: Source, options: CompressOptions) -> Plan:
 
 
 def export_both(
-    models: tuple[nn.Module, nn.Module], example: torch.Tensor, folder: Path, facts: dict[str, str]
+    models: tuple[nn.Module, nn.Module], inputs: Sequence[Tensor], folder: Path, facts: dict[str, str]
 ) -> dict[str, Any]:
-    """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
+    """Write both ONNX files, each checked against its module on all inputs, of which the first is the example.
+
+    `facts` go into both, the plan into the pruned one's.
+    """
+    example, *others = [(tensor,) for tensor in inputs]
     described = {}
     for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
         options = ExportOptions(metadata=tuple(said.items()))
-        described[name] = onnx_from_module(module, (example,), folder / file, options).to_dict()
+        described[name] = onnx_from_module(module, example, folder / file, options, others).to_dict()
     return described
+
+
+def samples(options: CompressOptions, images: Tensor | None) -> list[Tensor]:
+    """A few batches of real images to check the ONNX files on, where the run has any; `images` if they are read."""
+    data = options.prune.calibration if images is None else images
+    batch, *sizes = options.input_shape
+    if isinstance(data, (str, Path)):
+        if len(sizes) != 3:
+            return []
+        data = load_images(Path(data), (sizes[0], sizes[1], sizes[2]), options.prune.preprocessing, _SAMPLES * batch)[0]
+    if not isinstance(data, Tensor):
+        return []
+    batches = [data[start : start + batch] for start in range(0, min(len(data), _SAMPLES * batch), batch)]
+    return [whole for whole in batches if tuple(whole.shape) == options.input_shape]
 
 
 def with_images(options: CompressOptions) -> tuple[CompressOptions, Tensor | None]:

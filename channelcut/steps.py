@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
@@ -20,18 +20,21 @@ from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
+from channelcut.core.result import Rescaling
 from channelcut.core.tensors import kept_channels, named_tensors, select
 from channelcut.core.trees import leaves
+from channelcut.core.unused import sizes, unused_modules, unused_parameters
 from channelcut.cost import network_costs
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
 from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
+from channelcut.recovery import cut_means, rescale, rescales
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
 from channelcut.sources.names import open_source
-from channelcut.sources.outputs import tensorless, uncounted_outputs
+from channelcut.sources.outputs import check_outputs, tensorless, uncounted_outputs
 from channelcut.tracing import result_of, trace, trace_modes
 
 Kept = NDArray[np.bool_]
@@ -82,10 +85,14 @@ def coupled(
     """The channels that go together, and what keeps the others."""
     with watch.stage("couple"):
         coupling = options.coupling(model)
-        if not options.probe:
-            return couple(graphs, coupling)
+        if options.prunable_outputs is not None:
+            check_outputs(graphs, options.prunable_outputs)
         forwards = CutForwards(model, *inputs)
-        return couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
+        if options.probe:
+            groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
+        else:
+            groups = couple(graphs, coupling)
+        return replace(groups, unused=unused_parameters(model, graphs))
 
 
 def planned(
@@ -95,6 +102,8 @@ def planned(
     importance: Importance,
     exclude: Iterable[str | nn.Module],
     watch: Stopwatch,
+    *,
+    drop_unused: bool = False,
 ) -> Plan:
     """The plan that meets a budget, with its context."""
     _check_groups(model, groups)
@@ -105,8 +114,9 @@ def planned(
         scores = score(groups, named_tensors(model), importance, model)
     with watch.stage("allocate"):
         costs = network_costs(model, groups)
-        kept = allocate(groups, scores, budget, costs, shares)
-        context = PlanContext(model, groups, kept, scores, costs)
+        dropped = unused_modules(model, groups.unused) if drop_unused else ()
+        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped)), costs, shares)
+        context = PlanContext(model, groups, kept, scores, costs, dropped)
         return context.plan(_recorded(model, groups, budget, importance, held))
 
 
@@ -280,6 +290,19 @@ def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inp
     return proof
 
 
+def rescaled(
+    smaller: nn.Module, plan: Plan, batches: Sequence[Tensor], choice: str, watch: Stopwatch
+) -> tuple[nn.Module, Rescaling | None]:
+    """The cut model with what survives in the size that it had, and what was rescaled; see `channelcut.prune`."""
+    context = context_of(plan)
+    means = cut_means(context.groups, context.kept)
+    found = rescales(context.model, plan, context.groups.graph, means)
+    if choice == "never" or not found or (choice == "auto" and not batches):
+        return smaller, None
+    with watch.stage("rescale"):
+        return rescale(context.model, smaller, found, batches, always=choice == "always")
+
+
 def put_proof(smaller: nn.Module, proof: Proof) -> None:
     """Write a proof into the record of a module."""
     record = record_of(smaller)
@@ -375,7 +398,8 @@ def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -
     wrong = [
         f"{name} has not the shape that the plan names"
         for name, tensor in named_tensors(model).items()
-        if name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape
+        if not plan.drops(name)
+        and (name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape)
     ]
     note = f"{words}: its shapes were checked, all else is the stored proof of the unrestored cut"
     return replace(Proof.from_dict(stored), passed=not wrong, failures=tuple(wrong[:5]), note=note)

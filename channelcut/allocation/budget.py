@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from channelcut.allocation.layers import check_keep
 from channelcut.allocation.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.groups import Group, Groups, Role
+from channelcut.core.unused import unused_words
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
 
@@ -67,6 +68,13 @@ class Budget:
             )
         if not _is_number(self.min_keep) or not 0 <= self.min_keep <= 1:
             raise UserError(f"min_keep={self.min_keep!r}: expected a share between 0 and 1.")
+
+    def beside(self, whole: int, gone: int) -> Budget:
+        """The budget that is left for channels where `gone` of the `whole` parameters go with unused modules."""
+        if self.params is None or not gone:
+            return self
+        limit = self.params * whole if self.params <= 1 else self.params
+        return replace(self, params=min(limit + gone, whole))
 
     @property
     def limit(self) -> tuple[str, float] | None:
@@ -197,9 +205,12 @@ def _global(
     if cost(least) > limit * (1 + 1e-9):
         share = min(cost(least) / whole, 1 - 5e-5)
         nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(cost(least))}"
+        why = "is pinned"
+        if groups.unused and name == "params":
+            why = f"is pinned, or never read by the forward ({unused_words(groups.unused)}: see drop_unused)"
         raise BudgetError(
             f"The budget {name}={given:g} cannot be met: with every group at its least width {share:.4f} of the "
-            f"original's {name} remain, because the rest is pinned. The nearest possible budget is {name}={nearest}. "
+            f"original's {name} remain, because the rest {why}. The nearest possible budget is {name}={nearest}. "
             "Ask for that, lower the alignment or the least widths (min_keep, min_channels, keep), or see `channelcut "
             "analyze` for what is pinned and how to free it."
         )

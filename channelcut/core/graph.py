@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch.utils import _pytree as pytree
 
-from channelcut.core.trees import leaves, mapped_only
+from channelcut.core.trees import leaves, mapped_only, opened
 
 Kind = Literal["input", "state", "constant", "call", "output"]
 
@@ -178,6 +179,12 @@ class Graph:
         taken = (u for u in self.uses if u.role == "extent" and any(isinstance(o, Extent) for o in u.origin.sources()))
         return frozenset((use.index, use.axis) for use in (*open_, *taken))
 
+    @cached_property
+    def alive(self) -> tuple[Node, ...]:
+        """The nodes without parameters and buffers that no other node reads."""
+        read = {ref.index for node in self.nodes for ref in node.inputs}
+        return tuple(node for node in self.nodes if node.kind != "state" or node.index in read)
+
     @property
     def calls(self) -> tuple[Node, ...]:
         """The nodes that compute."""
@@ -200,10 +207,15 @@ def named_outputs(graph: Graph) -> list[tuple[str, int]]:
     return list(zip(graph.outputs or ("",) * len(found), found, strict=True))
 
 
+def is_named(path: str, patterns: Iterable[str]) -> bool:
+    """Whether an output is named by one of the patterns: by its own path, or by that of what it is in."""
+    return any(fnmatch(path, pattern) or fnmatch(path, f"{pattern}.*") for pattern in patterns)
+
+
 def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:
     """Every tensor in a nested result with its path, such as `1.feats.0`; a lone tensor has the path `0`."""
     found = []
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+    for path, leaf in pytree.tree_flatten_with_path(opened(tree))[0]:
         if isinstance(leaf, torch.Tensor):
             found.append((".".join(path_piece(entry) for entry in path) or "0", leaf))
     return found

@@ -92,7 +92,7 @@ def weight_norm(call: Call) -> Any:
         for state in (direction, length):
             call.pin_value(state, COMPUTED_WEIGHT_NORM)
         return call.fixed()
-    rows = call.slot(direction, axis, None, Role.OUT)
+    rows = call.slot(direction, axis, None, Role.PARAM)  # of a transposed convolution these are its inputs
     call.slot(length, axis, rows, Role.NORM)
     if not call.several:
         return direction

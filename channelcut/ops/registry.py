@@ -41,6 +41,10 @@ class Op:
     weights: its rule where it computes with parameters alone, see ops.weights; None: that of all values.
     statistics_of_weights: what it reduces of a computed weight: the axes in `dim`, or all but the `rows`.
     convolves: it is a convolution, a `transposed` one, or `either`, as its argument says.
+    affine: it is a matrix product with a weight, and a bias.
+    averages: it divides by the number of elements that it sums.
+    proportional: it gives s · f(x) for s · x where s is positive, and an element stays on its axis, moves, joins others
+        along one, or is multiplied with a number.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -58,6 +62,9 @@ class Op:
     sizes: str = ""
     shape: Callable[..., Any] | None = None
     convolves: Literal["forward", "transposed", "either"] | None = None
+    affine: bool = False
+    averages: bool = False
+    proportional: Literal["stays", "moves", "joins", "by a number"] | None = None
     own_layout: bool = False
     weights: Rule | None = None
     statistics_of_weights: Literal["dim", "rows"] | None = None
@@ -124,7 +131,7 @@ def rule(*ops: str, layers: Mapping[type[nn.Module], Refresh] | None = None, **k
 def know(*ops: str, **known: Any) -> None:
     """Add to what is known of ops; `known` are fields of `Op`."""
     for name in ops:
-        OPS[name] = replace(OPS.get(name, Op(name)), **known)
+        OPS[name] = replace(op(name), name=name, **known)
 
 
 def rules() -> dict[str, Rule]:

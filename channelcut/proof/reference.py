@@ -160,7 +160,7 @@ def _reduced(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     mask = mask.to(args[0].device)
     last = {"max": -torch.inf, "min": torch.inf}.get(node.name[-3:], 0.0)  # what counts for nothing
     result = node.target(torch.where(mask, args[0], torch.full_like(args[0], last)), *args[1:], **kwargs)
-    return result / mask.double().mean() if node.name == "aten.mean" else result
+    return result / mask.double().mean() if op(node.name).averages else result
 
 
 def _names(groups: Groups, ref: Ref) -> set[str]:

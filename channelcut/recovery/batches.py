@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs
+from channelcut.core.randomness import OwnRandom
 from channelcut.recovery.images import Preprocessing, load_images
 
 
@@ -42,3 +43,20 @@ def calibration_batches(
     if isinstance(calibration, Tensor):
         return [batch for batch in torch.split(calibration, size) if len(batch) > 1 or len(calibration) == 1]
     return list(calibration)
+
+
+def run_batch(model: nn.Module, batch: Tensor) -> Any:
+    """What a model returns for a batch of calibration inputs.
+
+    Raises:
+        UserError: the model does not take them.
+    """
+    try:
+        with torch.no_grad(), OwnRandom():
+            return model(batch)
+    except (RuntimeError, ValueError, TypeError) as error:
+        given = "x".join(map(str, batch.shape)) if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
+        raise UserError(
+            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
+            "Expected batches of the inputs that the network takes."
+        ) from error

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
-from channelcut.core.randomness import OwnRandom
 from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
+from channelcut.recovery.batches import run_batch
 
 
 def recalibrate(
@@ -37,7 +37,7 @@ def recalibrate(
         norm.momentum = None  # a cumulative average over all batches
         norm.train()
     for done, batch in enumerate(batches, 1):
-        _run(clone, batch)
+        run_batch(clone, batch)
         if on_progress is not None:
             on_progress(done, len(batches))  # outside of what is caught: it may cancel with any exception
     for name, buffer in clone.named_buffers():
@@ -51,15 +51,3 @@ def recalibrate(
     images = sum(len(batch) for batch in batches)
     add_change(clone, {"step": "recalibrate", "images": images, "layers": len(norms)})
     return clone.eval(), Recalibration(images, len(norms), time.perf_counter() - start)
-
-
-def _run(model: nn.Module, batch: Tensor) -> None:
-    try:
-        with torch.no_grad(), OwnRandom():
-            model(batch)
-    except (RuntimeError, ValueError, TypeError) as error:
-        given = "x".join(map(str, batch.shape)) if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
-        raise UserError(
-            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
-            "Expected batches of the inputs that the network takes."
-        ) from error
