@@ -150,7 +150,7 @@ class Collector:
             self.slots[key] = RawSlot(stored.name, stored.axis, fresh.to(torch.int64), role)
             return fresh
         # A computed weight is seen before the layer that says what it is for.
-        if role in (Role.DEPTHWISE, Role.GROUP) or (known.role is Role.PARAM and role is not Role.NORM):
+        if role in (Role.DEPTHWISE, Role.GROUP) or known.role is Role.PARAM:
             self.slots[key] = replace(known, role=role)
         known_ids = known.ids.to(torch.int32)
         if ids is not None:  # tied weights, or one layer called twice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from channelcut.ops.registry import know
 
 know(
-    "aten.relu", "aten.relu_", "aten.leaky_relu", "aten.leaky_relu_", "aten.abs", "aten.neg", "aten.dropout",
+    "aten.relu", "aten.leaky_relu", "aten.abs", "aten.neg", "aten.dropout",
     "aten.clone", "aten.alias", "aten.detach", "aten.contiguous", "aten._to_copy", "aten.to", "aten.avg_pool2d",
     "aten.max_pool2d", "aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.upsample_nearest2d",
     "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.reflection_pad2d", "aten.replication_pad2d",

@@ -131,7 +131,7 @@ def rule(*ops: str, layers: Mapping[type[nn.Module], Refresh] | None = None, **k
 def know(*ops: str, **known: Any) -> None:
     """Add to what is known of ops; `known` are fields of `Op`."""
     for name in ops:
-        OPS[name] = replace(OPS.get(name, Op(name)), **known)
+        OPS[name] = replace(op(name), name=name, **known)
 
 
 def rules() -> dict[str, Rule]:
