@@ -289,7 +289,7 @@ def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list
 def notes(measurement: Measurement | None, options: CompressOptions) -> list[str]:
     """What a reader of the report must not miss."""
     found = []
-    if measurement is not None and not measurement.faster:
+    if measurement is not None and not measurement.faster and not measurement.disturbed:
         found.append(
             "The pruned network is not faster than the original by more than the noise of this measurement. Try a "
             "smaller budget, --align 8 or 16, or a quieter machine."

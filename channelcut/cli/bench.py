@@ -168,14 +168,25 @@ def print_measurement(measurement: Measurement) -> None:
         table.add_row(latency.name, *(f"{n:.3f}" for n in numbers), str(len(latency.samples_ms)))
     out = console()
     out.print(table)
-    verdict = "faster" if measurement.faster else "slower" if measurement.slower else "no difference beyond the noise"
     out.print(
         f"candidate / baseline = {measurement.ratio:.3f} (95 % interval {measurement.ratio_low:.3f} to "
-        f"{measurement.ratio_high:.3f}): {verdict}",
+        f"{measurement.ratio_high:.3f}): {_verdict(measurement)}",
         soft_wrap=True,
     )
+    if (thread := measurement.thread) is not None:
+        out.print(
+            f"in processor time of the thread: {thread.estimate:.3f} (95 % interval {thread.low:.3f} to "
+            f"{thread.high:.3f})",
+            soft_wrap=True,
+        )
     for warning in measurement.warnings:
         out.print(f"warning: {warning}", soft_wrap=True)
+
+
+def _verdict(measurement: Measurement) -> str:
+    if measurement.disturbed:
+        return "no verdict, because processor time says otherwise"
+    return "faster" if measurement.faster else "slower" if measurement.slower else "no difference beyond the noise"
 
 
 def _print_details(details: Mapping[str, Any]) -> None:

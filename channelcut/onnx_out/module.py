@@ -22,8 +22,9 @@ from channelcut.onnx_out.inputs import random_like
 from channelcut.onnx_out.metadata import set_metadata
 from channelcut.onnx_out.names import input_names, output_names
 from channelcut.onnx_out.operators import translations
-from channelcut.onnx_out.parity import ParityCheck, accept_rewrite, tensor_leaves
+from channelcut.onnx_out.parity import ParityCheck, Rewrite, accept_rewrite, tensor_leaves
 from channelcut.onnx_out.simplify import rewrites
+from channelcut.onnx_out.subnormal import flush_subnormals
 
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
@@ -65,7 +66,8 @@ class ExportReport:
 
     `simplifier`: "onnxsim", "onnxslim" or "none". `max_relative_error`: the worst output over all inputs, ONNX Runtime
     against the module. `selection_error`, `reordered`: see `parity.Parity`. `refusals`: why a simplifier's result
-    was not taken. `warnings`: where the evidence is weak.
+    was not taken. `flushed`: how many subnormal weights were written as zero, see `subnormal`. `warnings`: where the
+    evidence is weak, and that weights were flushed.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class ExportReport:
     output_names: tuple[str, ...]
     selection_error: float = 0.0
     reordered: int = 0
+    flushed: int = 0
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +125,8 @@ def onnx_from_module(
         axes = open_axes(module, inputs, batch=options.dynamic_batch, size=options.dynamic_size)
         exported, probes, made_at = _export(module, inputs, (names_in, names_out), axes, options.opset)
         check = ParityCheck(module, _check_inputs(inputs, axes, options), options.tolerance)
-        accepted = accept_rewrite(exported, rewrites(options.simplifiers), check)
+        flushed = {"none": flush_subnormals(exported)}
+        accepted = accept_rewrite(exported, _flushing(rewrites(options.simplifiers), flushed), check)
         weak = refuse_decisions(probes, lambda probe: _difference(module, accepted.model, probe, options), made_at)
         weak += _weak_evidence(check, accepted.model, options)
         if accepted.parity.max_relative_error > options.tolerance:
@@ -131,6 +135,12 @@ def onnx_from_module(
                 f"float64, so the ONNX model was accepted at {accepted.parity.max_relative_error:.0e} instead of "
                 f"{options.tolerance:.0e}",
             )
+    zeros = flushed["none"] + (flushed[accepted.name] if accepted.name != "none" else 0)
+    if zeros:
+        weak += (
+            f"{zeros:,} weights are subnormal (below 1.2e-38) and were written as zero: processors take many times as "
+            "long over such numbers, so that a time would tell of them",
+        )
     set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
     size_bytes = save_onnx(accepted.model, Path(path))
     return ExportReport(
@@ -146,8 +156,23 @@ def onnx_from_module(
         output_names=tuple(names_out),
         selection_error=accepted.parity.selection_error,
         reordered=accepted.parity.reordered,
+        flushed=zeros,
         warnings=weak,
     )
+
+
+def _flushing(found: Sequence[tuple[str, Rewrite]], flushed: dict[str, int]) -> list[tuple[str, Rewrite]]:
+    """The rewrites, each followed by another flush, because folding may leave new subnormals; counts into `flushed`."""
+
+    def both(name: str, rewrite: Rewrite) -> Rewrite:
+        def run(model: onnx.ModelProto) -> onnx.ModelProto:
+            made = rewrite(model)
+            flushed[name] = flush_subnormals(made)
+            return made
+
+        return run
+
+    return [(name, both(name, rewrite)) for name, rewrite in found]
 
 
 def _float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
