@@ -103,7 +103,7 @@ def _subnormal(*files: tuple[str, Path]) -> list[str]:
         if count:
             found.append(
                 f"{count:,} of the {total:,} weights of the {name} are subnormal (below 1.2e-38), over which "
-                "processors take many times as long: its time may be theirs. `channelcut export` writes a file without them"
+                "processors take many times as long: its time may be theirs. `channelcut export` writes none"
             )
     return found
 
