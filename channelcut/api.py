@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from channelcut.core.errors import ArithmeticNeeded, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
 from channelcut.core.inputs import check_kind, check_network, split_inputs
-from channelcut.core.plan import Plan
+from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
@@ -117,6 +118,7 @@ def plan(
 
     Raises:
         UserError: a pattern matches nothing, a number makes no sense, weights are not finite, nothing can be removed.
+            A budget that is met already is a warning.
         BudgetError: the budget cannot be met; the text names the nearest one.
 
     Example:
@@ -133,7 +135,9 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    return steps.planned(model, groups, budget, importance, exclude, Stopwatch())
+    chosen = steps.planned(model, groups, budget, importance, exclude, Stopwatch())
+    _say_if_met(chosen, 3)
+    return chosen
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -297,4 +301,11 @@ def prune(
     assert record is not None
     chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
     found = steps.context_of(step).groups
+    _say_if_met(step, 4)
     return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds)
+
+
+def _say_if_met(plan: Plan, level: int) -> None:
+    """Warn, at the caller's line, of a budget that asks for nothing."""
+    if said := met_already(plan):
+        warnings.warn(said, UserWarning, stacklevel=level)

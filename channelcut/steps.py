@@ -20,6 +20,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
+from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import kept_channels, named_tensors, select
 from channelcut.core.trees import leaves
 from channelcut.cost import network_costs
@@ -122,13 +123,11 @@ def with_source(plan: Plan, source: str) -> Plan:
     """The plan with what makes its original, so that the command line opens its folder.
 
     Raises:
-        UserError: the source has no known form, or the network takes several inputs, which the command line cannot.
+        UserError: the source has no known form.
     """
+    if not isinstance(source, str):
+        raise UserError(f"source={source!r} names no model. Expected a text such as 'nets.py:build'.")
     open_source(source)
-    if "input" not in plan.options:
-        raise UserError(
-            "The command line runs networks with one input tensor, and this one takes several. Leave source out."
-        )
     return replace(plan, options={**plan.options, "model": source})
 
 
@@ -168,9 +167,11 @@ def _recorded(
 
 
 def _input_shape(graph: Graph) -> str:
-    """The shape of the one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
+    """The one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
     found = [spec for node in graph.nodes if node.kind == "input" for spec in specs(node.value)]
-    return "x".join(map(str, found[0].shape)) if len(found) == 1 else ""
+    if len(found) != 1:
+        return ""
+    return str(InputSpec(tuple(found[0].shape), str(found[0].dtype).removeprefix("torch.")))
 
 
 def applied(model: nn.Module, plan: Plan, watch: Stopwatch) -> nn.Module:

@@ -12,12 +12,13 @@ import numpy as np
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.specs import InputSpec, write_specs
 from channelcut.cutting.storage import PLAN
-from channelcut.onnx_out.inputs import image_like
+from channelcut.onnx_out.inputs import random_array
 from channelcut.parity import compare_files
 from channelcut.parity.chain import Array
 from channelcut.recovery.images import Preprocessing, load_images
-from channelcut.sources import open_source
+from channelcut.sources import open_source, specs_of
 
 PARITY = "parity.json"
 
@@ -60,23 +61,31 @@ def verify(
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no result of `channelcut compress`: it has no {PLAN}.")
     source = open_source(str(folder), trust=options.trust)
-    if source.input_shape is None:
-        raise UserError(f"{folder}/{PLAN} does not say the input's shape, so nothing can be run.")
-    module = source.build().eval()
-    batches, said = _batches(options, source.input_shape)
+    model, x = source.open()
+    specs = specs_of(x) or ()
+    if len(specs) != 1:
+        raise UserError(
+            f"verify compares networks with one input tensor, and that of {folder} takes "
+            f"{write_specs(specs) or 'other things'}. Compare its ONNX files with channelcut.prune's model in Python."
+        )
+    # The ONNX files are in float32.
+    module = model.eval().float()
+    batches, said = _batches(options, specs[0])
     found = compare_files(folder, module, batches, score=options.score, on_progress=on_progress)
     found["inputs"] = said
     write_atomically(folder / PARITY, (json.dumps(found, indent=1) + "\n").encode())
     return found
 
 
-def _batches(options: VerifyOptions, shape: tuple[int, ...]) -> tuple[list[Array], str]:
-    """Inputs of this shape, and what they are in words."""
-    batch = shape[0]
+def _batches(options: VerifyOptions, spec: InputSpec) -> tuple[list[Array], str]:
+    """Inputs of this kind, and what they are in words."""
+    shape, batch = spec.shape, spec.shape[0]
+    dtype = "float32" if "float" in spec.dtype else spec.dtype
     count = max(1, -(-options.images // batch))
     if options.data is None:
         generator = np.random.default_rng(0)
-        return [image_like(shape, generator) for _ in range(count)], f"{count * batch} random image-like inputs"
+        drawn = [random_array(shape, dtype, generator) for _ in range(count)]
+        return drawn, f"{count * batch} random image-like inputs"
     if len(shape) != 4:
         raise UserError(f"A folder of images fits a network with one image input (N, C, H, W); this one takes {shape}.")
     images, broken = load_images(options.data, (shape[1], shape[2], shape[3]), options.preprocessing, count * batch)
@@ -84,4 +93,6 @@ def _batches(options: VerifyOptions, shape: tuple[int, ...]) -> tuple[list[Array
         raise UserError(f"{options.data} holds {len(images)} readable images; one batch needs {batch}.")
     whole = len(images) // batch
     more = f", {len(broken)} unreadable ones skipped" if broken else ""
-    return [images[i * batch : (i + 1) * batch].numpy() for i in range(whole)], f"{whole * batch} images{more}"
+    return [
+        images[i * batch : (i + 1) * batch].numpy().astype(dtype) for i in range(whole)
+    ], f"{whole * batch} images{more}"

@@ -128,7 +128,9 @@ def test_bench_and_report_again(result: Path, capsys: pytest.CaptureFixture[str]
 def test_analyze_prints_groups_and_pins(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", MODEL, "--input", "1x3x16x16"]) == 0
     text = capsys.readouterr().out
-    assert "2 groups with 40 removable channels" in text
+    assert (
+        "2 groups with 40 removable channels. With every group at its least width (--align 8, --min-keep 0.1," in text
+    )
     assert "network output" in text
 
 
@@ -176,6 +178,6 @@ def test_the_library_draws_from_a_generator_of_its_own(tmp_path: Path) -> None:
     net = networks.residual()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    options = CompressOptions((2, 3, 16, 16), PruneOptions(keep=0.5), capabilities=(), measure=False)
-    compress(Source("networks:residual", lambda: net), tmp_path / "out", options)
+    options = CompressOptions(PruneOptions(keep=0.5), capabilities=(), measure=False)
+    compress(Source("networks:residual", lambda: (net, networks.example())), tmp_path / "out", options)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -104,8 +104,8 @@ def test_what_is_subnormal_is_a_matter_of_the_type(dtype: Any, value: float, cou
 
 def test_both_files_of_a_result_are_flushed(tmp_path: Path) -> None:
     net = subnormal("plain")
-    options = CompressOptions((1, 3, 12, 12), PruneOptions(keep=0.75), capabilities=(), measure=False)
-    report = compress(Source("subnormal", lambda: net), tmp_path / "out", options)
+    options = CompressOptions(PruneOptions(keep=0.75), capabilities=(), measure=False)
+    report = compress(Source("subnormal", lambda: (net, torch.rand(1, 3, 12, 12))), tmp_path / "out", options)
     for name in ("original.onnx", "model.onnx"):
         assert subnormal_weights(load_onnx(tmp_path / "out" / name))[0] == 0
         assert any(note.startswith(f"{name}: ") and "subnormal" in note for note in report["notes"])

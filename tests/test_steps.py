@@ -338,7 +338,7 @@ class TestSources:
             open_source(str(tmp_path / "a"))
         cc.save(result, tmp_path / "b", source=source)
         opened = open_source(str(tmp_path / "b"))
-        assert opened.input_shape == tuple(example().shape)
+        assert [spec.shape for spec in opened.inputs] == [tuple(example().shape)]
         assert torch.equal(opened.build()(example()), result.model(example()))
 
     def test_a_source_that_is_none(self, tmp_path: Path) -> None:

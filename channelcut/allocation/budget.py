@@ -143,6 +143,15 @@ def allocate(
     return kept
 
 
+def least_widths(groups: Groups, budget: Budget) -> Widths:
+    """The width that each group has at least under a limit, at the alignment and the floors of a budget."""
+    found = []
+    for group in groups.groups:
+        align = width_alignment(groups, group, budget.align)
+        found.append(admissible_widths(group.width, align, least_width(group, budget, math.nan))[0])
+    return np.array(found, dtype=np.int64)
+
+
 def least_width(group: Group, budget: Budget, share: float) -> int:
     """The least width of a group: every lane keeps `min_channels`; beside a limit, also the shares that are asked."""
     shortest = min(len(lane) for lane in group.lanes)

@@ -39,9 +39,8 @@ def add_flags(parser: ArgumentParser) -> None:
     model.add_argument(
         "--capability", metavar="NAME", help="compute capability, where the backend builds engines from ONNX first"
     )
-    model.add_argument(
-        "--input", type=parsing.shape, metavar="1x3x640x640", help="input shape of a model that is no file yet"
-    )
+    groups.add_input(model)
+    model.add_argument("--weights", metavar="pretrained|random|FILE", help=groups.WEIGHTS)
     model.add_argument("--trust", action="store_true", help=groups.TRUST)
     model.add_argument(
         "--batch", type=parsing.positive, default=1, metavar="N", help="for an open batch axis (default 1)"
@@ -136,11 +135,11 @@ def _file(name: str, flags: Namespace, made: Path) -> Path:
         return path
     if path.suffix.lower() in (".onnx", ".engine"):
         raise UserError(f"There is no file {name}. bench takes an .onnx file, an engine, a result folder or a model.")
+    from channelcut.core.inputs import positional_inputs
     from channelcut.onnx_out.module import onnx_from_module
-    from channelcut.sources import example_input
 
-    source, shape = groups.find_model(name, flags.input, trust=flags.trust)
-    onnx_from_module(source.build(), (example_input(shape),), made)
+    model, x = groups.find_model(name, flags.input, flags.weights, trust=flags.trust).open()
+    onnx_from_module(model, positional_inputs(model, x), made)
     return made
 
 

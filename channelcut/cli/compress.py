@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -77,9 +78,8 @@ def run(flags: Namespace) -> int:
     from channelcut.report import print_report
 
     prune = groups.read_prune(flags)
-    source, shape = groups.read_model(flags)
+    source = groups.read_model(flags)
     options = CompressOptions(
-        input_shape=shape,
         prune=prune,
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
@@ -88,7 +88,8 @@ def run(flags: Namespace) -> int:
         profile=flags.profile,
         force=flags.force,
     )
-    with Bars(quiet=flags.quiet or flags.json) as progress:
+    with Bars(quiet=flags.quiet or flags.json) as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it
         report = compress(source, flags.out, options, progress)
     if flags.json:
         print_json(report)

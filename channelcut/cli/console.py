@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 def console() -> Console:
     """Standard output."""
     return Console(highlight=False)
+
+
+@contextmanager
+def printing_to_stderr() -> Iterator[None]:
+    """What others print goes to standard error, because standard output may be JSON. This is the process's own affair:
+    only the command line may do so, where no other thread prints.
+    """
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def print_json(data: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from channelcut.core.errors import UserError
+from channelcut.core.specs import InputSpec
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
@@ -79,17 +80,12 @@ def add_command(commands: Any, command: Command) -> None:
     parser.set_defaults(run=command.run)
 
 
-def shape(text: str) -> tuple[int, ...]:
-    """`1x3x640x640` as (1, 3, 640, 640)."""
+def input_spec(text: str) -> InputSpec:
+    """`mask=1x1x320x320:uint8` as a name, a shape and a type."""
     try:
-        extents = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        extents = ()
-    if not extents or min(extents) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no shape. Expected extents joined by x, batch first, such as 1x3x640x640"
-        )
-    return extents
+        return InputSpec.parse(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def size(text: str) -> tuple[int, int]:
@@ -102,18 +98,34 @@ def size(text: str) -> tuple[int, int]:
 
 
 def share(text: str) -> float:
-    """A number above 0 and at most 1."""
+    """A number above 0 and at most 1, or `50%`."""
+    found = _percent(text)
     try:
-        found = float(text)
+        found = float(text) if found is None else found
     except ValueError:
         found = 0.0
     if not 0 < found <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share. Expected a number above 0 and at most 1, such as 0.5")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share. Expected a number above 0 and at most 1, such as 0.5 or 50%"
+        )
     return found
 
 
+def _percent(text: str) -> float | None:
+    """`50%` as 0.5; None for what is no percentage."""
+    if not text.endswith("%"):
+        return None
+    try:
+        found = float(text[:-1]) / 100
+    except ValueError:
+        return 0.0
+    return found if 0 < found <= 1 else 0.0
+
+
 def amount(text: str) -> float:
-    """A share (at most 1), or a number such as 1.5e9, 1.5G, 800M or 250k."""
+    """A share (at most 1, or `50%`), or a number such as 1.5e9, 1.5G, 800M or 250k."""
+    if (found := _percent(text)) is not None and found:
+        return found
     digits, factor = (text[:-1], _SUFFIXES[text[-1].lower()]) if text[-1:].lower() in _SUFFIXES else (text, 1.0)
     try:
         found = float(digits) * factor
@@ -121,8 +133,8 @@ def amount(text: str) -> float:
         found = 0.0
     if not 0 < found < float("inf"):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no budget. Expected a share above 0 and at most 1, such as 0.5, or what may remain as a "
-            "number, such as 1.5e9, 1.5G or 800M"
+            f"{text!r} is no budget. Expected a share above 0 and at most 1, such as 0.5 or 50%, or what may remain "
+            "as a number, such as 1.5e9, 1.5G or 800M"
         )
     return found
 

@@ -35,6 +35,32 @@ def split_inputs(x: Any) -> Inputs:
     )
 
 
+def positional_inputs(model: nn.Module, x: Any) -> tuple[Any, ...]:
+    """The inputs of a forward by position, those with names too.
+
+    Raises:
+        UserError: an input can only be passed by its name, or one before it is missing.
+    """
+    args, kwargs = split_inputs(x)
+    if not kwargs:
+        return args
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(
+            f"The inputs {', '.join(kwargs)} do not fit the forward of {type(model).__name__} ({error}). Expected the "
+            "names of its parameters."
+        ) from error
+    if bound.kwargs:
+        raise UserError(
+            f"An ONNX file has positional inputs, and {', '.join(bound.kwargs)} can only be passed to the forward of "
+            f"{type(model).__name__} by name, or after inputs that are not given. Pass every input of the forward up "
+            "to "
+            "the last one."
+        )
+    return bound.args
+
+
 def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
     """Refuse a value that is not what another step makes.
 
