@@ -15,7 +15,14 @@ from channelcut.allocation import Budget
 from channelcut.core.errors import ArithmeticNeeded, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
-from channelcut.core.inputs import check_kind, check_network, split_inputs
+from channelcut.core.inputs import (
+    check_callable,
+    check_kind,
+    check_network,
+    check_values,
+    finite_inputs,
+    split_inputs,
+)
 from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
@@ -132,6 +139,7 @@ def plan(
         [('2.weight', 8, 4)]
     """
     check_network(model)
+    check_values(model)
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
@@ -199,10 +207,11 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any) -> Proof:
         >>> cc.prove(model, small, plan, x).passed
         True
     """
-    check_network(model)
-    check_network(small)
+    for network in (model, small):
+        check_network(network)
+        check_values(network)
     check_kind(plan, Plan, "plan", "channelcut.plan")
-    return steps.proven_by_hand(model, small, plan, split_inputs(x))
+    return steps.proven_by_hand(model, small, plan, finite_inputs(split_inputs(x)))
 
 
 @frozen_heap()
@@ -245,8 +254,9 @@ def prune(
         grouped: see `analyze`.
         prunable_outputs: see `analyze`.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
-        calibration: unlabelled inputs by which the statistics of batch norms are measured anew after the proof: a
-            tensor (N, C, H, W), an iterable of batches, or a folder of images.
+        calibration: inputs by which the statistics of batch norms are measured anew after the proof: a tensor
+            (N, C, H, W), a folder of images, or an iterable of batches or of single inputs, such as a loader of (image,
+            label), whose labels are left out and of which 4096 inputs are read at most.
         preprocessing: how images of a folder become inputs.
         progress: called as progress(stage, done, total). What it raises leaves `prune` at once.
 
@@ -271,12 +281,15 @@ def prune(
         ({'step': 'recalibrate', 'images': 64, 'layers': 1, 'round': 1},)
     """
     check_network(model)
+    check_values(model)
     check_importance(importance)
+    check_callable(progress, "progress", "progress(stage, done, total)")
     if prove not in ("whole", "each"):
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
-    inputs, watch, held = split_inputs(x), Stopwatch(progress), steps.entries(exclude)
+    inputs, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.entries(exclude)
+    batches = calibration_batches(calibration, inputs, preprocessing)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
     step = steps.planned(model, groups, budget, importance, held, watch)
@@ -292,7 +305,6 @@ def prune(
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
-    batches = calibration_batches(calibration, inputs, preprocessing)
     if batches:
         with watch.stage("recalibrate"):
             report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731

@@ -53,8 +53,16 @@ class AnalyzeOptions:
             raise UserError(
                 f"grouped={self.grouped!r} is no policy for grouped convolutions: use 'auto', 'groups' or 'offsets'."
             )
-        if isinstance(self.prunable_outputs, str):
-            raise UserError(f"prunable_outputs={self.prunable_outputs!r}: expected a sequence of patterns.")
+        given = self.prunable_outputs
+        if given is not None and (
+            isinstance(given, str) or not isinstance(given, Iterable) or not all(isinstance(p, str) for p in given)
+        ):
+            raise UserError(
+                f"prunable_outputs={given!r}: expected a sequence of patterns on the paths of outputs, such as "
+                "['1.feats.*']."
+            )
+        if not isinstance(self.probe, bool):
+            raise UserError(f"probe={self.probe!r}: expected True or False.")
 
     def coupling(self, model: nn.Module) -> CoupleOptions:
         """How to couple a model; what its library is known to leave uncounted may go unless told otherwise."""

@@ -13,6 +13,7 @@ from channelcut.allocation.layers import check_keep
 from channelcut.allocation.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.groups import Group, Groups, Role
+from channelcut.core.reasons import EXCLUDED
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
 
@@ -106,6 +107,13 @@ def allocate(
         BudgetError: the budget is below what the least widths allow; names the nearest that can be met.
     """
     if not groups.groups:
+        held = sorted({pin.reason for pin in groups.pins if pin.reason.startswith(EXCLUDED.text)})
+        if held:
+            raise UserError(
+                f"No channel is left to remove: every one that could go is {', '.join(held)}, or coupled to such a "
+                "layer. "
+                "Expected exclude to leave some layers: name fewer, such as ['head.*']."
+            )
         reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "the model has no convolution or linear layer"
         raise UserError(
             f"No channel of this model can be removed: {reasons}. Expected at least one convolution or linear layer "

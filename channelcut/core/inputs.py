@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
@@ -71,6 +73,58 @@ def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
         raise UserError(f"{name} is a {type(value).__name__}. Expected a {kind.__name__}, as {made_by} makes it.")
 
 
+def finite_inputs(inputs: Inputs) -> Inputs:
+    """The same inputs, which a proof can compare outputs on.
+
+    Minus infinity among other values is left alone: masks of attention hold it.
+
+    Raises:
+        UserError: a tensor holds NaN or infinity.
+    """
+    args, kwargs = inputs
+    named = [(f"input {place}", value) for place, value in enumerate(args)] + list(kwargs.items())
+    for name, value in named:
+        if not isinstance(value, Tensor) or value.is_meta or not (value.is_floating_point() or value.is_complex()):
+            continue
+        parts = torch.view_as_real(value) if value.is_complex() else value
+        wrong = parts.isnan() | (parts == float("inf"))
+        if bool(wrong.any()) or bool(parts.isinf().all()):
+            raise UserError(
+                f"The example input x is not finite: {name} ({'x'.join(map(str, value.shape))}) holds NaN or infinity, "
+                "on which no outputs can be compared. Expected values as the model gets them in deployment, such as "
+                "torch.rand for images."
+            )
+    return inputs
+
+
+def check_values(model: nn.Module) -> None:
+    """Refuse a model whose tensors have shapes and no values.
+
+    Raises:
+        UserError: names the first ones.
+    """
+    empty = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if empty:
+        raise UserError(
+            f"The model has no weights: {', '.join(empty[:3])}{' and others' if len(empty) > 3 else ''} are on the "
+            "meta "
+            "device, so nothing can be ranked or proven. Load the weights first: model.to_empty(device='cpu'), then "
+            "model.load_state_dict(...), or load_state_dict(..., assign=True)."
+        )
+
+
+def check_callable(value: Any, name: str, call: str) -> None:
+    """Refuse what is neither None nor a function; `call` shows how it is called."""
+    if value is not None and not callable(value):
+        raise UserError(f"{name} is a {type(value).__name__}. Expected a function that is called as {call}, or None.")
+
+
+def check_path(value: Any, name: str) -> None:
+    """Refuse what names no file or folder."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise UserError(f"{name} is {value!r}, a {type(value).__name__}. Expected a path.")
+
+
 def check_network(model: Any) -> None:
     """Refuse what is not a network itself, but a wrapper that trains, distributes or compiles one.
 
@@ -82,6 +136,11 @@ def check_network(model: Any) -> None:
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise UserError(f"The model is a {kind}. Expected a torch.nn.Module{_remedy(model)}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            f"The model is a {kind}, which torch.jit has compiled: its code cannot be followed or cut. Pass the module "
+            "that it was made from; where there is only the file, export it as ONNX and use channelcut.from_onnx."
+        )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {kind}. Pass the network itself: model.module.")
     if kind == "OptimizedModule" and "_orig_mod" in model._modules:

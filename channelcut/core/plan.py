@@ -129,21 +129,27 @@ class Plan:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Plan:
-        """Read what `to_dict` wrote."""
-        return Plan(
-            fingerprint=data["fingerprint"],
-            weights=data["weights"],
-            kept={n: {int(a): tuple(p) for a, p in axes.items()} for n, axes in data["kept"].items()},
-            attributes={
-                m: {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()}
-                for m, attrs in data["attributes"].items()
-            },
-            groups=tuple(GroupPlan(**g) for g in data["groups"]),
-            before=Cost(**data["before"]),
-            after=Cost(**data["after"]),
-            options=dict(data["options"]),
-            changes=tuple(dict(change) for change in data["changes"]),
-        )
+        """Read what `to_dict` wrote; raises `UserError` for anything else."""
+        try:
+            return Plan(
+                fingerprint=data["fingerprint"],
+                weights=data["weights"],
+                kept={n: {int(a): tuple(p) for a, p in axes.items()} for n, axes in data["kept"].items()},
+                attributes={
+                    m: {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()}
+                    for m, attrs in data["attributes"].items()
+                },
+                groups=tuple(GroupPlan(**g) for g in data["groups"]),
+                before=Cost(**data["before"]),
+                after=Cost(**data["after"]),
+                options=dict(data["options"]),
+                changes=tuple(dict(change) for change in data["changes"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"This is no plan ({type(error).__name__}: {error}). Expected a dict as Plan.to_dict() makes it; of a "
+                "result folder, json.load of its plan.json."
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without the context, which holds the whole model."""

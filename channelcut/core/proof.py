@@ -76,9 +76,14 @@ class Proof:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Proof:
-        """Read what `to_dict` wrote."""
-        given = dict(data)
-        count = int(given.pop("checks"))
-        given["failures"] = tuple(given["failures"])
-        given["groups"] = tuple(GroupCheck(**group) for group in given["groups"])
-        return Proof(**given, checks=(), check_count=count)
+        """Read what `to_dict` wrote; raises `ValueError` for anything else."""
+        try:
+            given = dict(data)
+            count = int(given.pop("checks"))
+            given["failures"] = tuple(given["failures"])
+            given["groups"] = tuple(GroupCheck(**group) for group in given["groups"])
+            return Proof(**given, checks=(), check_count=count)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"This is no proof ({type(error).__name__}: {error}). Expected a dict as Proof.to_dict() makes it."
+            ) from error

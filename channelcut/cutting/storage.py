@@ -88,7 +88,7 @@ def _read(folder: Path) -> tuple[Plan, dict[str, Any]]:
             f"{folder} is no result of channelcut: it has no {PLAN}. Expected a folder written by `channelcut "
             f"compress`."
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}). Write the result again with `channelcut compress "
             f"--force`."

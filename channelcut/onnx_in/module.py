@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
+from channelcut.core.inputs import check_path
 from channelcut.onnx_in import ops  # noqa: F401  fills the table of operators
 from channelcut.onnx_in.builder import Builder
 from channelcut.onnx_in.reader import OnnxGraph, Shapes, read
@@ -33,6 +34,7 @@ def module_from_onnx(path: str | Path, input_shapes: Shapes | None = None) -> fx
     Raises:
         UserError: the file is damaged, has open axes, or uses what the table of operators does not have.
     """
+    check_path(path, "path")
     model = read(Path(path), input_shapes)
     builder = Builder(model)
     with torch.no_grad():
@@ -53,6 +55,7 @@ def example_inputs_from_onnx(path: str | Path, input_shapes: Shapes | None = Non
     Raises:
         UserError: the file is damaged, or leaves an axis open that is neither the batch nor in `input_shapes`.
     """
+    check_path(path, "path")
     return _examples(read(Path(path), input_shapes))
 
 

@@ -50,7 +50,7 @@ class ExportOptions:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
+        if not isinstance(self.opset, int) or self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
             raise UserError(
                 "The export options need opset 18 or later, a tolerance above 0 and at least one random input; got "
                 f"opset {self.opset}, tolerance {self.tolerance}, random_inputs {self.random_inputs}."

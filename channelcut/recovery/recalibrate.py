@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
+from channelcut.core.inputs import Inputs, split_inputs
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
 
 
 def recalibrate(
-    model: nn.Module, batches: Sequence[Tensor], on_progress: Callable[[int, int], None] | None = None
+    model: nn.Module, batches: Sequence[Any], on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[nn.Module, Recalibration]:
     """A copy of `model` whose running means and variances are the averages over `batches`.
 
@@ -25,7 +27,8 @@ def recalibrate(
 
     Args:
         model: a cut network; it is not changed.
-        batches: inputs, each (N, ...), at least one; batches of 16 or more give steadier variances.
+        batches: inputs as `channelcut.prune` takes them, or as (args, kwargs), each (N, ...), at least one; batches of
+            16 or more give steadier variances.
         on_progress: called with (batches done, batches in all).
     """
     start = time.perf_counter()
@@ -48,17 +51,30 @@ def recalibrate(
             )
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    images = sum(len(batch) for batch in batches)
+    images = sum(_length(batch) for batch in batches)
     add_change(clone, {"step": "recalibrate", "images": images, "layers": len(norms)})
     return clone.eval(), Recalibration(images, len(norms), time.perf_counter() - start)
 
 
-def _run(model: nn.Module, batch: Tensor) -> None:
+def _inputs(batch: Any) -> Inputs:
+    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], dict):
+        return batch
+    return split_inputs(batch)
+
+
+def _length(batch: Any) -> int:
+    args, kwargs = _inputs(batch)
+    return next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    args, kwargs = _inputs(batch)
     try:
         with torch.no_grad(), OwnRandom():
-            model(batch)
-    except (RuntimeError, ValueError, TypeError) as error:
-        given = "x".join(map(str, batch.shape)) if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
+            model(*args, **kwargs)
+    except Exception as error:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        given = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
         raise UserError(
             f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
             "Expected batches of the inputs that the network takes."
