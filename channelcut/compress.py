@@ -120,7 +120,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             store(result.model, _named(result.plan, source, example), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            onnx = export_both((model, result.model), example, folder, facts)
+            onnx = export_both((model, result.model), example, folder, facts, watch)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
@@ -185,14 +185,17 @@ def _named(plan: Plan, source: Source, example: Any) -> Plan:
 
 
 def export_both(
-    models: tuple[nn.Module, nn.Module], example: Any, folder: Path, facts: dict[str, str]
+    models: tuple[nn.Module, nn.Module], example: Any, folder: Path, facts: dict[str, str], watch: Stopwatch
 ) -> dict[str, Any]:
     """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
     described = {}
-    for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
+    for place, (name, module, file) in enumerate(zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True)):
+        count = lambda done, total, place=place: watch.progress("export", place * total + done, 2 * total)  # noqa: E731
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
         options = ExportOptions(metadata=tuple(said.items()))
-        described[name] = onnx_from_module(module, positional_inputs(module, example), folder / file, options).to_dict()
+        described[name] = onnx_from_module(
+            module, positional_inputs(module, example), folder / file, options, count
+        ).to_dict()
     return described
 
 

@@ -30,6 +30,7 @@ EXAMPLES = (
         "channelcut analyze nets.py:build --input 1x3x224x224 --exclude 'head.*'",
     ),
 )
+_FIGURES = 54  # columns that the figures of a group take beside its name
 _SHOWN, _PLACES = 10, 3  # groups and followers; places and remedies of a reason
 
 
@@ -91,7 +92,7 @@ def print_analysis(data: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     if data["groups"]:
-        out.print(_largest(data))
+        out.print(_largest(data, out.width))
     for row in data["reasons"]:
         _print_reason(out, row, [data["pins"][i] for i in row["pins"]])
     if data["followers"]:
@@ -102,26 +103,38 @@ def print_analysis(data: Mapping[str, Any]) -> None:
             out.print(f"  and {len(data['followers']) - _SHOWN} more")
 
 
-def _largest(data: Mapping[str, Any]) -> Table:
+def _largest(data: Mapping[str, Any], width: int) -> Table:
     """The groups that most parameters hang on; what hangs on two groups is counted at both."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
+    from channelcut.cli.console import at_dots
     from channelcut.report.numbers import scaled
 
     total = data["totals"]
-    table = Table(title="Largest groups, by the parameters that hang on them", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("group", "lanes", "width", "slots", "parameters", "", "MACs", ""):
-        table.add_column(column, justify="left" if column == "group" else "right", overflow="fold")
+    table = Table(
+        title="Largest groups, by the parameters that hang on them",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("group", "lanes", "width", "slots", "parameters", "MACs"):
+        table.add_column(column, justify="left" if column == "group" else "right", no_wrap=True)
     ordered = sorted(data["groups"], key=lambda group: -group["params"])
     for group in ordered[:_SHOWN]:
         costs = [
-            text
+            f"{scaled(group[name])} {f'{group[name] / total[name]:.1%}' if total[name] else '':>6}"
             for name in ("params", "macs")
-            for text in (scaled(group[name]), f"{group[name] / total[name]:.1%}" if total[name] else "")
         ]
-        table.add_row(Text(group["name"]), str(group["lanes"]), str(group["width"]), str(group["slots"]), *costs)
+        table.add_row(
+            Text(at_dots(group["name"], max(20, width - _FIGURES))),
+            str(group["lanes"]),
+            str(group["width"]),
+            str(group["slots"]),
+            *costs,
+        )
     if len(ordered) > _SHOWN:
         table.caption = f"and {len(ordered) - _SHOWN} smaller groups"
         table.caption_justify = "left"

@@ -35,9 +35,20 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     parser.add_argument("pruned", nargs="?", metavar="PRUNED", help="the candidate, likewise")
     model = parser.add_argument_group("what is run")
-    model.add_argument("--backend", default="onnxruntime", metavar="NAME", help="what runs both (default onnxruntime)")
+    from channelcut.engine.registry import backends
+
     model.add_argument(
-        "--capability", metavar="NAME", help="compute capability, where the backend builds engines from ONNX first"
+        "--backend",
+        type=parsing.choice(*backends()),
+        default="onnxruntime",
+        metavar="NAME",
+        help=f"what runs both: {', '.join(backends())} (default onnxruntime)",
+    )
+    model.add_argument(
+        "--capability",
+        type=parsing.capability,
+        metavar="NAME",
+        help="compute capability, where the backend builds engines from ONNX first",
     )
     groups.add_input(model)
     model.add_argument("--weights", metavar="pretrained|random|FILE", help=groups.WEIGHTS)
@@ -58,7 +69,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     timing.add_argument("--warm-up", type=float, default=0.5, metavar="S", help="seconds before (default 0.5)")
     timing.add_argument(
-        "--precision",
+        "--half-width",
         type=float,
         default=0.01,
         metavar="X",
@@ -85,7 +96,7 @@ def run(flags: Namespace) -> int:
     options = BenchOptions(
         warmup_s=flags.warm_up,
         time_limit_s=flags.time_limit,
-        target_half_width=flags.precision,
+        target_half_width=flags.half_width,
         threads=flags.threads,
         batch=flags.batch,
         device="cpu" if flags.backend.startswith(("onnxruntime", "openvino")) else "gpu",
@@ -155,11 +166,12 @@ def _cores(text: str) -> tuple[int, ...] | str:
 
 def print_measurement(measurement: Measurement) -> None:
     """Both latencies and the ratio with its interval."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from channelcut.cli.console import console
 
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "median ms", "mean", "p90", "p95", "p99", "runs"):
         table.add_column(column, justify="right" if column else "left")
     for latency in (measurement.baseline, measurement.candidate):

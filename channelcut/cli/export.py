@@ -40,12 +40,16 @@ def run(flags: Namespace) -> int:
 
     source = groups.read_model(flags)
     refuse_existing(flags.out, flags.force)
-    with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("export"):
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        with progress.stage("load"):
+            model, x = source.open()
         options = ExportOptions(
             flags.opset, flags.dynamic_batch, flags.dynamic_size, metadata=tuple(provenance(source).items())
         )
-        model, x = source.open()
-        report = onnx_from_module(model, positional_inputs(model, x), flags.out, options)
+        progress("export", 0, 1)
+        report = onnx_from_module(
+            model, positional_inputs(model, x), flags.out, options, lambda done, total: progress("export", done, total)
+        )
     if flags.json:
         print_json(report.to_dict())
     elif not flags.quiet:

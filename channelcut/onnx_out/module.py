@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from channelcut.onnx_out.subnormal import flush_subnormals
 
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
+_STEPS = 3  # exported, simplified and compared, judged and written
 _OTHER_BATCH = 3  # the batch that a dynamic export is checked with, besides the example's
 
 
@@ -106,13 +107,15 @@ def onnx_from_module(
     example_inputs: tuple[Any, ...],
     path: Path,
     options: ExportOptions = DEFAULTS,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Write the model to `path` as ONNX (float32, eval mode) that was checked against it; the model is not changed.
 
     `example_inputs`: the positional arguments of one forward, tensors or nests of tensors of shape (N, ...). Every
     tensor of the result becomes an output; see `names.output_names`. The simplified graph is written only
     if it computes what the module computes (relative error at most `options.tolerance` on the example and on random
-    inputs), else the graph as exported. Raises `UserError` when the forward cannot be exported or nothing passes.
+    inputs), else the graph as exported. `on_progress(done, total)` counts its steps. Raises
+    `UserError` when the forward cannot be exported or nothing passes.
     """
     example_inputs = tuple(example_inputs)
     names_in = input_names(model, example_inputs)
@@ -124,9 +127,12 @@ def onnx_from_module(
             raise UserError("The model's forward returns no tensor, so there is nothing to export.")
         axes = open_axes(module, inputs, batch=options.dynamic_batch, size=options.dynamic_size)
         exported, probes, made_at = _export(module, inputs, (names_in, names_out), axes, options.opset)
+        report = on_progress or (lambda _done, _total: None)
+        report(1, _STEPS)
         check = ParityCheck(module, _check_inputs(inputs, axes, options), options.tolerance)
         flushed = {"none": flush_subnormals(exported)}
         accepted = accept_rewrite(exported, _flushing(rewrites(options.simplifiers), flushed), check)
+        report(2, _STEPS)
         weak = refuse_decisions(probes, lambda probe: _difference(module, accepted.model, probe, options), made_at)
         weak += _weak_evidence(check, accepted.model, options)
         if accepted.parity.max_relative_error > options.tolerance:
@@ -143,6 +149,7 @@ def onnx_from_module(
         )
     set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
     size_bytes = save_onnx(accepted.model, Path(path))
+    report(_STEPS, _STEPS)
     return ExportReport(
         path=Path(path),
         opset=_opset(accepted.model),
