@@ -341,6 +341,8 @@ def test_several_inputs_go_all_the_way(nets: Path, factory: str, flags: list[str
         assert report["input"] == [text for text in flags if text != "--input"]
     with torch.no_grad():
         assert np.allclose(run(out / "model.onnx", *args), model(*args).numpy(), rtol=1e-4, atol=1e-5)
+    assert main(["verify", str(out), "--images", "2", "--quiet"]) == 0
+    assert json.loads((out / "parity.json").read_text())["first_broken"] is None
     assert main(["export", str(out), "--out", str(nets.parent / "again.onnx"), "--quiet"]) == 0
     assert np.allclose(run(nets.parent / "again.onnx", *args), run(out / "model.onnx", *args), atol=1e-5)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from channelcut.engine.onnxruntime import load
 from channelcut.engine.registry import require
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 from channelcut.onnx_out.parity import tensor_leaves
-from channelcut.parity.chain import Array, Decode, Outputs, Stage, run_chain
+from channelcut.parity.chain import Batch, Decode, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
-Run = Callable[[Array], Outputs]
+Run = Callable[[Batch], Outputs]
 
 SIMPLIFIED = "simplified"
 _ENGINES = ("tensorrt_rtx", "tensorrt")  # what is tried where the report does not say who built an engine
@@ -29,7 +29,7 @@ _REASON = 300  # characters of a reason that are kept
 def compare_files(
     folder: Path,
     module: nn.Module,
-    batches: Sequence[Array],
+    batches: Sequence[Batch],
     *,
     score: float = 0.25,
     on_progress: Callable[[int, int], None] | None = None,
@@ -40,7 +40,7 @@ def compare_files(
     Args:
         folder: holds `model.onnx`, and what there is of `model.<precision>.onnx` and `model*.engine`.
         module: what the files were made from, in evaluation mode.
-        batches: inputs (N, C, H, W), all of the same shape.
+        batches: inputs (N, C, H, W), or a tuple of several in the forward's order, all of the same shapes.
         score: boxes of at least this score are matched.
         on_progress: called as on_progress(done, total) before every stage and at the end.
         decode: boxes out of outputs in a form of their own, see `chain.Decode`.
@@ -49,16 +49,16 @@ def compare_files(
         What `run_chain` returns: a row per stage, and the first stage that breaks its tolerance, as JSON values.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        stages, names = _stages(Path(folder), module, torch.from_numpy(batches[0]), Path(temporary))
+        stages, names = _stages(Path(folder), module, _tensors(batches[0]), Path(temporary))
         return run_chain(_reference(module, names), stages, batches, score, on_progress, decode)
 
 
 def _stages(
-    folder: Path, module: nn.Module, example: torch.Tensor, temporary: Path
+    folder: Path, module: nn.Module, example: tuple[torch.Tensor, ...], temporary: Path
 ) -> tuple[list[Stage], tuple[str, ...]]:
     """All stages with their runners, and the outputs' names."""
     plain = temporary / "onnx.onnx"
-    report = onnx_from_module(module, (example,), plain, ExportOptions(simplifiers=()))
+    report = onnx_from_module(module, example, plain, ExportOptions(simplifiers=()))
     stages = [Stage("onnx", _fed(load(plain)))]
     previous = "onnx"
     files = [(SIMPLIFIED, "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in BUDGETS)]
@@ -118,11 +118,12 @@ def _engine_backends(folder: Path) -> dict[str, str]:
 
 
 def _fed(runner: Any) -> Run:
-    """Feed the one input in the type that this form of the model takes."""
+    """Feed the inputs in the types that this form of the model takes."""
 
-    def run(batch: Array) -> Outputs:
-        name, (_, dtype) = next(iter(runner.inputs.items()))
-        outputs: Outputs = runner({name: batch.astype(dtype)})
+    def run(batch: Batch) -> Outputs:
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        fed = zip(runner.inputs.items(), parts, strict=True)
+        outputs: Outputs = runner({name: part.astype(dtype) for (name, (_, dtype)), part in fed})
         return outputs
 
     return run
@@ -131,9 +132,13 @@ def _fed(runner: Any) -> Run:
 def _reference(module: nn.Module, names: tuple[str, ...]) -> Run:
     """The module itself, its outputs by the names that they have in the files."""
 
-    def run(batch: Array) -> Mapping[str, Array]:
+    def run(batch: Batch) -> Outputs:
         with torch.no_grad():
-            leaves = tensor_leaves(module(torch.from_numpy(batch)))
+            leaves = tensor_leaves(module(*_tensors(batch)))
         return {name: leaf.float().numpy() for name, leaf in zip(names, leaves, strict=True)}
 
     return run
+
+
+def _tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(part) for part in (batch if isinstance(batch, tuple) else (batch,)))
