@@ -23,9 +23,10 @@ from benchmarks.zoo.data import require_assets
 from benchmarks.zoo.registry import ENTRIES
 from channelcut.bench.environment import environment
 from channelcut.core.files import write_atomically
+from channelcut.onnx_out.comparison import max_relative_error, tensor_leaves
 from channelcut.onnx_out.files import load_onnx
 from channelcut.onnx_out.module import onnx_from_module
-from channelcut.onnx_out.parity import max_relative_error, run_onnx, tensor_leaves
+from channelcut.onnx_out.parity import run_onnx
 from channelcut.sources import open_source
 
 RESULTS = Path(__file__).parent / "results"

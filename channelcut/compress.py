@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair
+from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.inputs import positional_inputs
@@ -138,7 +138,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             "seconds": watch.seconds,
             "notes": notes(measurement, options, source, step) + export_warnings(onnx, engines),
         }
-        write_atomically(folder / "report.json", json.dumps(report, indent=1, default=str).encode())
+        write_json(folder / "report.json", report)
         report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
     return report
@@ -190,12 +190,19 @@ def export_both(
     """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
     described = {}
     for place, (name, module, file) in enumerate(zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True)):
-        count = lambda done, total, place=place: watch.progress("export", place * total + done, 2 * total)  # noqa: E731
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
-        options = ExportOptions(metadata=tuple(said.items()))
-        described[name] = onnx_from_module(
-            module, positional_inputs(module, example), folder / file, options, count
-        ).to_dict()
+
+        def count(done: int, total: int, before: int = place) -> None:
+            watch.progress("export", before * total + done, 2 * total)
+
+        found = onnx_from_module(
+            module,
+            positional_inputs(module, example),
+            folder / file,
+            ExportOptions(metadata=tuple(said.items())),
+            on_progress=count,
+        )
+        described[name] = found.to_dict()
     return described
 
 
@@ -278,7 +285,7 @@ def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> di
             threads=options.bench.threads,
             multiple=max(2, options.prune.align),
         )
-    write_atomically(folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(folder / "profile.json", found)
     return {"profile": found}
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
-from channelcut.core.graph import Graph, as_spec, specs
+from channelcut.core.graph import Graph, as_spec, named_outputs, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
@@ -32,8 +32,8 @@ from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_ea
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
 from channelcut.sources.names import open_source
-from channelcut.sources.outputs import uncounted_outputs
-from channelcut.tracing import trace, trace_modes
+from channelcut.sources.outputs import tensorless, uncounted_outputs
+from channelcut.tracing import result_of, trace, trace_modes
 
 Kept = NDArray[np.bool_]
 Share = float | Mapping[str, float]
@@ -73,9 +73,16 @@ class AnalyzeOptions:
 def traced(
     model: nn.Module, inputs: Inputs, options: AnalyzeOptions, watch: Stopwatch, *, arithmetic: bool = False
 ) -> list[Graph]:
-    """The forward of each mode as a graph; `arithmetic`: as one that computes shows it."""
+    """The forward of each mode as a graph; `arithmetic`: as one that computes shows it.
+
+    Raises:
+        UserError: it returns no tensor.
+    """
     with watch.stage("trace"):
-        return trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+        graphs = trace_modes(model, *inputs, front_end=options.tracer, arithmetic=arithmetic)
+        if not named_outputs(graphs[0]) and not graphs[0].unsettled:
+            raise UserError(tensorless(model, result_of(model, *inputs)))
+        return graphs
 
 
 def coupled(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.specs import InputSpec, write_specs
 from channelcut.cutting.storage import PLAN
@@ -73,7 +72,7 @@ def verify(
     batches, said = _batches(options, specs)
     found = compare_files(folder, module, batches, score=options.score, on_progress=on_progress)
     found["inputs"] = said
-    write_atomically(folder / PARITY, (json.dumps(found, indent=1) + "\n").encode())
+    write_json(folder / PARITY, found)
     return found
 
 

@@ -22,7 +22,7 @@ from channelcut.engine.protocol import EngineOptions
 from channelcut.engine.registry import require
 from channelcut.engine.runtime_cache import check_validity
 from channelcut.engine.tensorrt_common import open_session
-from channelcut.engine.timing_cache import merge_into
+from channelcut.engine.timing_cache import merge_into, read_cache, write_cache
 from tests.test_engine import SM89, HostMemory, StandIn, convnet
 
 IMAGE = {"image": np.random.default_rng(1).random((1, 3, 16, 16), dtype=np.float32)}
@@ -168,7 +168,7 @@ def test_engine_of_another_device_or_version() -> None:
 CACHE = """
 import sys, time
 from pathlib import Path
-from channelcut.engine.timing_cache import merge_into
+from channelcut.engine.timing_cache import merge_into, read_cache, write_cache
 class Cache:
     def __init__(self, data): self.lines = set(data.split())
     def combine(self, other, ignore): self.lines |= other.lines; time.sleep(0.05)
@@ -183,24 +183,24 @@ def test_concurrent_builds_lose_nothing(tmp_path: Path) -> None:
     code = CACHE + "merge_into(Path(sys.argv[1]), Config(), Cache(sys.argv[2].encode()))"
     jobs = [subprocess.Popen([sys.executable, "-c", code, str(path), f"kernel{i}"]) for i in range(5)]
     assert [job.wait(60) for job in jobs] == [0] * 5
-    assert path.read_bytes().split() == [b"kernel%d" % i for i in range(5)]
+    assert read_cache(path).split() == [b"kernel%d" % i for i in range(5)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_build_leaves_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "timing.cache"
-    path.write_bytes(b"old")
+    write_cache(path, b"old")
     slow = "Cache.combine = lambda *_: (print('in', flush=True), time.sleep(60))\n"
     code = CACHE + slow + "merge_into(Path(sys.argv[1]), Config(), Cache(b'new'))"
     job = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     assert job.stdout is not None and job.stdout.readline() == b"in\n"
     os.kill(job.pid, signal.SIGKILL)
     job.communicate()
-    assert path.read_bytes() == b"old"
+    assert read_cache(path) == b"old"
     space: dict[str, Any] = {}
     exec(CACHE, space)  # noqa: S102  # the stand-in's classes, here
     merge_into(path, space["Config"](), space["Cache"](b"next"))
-    assert path.read_bytes() == b"next\nold", "the lock died with its holder"
+    assert read_cache(path) == b"next\nold", "the lock died with its holder"
 
 
 # -- the other backends --

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from channelcut.cli import main
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import EngineOptions
+from channelcut.onnx_out.comparison import max_relative_error, tensor_leaves
 from channelcut.onnx_out.dynamic import OpenAxes, guard_probes
 from channelcut.onnx_out.files import load_onnx
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
-from channelcut.onnx_out.parity import max_relative_error, run_onnx, tensor_leaves
+from channelcut.onnx_out.parity import run_onnx
 
 torch.set_num_threads(1)
 OPEN = ExportOptions(dynamic_size=True)

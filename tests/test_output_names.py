@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from channelcut.onnx_out.comparison import tensor_leaves
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 from channelcut.onnx_out.names import output_names
-from channelcut.onnx_out.parity import tensor_leaves
 from channelcut.report.files import describe_onnx
 from channelcut.sources import open_source
 

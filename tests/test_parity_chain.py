@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from channelcut.cli import main
+from channelcut.core.checked import read_json
 from channelcut.parity.chain import Stage, difference, run_chain
 from channelcut.parity.detections import agreement
 
@@ -36,7 +37,7 @@ def test_a_sound_folder_passes(result: Path, capsys: pytest.CaptureFixture[str])
     assert status["onnx"] == status["simplified"] == "passed"
     assert status["fp16"] == status["model.sm89.engine"] == "not run"
     assert "random" in found["inputs"]
-    assert json.loads((result / "parity.json").read_text()) == found
+    assert read_json(result / "parity.json", "", "") == found
     assert main(["verify", str(result)]) == 0
     assert "model.sm89.engine was not run here: tensorrt_rtx: " in capsys.readouterr().out
 

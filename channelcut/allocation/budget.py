@@ -107,19 +107,7 @@ def allocate(
         BudgetError: the budget is below what the least widths allow; names the nearest that can be met.
     """
     if not groups.groups:
-        held = sorted({pin.reason for pin in groups.pins if pin.reason.startswith(EXCLUDED.text)})
-        if held:
-            raise UserError(
-                f"No channel is left to remove: every one that could go is {', '.join(held)}, or coupled to such a "
-                "layer. "
-                "Expected exclude to leave some layers: name fewer, such as ['head.*']."
-            )
-        reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "the model has no convolution or linear layer"
-        raise UserError(
-            f"No channel of this model can be removed: {reasons}. Expected at least one convolution or linear layer "
-            f"whose "
-            "output is not the network's. See `channelcut analyze` for every pin and its remedy."
-        )
+        raise _nothing_to_remove(groups)
     if shares is None:
         shares = np.full(len(groups.groups), budget.keep if isinstance(budget.keep, float | int) else np.nan)
     order = [_descending(group, scores) for group in groups.groups]
@@ -149,6 +137,21 @@ def allocate(
             "channels). Lower the alignment or the least widths, or ask for less to be kept."
         )
     return kept
+
+
+def _nothing_to_remove(groups: Groups) -> UserError:
+    """The error of groups of which none is left, with what holds them."""
+    held = sorted({pin.reason for pin in groups.pins if pin.reason.startswith(EXCLUDED.text)})
+    if held:
+        return UserError(
+            f"No channel is left to remove: every one that could go is {', '.join(held)}, or coupled to such a layer. "
+            "Expected exclude to leave some layers: name fewer, such as ['head.*']."
+        )
+    reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "the model has no convolution or linear layer"
+    return UserError(
+        f"No channel of this model can be removed: {reasons}. Expected at least one convolution or linear layer whose "
+        "output is not the network's. See `channelcut analyze` for every pin and its remedy."
+    )
 
 
 def least_widths(groups: Groups, budget: Budget) -> Widths:

@@ -14,7 +14,7 @@ from torch import nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Site
-from channelcut.core.groups import Follower, Group, Groups, Pin, Role
+from channelcut.core.groups import Follower, Groups, Pin, Role
 from channelcut.core.reasons import EXCLUDED
 
 _OUTPUTS = (Role.OUT, Role.DEPTHWISE, Role.GROUP)
@@ -96,7 +96,7 @@ def _without(groups: Groups, held: set[int], pins: tuple[Pin, ...]) -> Groups:
     number = {group.index: index for index, group in enumerate(left)}
     return replace(
         groups,
-        groups=tuple(Group(number[g.index], g.name, g.lanes, g.slots) for g in left),
+        groups=tuple(replace(group, index=number[group.index]) for group in left),
         pins=(*pins, *groups.pins),
         followers=tuple(f for follower in groups.followers if (f := _fixed(follower, number)).terms),
     )

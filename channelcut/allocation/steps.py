@@ -25,9 +25,10 @@ def width_alignment(groups: Groups, group: Group, align: int) -> int:
     """The multiple of a group's width at which every tensor axis that it is on changes by multiples of `align`.
 
     A lane as wide as the alignment is aligned by itself. Narrower lanes, such as those of the groups of a group norm,
-    are aligned together: 32 lanes of 2 channels may lose one channel each.
+    are aligned together: 32 lanes of 2 channels may lose one channel each. A width in steps of 4 is aligned to 8 at
+    every other step.
     """
-    if group.width >= align:
+    if group.width >= align and group.step == 1:
         return align
     owner = np.zeros(groups.channel_count, dtype=bool)
     owner[group.channels] = True

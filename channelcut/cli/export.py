@@ -48,7 +48,11 @@ def run(flags: Namespace) -> int:
         )
         progress("export", 0, 1)
         report = onnx_from_module(
-            model, positional_inputs(model, x), flags.out, options, lambda done, total: progress("export", done, total)
+            model,
+            positional_inputs(model, x),
+            flags.out,
+            options,
+            on_progress=lambda done, total: progress("export", done, total),
         )
     if flags.json:
         print_json(report.to_dict())

@@ -40,12 +40,11 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Profile, write profile.json and report.html, print; returns 0."""
-    import json
-
     from channelcut.bench.profile import profile_pair
     from channelcut.bench.profile_engine import profile_engines
     from channelcut.cli.console import Bars, print_json
     from channelcut.compress import ORIGINAL, PRUNED
+    from channelcut.core.checked import write_json
     from channelcut.core.files import write_atomically
     from channelcut.engine.protocol import EngineOptions
     from channelcut.report import render_html
@@ -59,7 +58,7 @@ def run(flags: Namespace) -> int:
         else:
             options = EngineOptions(cuda=flags.cuda)
             found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=flags.align)
-    write_atomically(flags.folder / "profile.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(flags.folder / "profile.json", found)
     write_atomically(flags.folder / "report.html", render_html(read_report(flags.folder)).encode())
     if flags.json:
         print_json(found)

@@ -42,6 +42,7 @@ def _replaced(owner: Any, steps: list[str], value: Any) -> Any:
         return value
     step, rest = steps[0], steps[1:]
     if isinstance(owner, tuple):
+        owner[int(step)]  # there is such an entry
         return tuple(_replaced(v, rest, value) if i == int(step) else v for i, v in enumerate(owner))
     if isinstance(owner, types.FunctionType):
         return with_closure(owner, {step: _replaced(closure(owner)[step], rest, value)})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from channelcut.core.proof import Proof
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from channelcut.core.proof import Proof
 
 
 class ChannelcutError(Exception):

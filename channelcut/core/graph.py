@@ -124,11 +124,12 @@ class WidthUse:
     """A Python number, known by its origin, that an op was called with.
 
     `role` says what it decides of node `index`: `extent` (of its value along `axis`), `free` (the same, left to the
-    op by -1), `start` or `stop` (of a slice), or `number` (anything else, such as a factor: it must not change).
+    op by -1), `start` or `stop` (of a slice), `multiple` (what was left over by a division, nothing, must be nothing
+    again), or `number` (anything else, such as a factor: it must not change).
     """
 
     index: int
-    role: Literal["extent", "free", "start", "stop", "number"]
+    role: Literal["extent", "free", "start", "stop", "multiple", "number"]
     axis: int
     origin: Origin
     site: Site

@@ -76,18 +76,20 @@ class Group:
 
     A group usually has one lane; a `chunk` into pieces that go different ways makes one lane a piece, and the heads
     of an attention one lane a head. A lane of `n * width` channels keeps `n` times what one of `width` channels
-    keeps.
+    keeps. Of a lane of `width * step` channels a multiple of `step` is kept, because the forward asks for one
+    (`assert c % 4 == 0`).
     """
 
     index: int
     name: str
     lanes: tuple[Ids, ...]
     slots: tuple[int, ...]
+    step: int = 1
 
     @property
     def width(self) -> int:
-        """Steps in which the group can lose channels: the greatest common divisor of its lanes' lengths."""
-        return math.gcd(*(len(lane) for lane in self.lanes))
+        """Steps in which the group can lose channels: the greatest common divisor of its lanes' lengths, by `step`."""
+        return math.gcd(*(len(lane) for lane in self.lanes)) // self.step
 
     def kept_width(self, kept: NDArray[np.bool_]) -> int:
         """The width that is left when the channels marked in `kept` are."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as default
+from itertools import pairwise
 from typing import Any, Protocol
 
+from channelcut.core.checked import Wrong, count, entries, expect, field, items
 from channelcut.core.errors import UserError
+
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,9 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     before: Cost
     after: Cost
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = default(default_factory=dict)
     changes: tuple[Mapping[str, Any], ...] = ()
-    context: Context | None = field(default=None, compare=False, repr=False)
+    context: Context | None = default(default=None, compare=False, repr=False)
 
     @property
     def macs_ratio(self) -> float:
@@ -124,33 +129,93 @@ class Plan:
         data = asdict(replace(self, context=None))
         data.pop("context")
         data["kept"] = {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()}
-        data["format"] = 1
+        data["format"] = _FORMAT
         return data
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Plan:
-        """Read what `to_dict` wrote; raises `UserError` for anything else."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            UserError: a part is missing, or is not what it has to be; the text says which.
+        """
         try:
-            return Plan(
-                fingerprint=data["fingerprint"],
-                weights=data["weights"],
-                kept={n: {int(a): tuple(p) for a, p in axes.items()} for n, axes in data["kept"].items()},
-                attributes={
-                    m: {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()}
-                    for m, attrs in data["attributes"].items()
-                },
-                groups=tuple(GroupPlan(**g) for g in data["groups"]),
-                before=Cost(**data["before"]),
-                after=Cost(**data["after"]),
-                options=dict(data["options"]),
-                changes=tuple(dict(change) for change in data["changes"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return _plan(data)
+        except Wrong as wrong:
             raise UserError(
-                f"This is no plan ({type(error).__name__}: {error}). Expected a dict as Plan.to_dict() makes it; of a "
-                "result folder, json.load of its plan.json."
-            ) from error
+                f"The plan is damaged: {wrong}. Expected what Plan.to_dict() gives; plan again, or write the result "
+                "again with `channelcut compress --force`."
+            ) from wrong
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without the context, which holds the whole model."""
         return {**self.__dict__, "context": None}
+
+
+_NUMBER = (int, float)
+_VALUE = (int, float, str, bool, type(None), list, tuple)
+
+
+def _plan(data: Mapping[str, Any]) -> Plan:
+    """The plan that data says; raises `Wrong` for what no plan says."""
+    expect(data, Mapping, "the plan", "an object")
+    if data.get("format") != _FORMAT:
+        raise Wrong(f"its format is {data.get('format')!r}, expected {_FORMAT}")
+    before, after = (_cost(field(data, name, Mapping, "an object"), name) for name in ("before", "after"))
+    return Plan(
+        fingerprint=field(data, "fingerprint", str, "text"),
+        weights=field(data, "weights", str, "text"),
+        kept={name: _axes(axes, place) for name, axes, place in entries(data.get("kept"), "kept")},
+        attributes={
+            module: {name: _value(value, at) for name, value, at in entries(values, place)}
+            for module, values, place in entries(data.get("attributes"), "attributes")
+        },
+        groups=tuple(_group(group, place) for group, place in items(data.get("groups"), "groups")),
+        before=before,
+        after=after,
+        options=dict(field(data, "options", Mapping, "an object")),
+        changes=tuple(_change(change, place) for change, place in items(data.get("changes"), "changes")),
+    )
+
+
+def _axes(data: Any, place: str) -> dict[int, tuple[int, ...]]:
+    """Ascending positions by axis."""
+    found = {}
+    for axis, positions, at in entries(data, place):
+        if not (axis.isascii() and axis.isdigit()):
+            raise Wrong(f"{at} is under {axis!r}, expected the number of an axis")
+        kept = tuple(expect(position, int, each, "a position") for position, each in items(positions, at))
+        if not kept or kept[0] < 0 or any(one >= other for one, other in pairwise(kept)):
+            raise Wrong(f"{at} is no list of positions, expected at least one, ascending from 0 on")
+        found[int(axis)] = kept
+    return found
+
+
+def _value(value: Any, place: str) -> Any:
+    """A number of a module, or several."""
+    expect(value, _VALUE, place, "a number or a list of numbers")
+    if isinstance(value, (list, tuple)):
+        return tuple(expect(item, _NUMBER, at, "a number") for item, at in items(value, place))
+    return value
+
+
+def _group(data: Any, place: str) -> GroupPlan:
+    expect(data, Mapping, place, "an object")
+    name, lanes = field(data, "name", str, "text", place), count(data, "lanes", place, 1)
+    width, kept = count(data, "width", place, 1), count(data, "kept", place, 1)
+    if kept > width:
+        raise Wrong(f"{place} keeps {kept} of {width}")
+    return GroupPlan(name, lanes, width, kept)
+
+
+def _cost(data: Mapping[str, Any], place: str) -> Cost:
+    macs = field(data, "macs", _NUMBER, "a number", place)
+    if not 0 <= macs < float("inf"):
+        raise Wrong(f"{place}.macs is {macs}, expected a number of multiply-accumulates")
+    return Cost(macs, count(data, "params", place))
+
+
+def _change(data: Any, place: str) -> dict[str, Any]:
+    field(expect(data, Mapping, place, "an object"), "step", str, "the name of a step", place)
+    count(data, "round", place, 1)
+    return dict(data)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from channelcut.core.checked import Wrong, count, expect, field, items
+from channelcut.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class Check:
@@ -76,14 +79,30 @@ class Proof:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Proof:
-        """Read what `to_dict` wrote; raises `ValueError` for anything else."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            UserError: a part is missing, or is not what it has to be; the text says which.
+        """
         try:
-            given = dict(data)
-            count = int(given.pop("checks"))
-            given["failures"] = tuple(given["failures"])
-            given["groups"] = tuple(GroupCheck(**group) for group in given["groups"])
-            return Proof(**given, checks=(), check_count=count)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"This is no proof ({type(error).__name__}: {error}). Expected a dict as Proof.to_dict() makes it."
-            ) from error
+            kinds = {"passed": bool} | dict.fromkeys(("training", "weights", "note"), str)
+            given = {name: field(data, name, kind, f"of type {kind.__name__}") for name, kind in kinds.items()}
+            numbers = ("max_relative_error", "tolerance", "signal", "seconds")
+            given |= {name: field(data, name, (int, float), "a number") for name in numbers}
+            given["failures"] = tuple(
+                expect(text, str, at, "text") for text, at in items(data.get("failures"), "failures")
+            )
+            given["groups"] = tuple(_group(group, at) for group, at in items(data.get("groups"), "groups"))
+            return Proof(**given, checks=(), check_count=count(data, "checks"))
+        except Wrong as wrong:
+            raise UserError(f"The proof is damaged: {wrong}. Expected what Proof.to_dict() gives.") from wrong
+
+
+def _group(data: Any, place: str) -> GroupCheck:
+    expect(data, Mapping, place, "an object")
+    return GroupCheck(
+        field(data, "group", str, "text", place),
+        field(data, "passed", bool, "true or false", place),
+        field(data, "max_relative_error", (int, float), "a number", place),
+        field(data, "failure", str, "text", place),
+    )

@@ -149,6 +149,12 @@ SIZE_OF_WIDTH = Reason(
     "A view, split or slice is called with a number that would be wrong with fewer channels.",
     "sizes",
 )
+MULTIPLE_OF_WIDTH = Reason(
+    "the forward asks for a multiple of a number, which only all of these channels are",
+    "choose a wider layer, or take the assertion (c % 32 == 0) out of the forward",
+    "The forward divides the width and needs nothing left over, and no smaller width of these channels does that.",
+    "sizes",
+)
 COUNTS_A_PART = Reason(
     "a size in the code counts only some of these channels",
     "take the size from the tensor's own shape (x.shape), or leave it to -1",

@@ -7,8 +7,9 @@ Here these demands are read as rows of one linear system, which coupling.system 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from channelcut.core import ids as I
 from channelcut.core.footprint import Channels
-from channelcut.core.graph import Attribute, Extent, Site, WidthUse
-from channelcut.core.reasons import COUNTS_A_PART, SAME_COUNT, Reason
+from channelcut.core.graph import Arithmetic, Attribute, Extent, Site, WidthUse
+from channelcut.core.reasons import COUNTS_A_PART, MULTIPLE_OF_WIDTH, SAME_COUNT, Reason
 from channelcut.coupling.facts import Bind, Constraints, Facts, PinRequest, Request, Run
 from channelcut.coupling.lanes import Partition
-from channelcut.coupling.linear import Linear, Nonlinear
+from channelcut.coupling.linear import Linear, Nonlinear, value
 from channelcut.coupling.system import Lanes, Row, Shares, Use, eliminated, tied
 from channelcut.ops.host import State
 
@@ -29,12 +30,16 @@ CHECK = "equations"
 
 @dataclass(frozen=True)
 class Solution:
-    """What each attribute is, which lanes keep one share, and what cannot be met without more constraints."""
+    """What each attribute is, which lanes keep one share, and what cannot be met without more constraints.
+
+    `steps`: of which number what lanes keep must be a multiple, by their root in `shares`.
+    """
 
     attributes: Mapping[Attribute, Linear]
     ties: Sequence[Lanes]
     shares: Shares
     requests: Sequence[Request]
+    steps: Mapping[int, int] = field(default_factory=dict)
 
 
 def solve(facts: Facts, constraints: Constraints, partition: Partition) -> Solution:
@@ -52,7 +57,20 @@ def solve(facts: Facts, constraints: Constraints, partition: Partition) -> Solut
     requests = requests or [request for lanes in whole for request in _whole(partition, shares, lanes)]
     for reader in readers:
         attributes |= reader.unused(attributes, shares)
-    return Solution(attributes, ties, shares, requests)
+    steps: dict[int, int] = {}
+    if not requests:
+        widths = _widths(partition, shares)
+        requests = [request for reader in readers for request in reader.multiples(attributes, shares, widths, steps)]
+    return Solution(attributes, ties, shares, requests, steps)
+
+
+def _widths(partition: Partition, shares: Shares) -> dict[int, int]:
+    """The greatest common divisor of the lengths of the lanes that keep one share, by their root."""
+    found: dict[int, int] = {}
+    for lane, channels in enumerate(partition.lanes):
+        root = shares.root(lane)
+        found[root] = math.gcd(found.get(root, 0), len(channels))
+    return found
 
 
 def _equal_counts(constraints: Constraints, partition: Partition, rows: list[Row]) -> list[Request]:
@@ -139,6 +157,36 @@ class _Reader:
             lanes = self.partition.lane_of[self.partition.channels(ids)]
             raise Nonlinear(Linear(0, dict.fromkeys(lanes[lanes >= 0].tolist(), 1)))
         return content
+
+    def multiples(
+        self, attributes: Mapping[Attribute, Linear], shares: Shares, widths: Mapping[int, int], steps: dict[int, int]
+    ) -> list[Request]:
+        """Note in `steps` what the widths have to be multiples of; returns pins where no step is one."""
+
+        def leaf(source: Extent | Attribute) -> Linear:
+            if isinstance(source, Extent):
+                return self._extent(source)
+            return attributes.get(source, Linear(1)) * Linear(source.value)
+
+        found: list[Request] = []
+        for use in self.run.graph.uses:
+            if use.role != "multiple" or not isinstance(use.origin, Arithmetic):
+                continue
+            try:
+                number, divisor = (value(operand, leaf) for operand in use.origin.operands)
+                terms = number.merged(shares.root).terms if divisor.fixed else dict.fromkeys(number.terms, 0)
+            except Nonlinear as error:
+                terms = dict.fromkeys(error.unknowns, 0)
+            for root, coefficient in terms.items():
+                assert isinstance(root, int)  # attributes have been eliminated, or keep their values
+                # Losing m of the root's steps takes coefficient · m / width off the number.
+                taken = Fraction(coefficient) / widths[shares.root(root)] / int(divisor.full) if coefficient else None
+                step = math.lcm(steps.get(root, 1), taken.denominator) if taken is not None else 0
+                if step and widths[root] % step == 0:
+                    steps[root] = step
+                else:
+                    found += _whole(self.partition, shares, Lanes((root,), MULTIPLE_OF_WIDTH, use.site))
+        return found
 
     def unused(self, attributes: Mapping[Attribute, Linear], shares: Shares) -> dict[Attribute, Linear]:
         """Attributes that this forward does not use, but that equal the pieces of a split in their own module.

@@ -13,7 +13,7 @@ from channelcut.core.errors import ChannelcutError
 from channelcut.core.footprint import Channels
 from channelcut.core.graph import Site
 from channelcut.core.groups import Group, Role
-from channelcut.core.reasons import ALL_TOGETHER, NO_COMMON_STEP, ONE_CHANNEL
+from channelcut.core.reasons import ALL_TOGETHER, MULTIPLE_OF_WIDTH, NO_COMMON_STEP, ONE_CHANNEL
 from channelcut.coupling.equations import Solution, solve
 from channelcut.coupling.facts import Constraints, Facts, PinRequest, Request
 from channelcut.coupling.lanes import Divider, Partition
@@ -50,7 +50,8 @@ class Draft:
             producer = next((i for i in members if slots[i].role in makes), members[0])
             # Lanes and groups come in the order of their channels, which is that of the forward, whatever tied them.
             ordered = sorted((partition.lanes[lane] for lane in lanes), key=lambda channels: int(channels[0]))
-            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members)))
+            step = self.solution.steps.get(self.solution.shares.root(lanes[0]), 1)
+            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members), step))
         return tuple(groups)
 
     @cached_property
@@ -128,7 +129,8 @@ def held(draft: Draft) -> Sequence[Request]:
         if group.width == 1:
             extents = {len(slots[index].ids) for index in group.slots}
             alone = ONE_CHANNEL if extents == {1} else ALL_TOGETHER
-            reason = alone if len(group.channels) == 1 else NO_COMMON_STEP
+            several = MULTIPLE_OF_WIDTH if group.step > 1 else NO_COMMON_STEP
+            reason = alone if len(group.channels) == 1 else several
             ids = draft.partition.free_first(group.channels)
             requests.append(PinRequest(reason, _first_use(draft.facts, group.name), ids, reason.remedy, "steps"))
     return requests

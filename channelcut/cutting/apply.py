@@ -18,9 +18,10 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
         UserError: the plan was made for another architecture.
     """
     check_plan(model, plan)
+    named = named_tensors(model)
     try:
-        tensors = {t: select(t.detach(), plan.kept[n]) for n, t in named_tensors(model).items() if n in plan.kept}
-    except IndexError as error:
+        tensors = {named[name]: select(named[name].detach(), axes) for name, axes in plan.kept.items()}
+    except (IndexError, KeyError, RuntimeError) as error:
         raise UserError(
             f"The plan keeps positions that the model does not have ({error}): it was changed or damaged. Write the "
             "result again with `channelcut compress --force`."

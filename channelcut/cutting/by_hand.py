@@ -116,11 +116,12 @@ class PlanContext:
             where = "; ".join(
                 f"{n} of {len(lane)} in {self._names(lane)}" for lane, n in zip(inside, counts, strict=True)
             )
-            reason = (
-                "would lose all of its channels"
-                if 0 in steps
-                else f"must keep the same share in each of its {len(group.lanes)} lanes"
-            )
+            if 0 in steps:
+                reason = "would lose all of its channels"
+            elif len(group.lanes) > 1:
+                reason = f"must keep the same share in each of its {len(group.lanes)} lanes"
+            else:
+                reason = f"must keep a multiple of {group.step} channels"
             raise UserError(
                 f"with_kept({slot.tensor!r}): the group {group.name} {reason}, and these positions keep {where}. "
                 "Give positions that fit."

@@ -5,26 +5,27 @@ pickle.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump
 from torch import nn
 
+from channelcut.core.checked import Wrong, expect, field, items, read_json, write_json
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.plan import Plan
+from channelcut.core.proof import Proof
 from channelcut.core.record import OUTSIDE, put_record, record_of
 from channelcut.core.tensors import weights_fingerprint
 from channelcut.cutting.apply import cut
 
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
+_AGAIN = "Write the result again with `channelcut compress --force`"
 
 
 def store(model: nn.Module, plan: Plan, folder: Path) -> None:
@@ -39,15 +40,9 @@ def store(model: nn.Module, plan: Plan, folder: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _stored(model).items()}
     weights = dump(tensors, metadata={"format": "pt", "fingerprint": plan.fingerprint})
     rounds = [] if record is None else [dict(found) for found in record.rounds]
-    data = {**plan.to_dict(), "rounds": rounds, "weights_file": hashlib.sha256(weights).hexdigest()}
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / PLAN, (json.dumps({**data, "checksum": _checksum(data)}, indent=1) + "\n").encode())
-
-
-def _checksum(data: Mapping[str, Any]) -> str:
-    """The start of the SHA-256 of what a plan's file holds, itself aside; of its meaning, not of its layout."""
-    said = {key: value for key, value in data.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(weights).hexdigest()
+    write_json(folder / PLAN, {**plan.to_dict(), "rounds": rounds, "weights_file": digest})
 
 
 def plan_fingerprint(folder: Path) -> str:
@@ -78,21 +73,19 @@ def load_plan(folder: Path) -> Plan:
 def _read(folder: Path) -> tuple[Plan, dict[str, Any]]:
     """The plan, and all that its file holds."""
     path = folder / PLAN
+    missing = (
+        f"{folder} is no result of channelcut: it has no {PLAN}. Expected a folder written by `channelcut compress`."
+    )
+    data = read_json(path, missing, f"{_AGAIN}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["checksum"] != _checksum(data):
-            raise ValueError("its checksum does not fit what it holds")
+        field(data, "weights_file", str, "a checksum")
+        for found, place in items(data.get("rounds"), "rounds"):
+            field(expect(found, Mapping, place, "an object"), "options", Mapping, "an object", place)
+            if field(found, "proof", (Mapping, type(None)), "a proof or null", place) is not None:
+                Proof.from_dict(found["proof"])
         return Plan.from_dict(data), data
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} is no result of channelcut: it has no {PLAN}. Expected a folder written by `channelcut "
-            f"compress`."
-        ) from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, RecursionError, UserError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Write the result again with `channelcut compress "
-            f"--force`."
-        ) from error
+    except (Wrong, UserError) as wrong:
+        raise UserError(f"{path} is damaged ({wrong}). {_AGAIN}.") from wrong
 
 
 def restore(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
@@ -105,27 +98,23 @@ def restore(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     """
     folder = Path(folder)
     plan, data = _read(folder)
-    model = cut(build(), plan)
     path = folder / WEIGHTS
     try:
         content = path.read_bytes()
-        tensors = load_tensors(content)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Copy it again, or {_AGAIN.lower()}.") from error
+    if hashlib.sha256(content).hexdigest() != data["weights_file"]:
         raise UserError(
-            f"{path} cannot be read ({error}): it is missing, truncated or no safetensors file. Copy it again or "
-            f"write the result "
-            "again with `channelcut compress --force`."
-        ) from error
-    known = _stored(model)
+            f"{path} is not the file that {PLAN} was written with: it was damaged, cut short or replaced. Copy both "
+            f"again, or {_AGAIN.lower()}."
+        )
+    model = cut(build(), plan)
+    tensors, known = load_tensors(content), _stored(model)
     wrong = sorted(set(known) ^ set(tensors)) or [n for n, t in tensors.items() if t.shape != known[n].shape]
     if wrong:
         raise UserError(
-            f"{path} does not fit its {PLAN}: {', '.join(wrong[:3])} differ. The two files come from different runs."
-        )
-    if hashlib.sha256(content).hexdigest() != data["weights_file"]:
-        raise UserError(
-            f"{path} is not the file that {PLAN} was written with: it was damaged or replaced. Copy both again, or "
-            "write the result again."
+            f"{path} does not fit the model that was built: {', '.join(wrong[:3])} differ. Build the class that was "
+            "pruned, with the same arguments."
         )
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
-from channelcut.engine.timing_cache import locked, read_cache
+from channelcut.engine.timing_cache import locked, read_cache, write_cache
 
 _REASONS = {
     "VERSION_MISMATCH": "it was built by another version of the library",
@@ -61,4 +60,4 @@ def save_runtime_cache(cache: Any, path: Path | None) -> None:
     """Write the cache under its lock, in one step. Each run holds what it read, so the last writer has the most."""
     if cache is not None and path is not None:
         with locked(path):
-            write_atomically(path, bytes(memoryview(cache.serialize())))
+            write_cache(path, bytes(memoryview(cache.serialize())))

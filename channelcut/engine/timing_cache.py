@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+
+_MARK = b"channelcut sha256"
+_DIGEST = hashlib.sha256().digest_size
 
 
 @contextlib.contextmanager
@@ -40,13 +44,29 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def read_cache(path: Path) -> bytes:
-    """Return the cache's content; empty when there is none. Needs no lock: the file is only ever replaced whole."""
+    """Return the cache's content; empty when there is none. Needs no lock: the file is only ever replaced whole.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or was written by something else.
+    """
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except FileNotFoundError:
         return b""
     except OSError as problem:
-        raise UserError(f"Cannot read the timing cache {str(path)!r}: {problem.strerror}.") from problem
+        raise UserError(f"Cannot read the cache {str(path)!r}: {problem.strerror}.") from problem
+    known, end = data[: -len(_MARK) - _DIGEST], data[-len(_MARK) - _DIGEST :]
+    if end != _MARK + hashlib.sha256(known).digest():
+        raise UserError(
+            f"The cache {str(path)!r} is damaged, or was not written by channelcut: its checksum does not fit. Delete "
+            "it, and the next run makes it anew."
+        )
+    return known
+
+
+def write_cache(path: Path, known: bytes) -> None:
+    """Write a cache's content, and its checksum at the end, whole or not at all."""
+    write_atomically(path, known + _MARK + hashlib.sha256(known).digest())
 
 
 def merge_into(path: Path, config: Any, cache: Any) -> None:
@@ -59,4 +79,4 @@ def merge_into(path: Path, config: Any, cache: Any) -> None:
         known = read_cache(path)
         if known:
             cache.combine(config.create_timing_cache(known), False)
-        write_atomically(path, bytes(memoryview(cache.serialize())))
+        write_cache(path, bytes(memoryview(cache.serialize())))

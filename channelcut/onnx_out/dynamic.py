@@ -24,7 +24,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
-from channelcut.onnx_out.parity import tensor_leaves
+from channelcut.onnx_out.comparison import tensor_leaves
 from channelcut.tracing.source import innermost_line, is_user_file, short
 
 _STEPS = (32, 64, 128)  # by how much sides grow: what detectors' strides divide

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Array = npt.NDArray[Any]
 
@@ -60,6 +62,64 @@ def random_like(example: Tensor, generator: np.random.Generator, batch: int | No
     if not low < high:
         low, high = 0.0, 1.0
     return torch.from_numpy(np.asarray(image_like(shape, generator, low, high))).to(example.device, example.dtype)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One tuple of a forward's arguments to compare a file and its module on, with what it is in words.
+
+    `extreme`: no such input need ever come in use. What the module itself makes infinite or no number there is passed
+    over, and so is the trial where its forward fails.
+    """
+
+    name: str
+    inputs: tuple[Any, ...]
+    extreme: bool = False
+
+
+def extremes(example: tuple[Any, ...]) -> list[Trial]:
+    """Return the example as black, half black and even images (silence, a signal that ends), and far out of its range.
+
+    There a constant that was lost shows (`log(x + 1e-10)`, `x / (norm + 1e-10)`), and outputs that are quiet on
+    ordinary inputs speak. Floats and bytes are changed, and those alone that are as large as an image next to the
+    others: a scale or a state beside it stays, and so do positions and masks.
+    """
+    changed = [t for t in pytree.tree_leaves(example) if isinstance(t, Tensor) and _is_signal(t)]
+    largest = max((t.numel() for t in changed), default=0)
+
+    def trial(name: str, change: Callable[[Tensor], Tensor]) -> Trial:
+        def one(leaf: Any) -> Any:
+            signal = isinstance(leaf, Tensor) and _is_signal(leaf) and 16 * leaf.numel() >= largest
+            return change(leaf) if signal else leaf
+
+        return Trial(name, pytree.tree_map(one, example), extreme=True)
+
+    if largest < 2:
+        return []
+    trials = [trial("zeros", torch.zeros_like), trial("half zeros", _half), trial("one constant", _even)]
+    trials.append(trial("large values", _far))
+    if any(t.is_floating_point() for t in changed):
+        trials.append(trial("large negative values", lambda t: -_far(t) if t.is_floating_point() else t))
+    return trials
+
+
+def _is_signal(tensor: Tensor) -> bool:
+    return tensor.dim() > 0 and (tensor.is_floating_point() or tensor.dtype == torch.uint8)
+
+
+def _half(tensor: Tensor) -> Tensor:
+    changed = tensor.clone()
+    changed[..., tensor.shape[-1] // 2 :] = 0
+    return changed
+
+
+def _even(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, (float(tensor.min()) + float(tensor.max())) / 2 or 0.5)
+
+
+def _far(tensor: Tensor) -> Tensor:
+    """As if 0 to 255 were given where 0 to 1 is meant."""
+    return tensor * 255 if tensor.is_floating_point() else torch.full_like(tensor, 255)
 
 
 def _stretched(coarse: Array, axis: int, length: int) -> Array:

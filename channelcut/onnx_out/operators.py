@@ -1,16 +1,71 @@
-"""Operators that torch's ONNX exporter does not know."""
+"""What torch's ONNX exporter does not do, or does not do right: operators, and folding that leaves values alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+LN2 = math.log(2)
+
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export` takes as `custom_translation_table`."""
-    return {torch.ops.aten.adaptive_max_pool2d.default: _adaptive_max_pool2d}
+    aten = torch.ops.aten
+    return {
+        aten.adaptive_max_pool2d.default: _adaptive_max_pool2d,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.log_sigmoid_forward.default: lambda source: (_log_sigmoid(source),),
+        aten.logaddexp.default: _logaddexp,
+        aten.logaddexp2.default: lambda one, other: _scaled(
+            _logaddexp(_scaled(one, LN2), _scaled(other, LN2)), 1 / LN2
+        ),
+    }
+
+
+def fold_constants(model: Any) -> None:
+    """Compute what depends on constants alone, and clear away what nothing needs, in the exporter's model."""
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer
+
+    passes.InlinePass()(model)
+    optimizer.fold_constants_ir(model)
+    tidying: list[Any] = [
+        passes.RemoveUnusedNodesPass,
+        passes.RemoveUnusedFunctionsPass,
+        passes.RemoveUnusedOpsetsPass,
+        lambda: passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass,
+        passes.CommonSubexpressionEliminationPass,
+        passes.NameFixPass,
+    ]
+    for tidy in tidying:
+        tidy()(model)
+
+
+def _log_sigmoid(source: Any) -> Any:
+    """-softplus(-x): the exporter's logarithm of a sigmoid is infinite below -18."""
+    import onnxscript
+
+    op = onnxscript.opset18
+    return op.Neg(op.Softplus(op.Neg(source)))
+
+
+def _logaddexp(one: Any, other: Any) -> Any:
+    """The larger plus softplus(smaller - larger): the exporter's sum of exponentials is infinite above 88."""
+    import onnxscript
+
+    op = onnxscript.opset18
+    return op.Add(op.Max(one, other), op.Softplus(op.Neg(op.Abs(op.Sub(one, other)))))
+
+
+def _scaled(source: Any, factor: float) -> Any:
+    import onnxscript
+
+    op = onnxscript.opset18
+    return op.Mul(source, op.CastLike(op.Constant(value_float=factor), source))
 
 
 def _adaptive_max_pool2d(source: Any, output_size: Sequence[int]) -> tuple[Any]:

@@ -79,6 +79,22 @@ class Forced(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's bas
         return values, indices
 
 
+class Chosen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, notes what each `topk` and `sort` chose, in the order of the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.indices: list[Array] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _SELECTORS:
+            self.indices.append(result[1].detach().cpu().numpy().copy())
+        return result
+
+
 def index_outputs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the TopK nodes of the model's main graph, in order."""
     return [node for node in model.graph.node if node.op_type == "TopK"]
@@ -93,15 +109,17 @@ def with_index_outputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         return model, 0
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
-    nodes = index_outputs(exposed)
+    nodes, free = index_outputs(exposed), "channelcut_topk"
     existing = {o.name for o in exposed.graph.output}
+    while any(name.startswith(free) for other in exposed.graph.node for name in other.output):
+        free += "_"
     for number, node in enumerate(nodes):
         while len(node.output) < 2:
             node.output.append("")
-        node.output[1] = node.output[1] or f"channelcut_topk_{number}"
+        node.output[1] = node.output[1] or f"{free}_{number}"
         name = node.output[1]
         if name in existing:  # an output may be listed once only: pass the indices through
-            alias = f"channelcut_topk_{number}_indices"
+            alias = f"{free}_{number}_indices"
             exposed.graph.node.append(onnx.helper.make_node("Identity", [name], [alias]))
             name = alias
         exposed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))

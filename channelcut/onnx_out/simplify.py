@@ -1,4 +1,4 @@
-"""The graph simplifiers, by name. None is trusted: `parity.accept_rewrite` checks what they return."""
+"""The graph simplifiers, by name. None is trusted: `rewriting.accept_rewrite` checks what they return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 
 from channelcut.core.errors import UserError
 from channelcut.core.quiet import quietly
-from channelcut.onnx_out.parity import Rewrite
+from channelcut.onnx_out.rewriting import Rewrite
 
 
 def rewrites(names: Sequence[str]) -> list[tuple[str, Rewrite]]:

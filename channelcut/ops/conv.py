@@ -25,20 +25,20 @@ _WHOLE = (Role.GROUP, Role.DEPTHWISE)
 
 @rule(
     "aten.conv1d", "aten.conv2d", "aten.conv3d",
-    layers={nn.modules.conv._ConvNd: layers.convolution}, sizes="groups",
+    layers={nn.modules.conv._ConvNd: layers.convolution}, sizes="groups", convolves="forward",
 )  # fmt: skip
 def convolution(call: Call) -> Tensor:
     """Weight (O, I/groups, k...)."""
     return _convolve(call, call["groups"], transposed=False)
 
 
-@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", sizes="groups")
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", sizes="groups", convolves="transposed")
 def transposed_convolution(call: Call) -> Tensor:
     """Weight (I, O/groups, k...)."""
     return _convolve(call, call["groups"], transposed=True)
 
 
-@rule("aten.convolution", "aten._convolution")
+@rule("aten.convolution", "aten._convolution", convolves="either")
 def any_convolution(call: Call) -> Tensor:
     """What the dispatcher makes of all of them."""
     return _convolve(call, call["groups"], transposed=call["transposed"])

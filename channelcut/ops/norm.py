@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from channelcut.core import ids as I
+from channelcut.core.graph import Graph, Ref
 from channelcut.core.groups import Role
 from channelcut.core.reasons import COMPUTED_WEIGHT_NORM, NORM_OF_FIXED, NORM_OTHER_AXIS, NORM_SEVERAL_AXES
+from channelcut.core.schema import bound_arguments
 from channelcut.ops import shapes
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
 from channelcut.ops.layers import first_axis, grouped_norm, normalized
-from channelcut.ops.registry import know, rule
+from channelcut.ops.registry import know, op, rule
 
 
 def _attach(call: Call, ids: Tensor, axis: int, states: Sequence[Any]) -> bool:
@@ -92,6 +95,28 @@ def weight_norm(call: Call) -> Any:
     if not call.several:
         return direction
     return (direction, I.along(rows, axis, call.node.value[1].shape))
+
+
+@dataclass(frozen=True)
+class NormalisedWeight:
+    """The parameters of a weight norm, and the axis that each of its lengths belongs to."""
+
+    direction: str
+    length: str
+    axis: int
+
+
+def normalised_weights(graph: Graph) -> list[NormalisedWeight]:
+    """The weights of a forward that are computed from a length and a direction."""
+    found: dict[str, NormalisedWeight] = {}
+    for node in graph.calls:
+        name = op(node.name).direction
+        given = bound_arguments(node.target, node.args, node.kwargs) if name else {}
+        states = [given.get(key) for key in (name, "g")]
+        if all(isinstance(state, Ref) and graph.nodes[state.index].kind == "state" for state in states):
+            direction, length = (graph.nodes[state.index].name for state in states if isinstance(state, Ref))
+            found[direction] = NormalisedWeight(direction, length, int(given.get("dim", 0)))
+    return list(found.values())
 
 
 @rule(

@@ -31,14 +31,14 @@ def _axes(call: Call, ids: Tensor) -> list[int]:
     "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.prod",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
-    """The mean of the kept channels stands for the mean of all; any other reduction over channels pins them."""
+    """Over channels, the sum, mean or length of the kept ones stands for that of all; any other reduction pins them."""
     if isinstance(call.get("other"), (Tensor, State)):
         return several(call)
     ids = call.ids(next(iter(call.arguments)))
     axes = _axes(call, ids)
     shape = call.shape
     if _ends(call, ids, axes):
-        if op(call.name).over_kept is None or _positions_are_read(call):
+        if not _of_kept(call) or _positions_are_read(call):
             call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
@@ -48,10 +48,6 @@ def reduction(call: Call) -> Any:
             ids = ids.narrow(axis, 0, 1) if keeps_axes else ids.select(axis, 0)
         result = call.spread(ids)
     return (result,) * len(call.node.value) if call.several else result  # variance and mean have one shape
-
-
-know("aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
-know("aten.mean", shape=shapes.mean)
 
 
 def _ends(call: Call, ids: Tensor, axes: Sequence[int]) -> bool:
@@ -76,6 +72,19 @@ def _positions_are_read(call: Call) -> bool:
 
 def _is_read(nodes: Sequence[Node], node: Node) -> bool:
     return any(ref.index == node.index for other in nodes[node.index + 1 :] for ref in other.inputs)
+
+
+def _of_kept(call: Call) -> bool:
+    """Whether a reduction of the kept channels stands for that of all: a mean, a maximum, a sum of a term for each."""
+    if op(call.name).over_kept is None:
+        return False
+    order = call.get("ord", call.get("p", 2))
+    return order is None or (isinstance(order, (int, float)) and order >= 0)
+
+
+know("aten.mean", over_kept="channels", shape=shapes.mean)
+know("aten.sum", "aten.linalg_vector_norm", "aten.norm", over_kept="channels")
+know("aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
 
 
 @rule(

@@ -10,21 +10,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from channelcut.core.attributes import set_attribute
-from channelcut.core.errors import ChannelcutError
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups, Role
 from channelcut.core.tensors import Kept
 from channelcut.ops.registry import LAYERS
 
 
 def refresh(model: nn.Module, changed: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set attributes of modules, by module path and (dotted) name."""
+    """Set attributes of modules, by module path and (dotted) name.
+
+    Raises:
+        UserError: there is no such attribute.
+    """
     for path, values in changed.items():
-        module = model.get_submodule(path)
         for attribute, value in values.items():
             try:
-                set_attribute(module, attribute, value)
-            except (AttributeError, KeyError, IndexError) as error:
-                raise ChannelcutError(f"{path} has no attribute {attribute!r} to refresh.") from error
+                set_attribute(model.get_submodule(path), attribute, value)
+            except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"The plan gives {attribute!r} of {path or 'the model'} a new value, and there is no such number: "
+                    "it was changed or damaged, or the model is built differently now. Plan again."
+                ) from error
 
 
 def attributes(model: nn.Module, groups: Groups, kept: NDArray[np.bool_], positions: Kept) -> dict[str, dict[str, Any]]:

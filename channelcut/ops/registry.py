@@ -38,6 +38,7 @@ class Op:
     operands: integers among its arguments are operands rather than axes or sizes.
     sizes: how the forward's numbers are read where they become its sizes, see tracing.widths.
     shape: its result without the arithmetic, see ops.shapes.
+    convolves: it is a convolution, a `transposed` one, or `either`, as its argument says.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -54,6 +55,7 @@ class Op:
     operands: bool = False
     sizes: str = ""
     shape: Callable[..., Any] | None = None
+    convolves: Literal["forward", "transposed", "either"] | None = None
     own_layout: bool = False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from channelcut.core.checked import read_json
 from channelcut.core.errors import UserError
 from channelcut.engine.onnxruntime import load
 from channelcut.engine.registry import require
+from channelcut.onnx_out.comparison import tensor_leaves
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
-from channelcut.onnx_out.parity import tensor_leaves
 from channelcut.parity.chain import Batch, Decode, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
@@ -111,9 +111,9 @@ def _loaded(load_file: Callable[[Path], Any], path: Path) -> tuple[Run | None, s
 def _engine_backends(folder: Path) -> dict[str, str]:
     """Which backend built which engine, as report.json tells it; empty where it does not."""
     try:
-        engines = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("engines") or []
+        engines = read_json(folder / "report.json", "", "").get("engines") or []
         return {Path(e["path"]).name: str(e["backend"]) for e in engines}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError):
         return {}
 
 

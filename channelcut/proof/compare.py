@@ -25,8 +25,11 @@ def kept_elements(value: Tensor, mask: Tensor) -> Tensor:
     return value.index_select(varying[0], mask.reshape(-1).nonzero().flatten())
 
 
-def relative_error(reference: Tensor, candidate: Tensor) -> float:
-    """Largest difference in units of the reference's deviation; rounding cannot be seen below 1e-5 of the values."""
+def relative_error(reference: Tensor, candidate: Tensor, least: float = 0.0) -> float:
+    """Largest difference in units of the reference's deviation, or of `least` where that is more.
+
+    Rounding cannot be seen below 1e-5 of the values either.
+    """
     if reference.shape != candidate.shape:
         return float("inf")
     if not reference.numel():
@@ -43,7 +46,7 @@ def relative_error(reference: Tensor, candidate: Tensor) -> float:
         difference = _largest(a - b) if a.numel() else 0.0
     if difference == 0.0:
         return 0.0
-    scale = max(float(a.std(correction=0)), 1e-5 * _largest(a))
+    scale = max(float(a.std(correction=0)), 1e-5 * _largest(a), least)
     return difference / scale if scale > 0 else float("inf")
 
 

@@ -14,6 +14,7 @@ from channelcut.core.schema import writes
 from channelcut.core.trees import leaves, mapped
 from channelcut.ops.registry import op
 from channelcut.ops.writes import written
+from channelcut.proof.grouped import grouped_convolution
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -123,6 +124,9 @@ class Execution:
             if schema is not None and any(argument.name == "dtype" for argument in schema.arguments):
                 kwargs = {**kwargs, "dtype": torch.float64}
             return mapped(to_double, node.target(*args, **kwargs))  # else it is rounded, alike in both networks
+        grouped = grouped_convolution(node.name, node.target, args, kwargs)
+        if grouped is not None:
+            return grouped
         return node.target(*args, **kwargs)
 
     def finish(self, node: Node, value: Any) -> None:

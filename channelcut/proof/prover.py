@@ -8,33 +8,24 @@ compared, on the kept channels, in units of that tensor's own deviation.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from channelcut.core.graph import Graph, Node, named_outputs, refs
+from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
-from channelcut.core.ids import varying_axes
 from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
-from channelcut.core.randomness import OwnRandom
 from channelcut.core.tensors import kept_positions, named_tensors, select
-from channelcut.core.trees import leaves
-from channelcut.ops.align import align
-from channelcut.ops.registry import op
-from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
-from channelcut.proof.execute import Derived, Execution, compared
-from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, producers
+from channelcut.proof.execute import Derived
+from channelcut.proof.lockstep import TOLERANCE, Lockstep
 from channelcut.proof.training import training_step
 
-TOLERANCE = 1e-9
 VISIBLE = 1e-6
 NOTHING_SHOWN = "the outputs do not depend on the removed channels, so nothing was shown"
 
@@ -169,119 +160,3 @@ def rescaled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             drawn[name] = torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75
         drawn[name] = drawn[name].to(tensor.device)
     return drawn
-
-
-class Lockstep:
-    """Runs the masked original and the cut model node by node and compares what is consumed."""
-
-    def __init__(self, groups: Groups, kept: NDArray[np.bool_], graph: Graph, inputs: Any) -> None:
-        self.groups, self.kept, self.graph, self.inputs = groups, kept, graph, inputs
-        self.consumers, self.producers = consumers(groups), producers(groups)
-        self._masks: dict[int, Tensor | None] = {}
-
-    def run(
-        self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], *, signal: bool = True
-    ) -> tuple[list[Check], float]:
-        """Every check in order, and how far the masked outputs moved from the uncut ones (0 without `signal`)."""
-        with torch.no_grad(), OwnRandom():
-            return self._run(original, actual, signal)
-
-    def _run(
-        self, original: Mapping[str, Tensor], actual: Mapping[str, Tensor], signal: bool
-    ) -> tuple[list[Check], float]:
-        uncut = Execution(self.groups.graph, original, self.inputs).results() if signal else []
-        masked = masked_state(self.groups, self.kept, original)
-        reference = Execution(self.groups.graph, masked, self.inputs)
-        pairs = align(self.groups.graph, self.graph)
-        partners = {node.index: twin.index for node, twin in pairs if node is not None and twin is not None}
-        twins = self._twins(partners)
-        candidate = Execution(self.graph, actual, self.inputs, [index for index in twins if index is not None])
-        checks: list[Check] = []
-        for node, twin in pairs:
-            if node is None or twin is None:  # a copy on one side alone
-                alone, side = (twin, candidate) if node is None else (node, reference)
-                assert alone is not None
-                side.finish(alone, side.compute(alone, *side.arguments(alone)))
-                continue
-            if node.kind == "output":
-                outputs = [reference.value(index) for index in compared(self.groups.graph)]
-                checks += self._outputs(twins, reference, candidate)
-                return checks, max((moved(a, b) for a, b in zip(uncut, outputs, strict=signal)), default=0.0)
-            if node.kind != "call":
-                reference.start(node)
-                candidate.start(twin)
-                continue
-            for ref in self.consumers.get(node.index, ()):
-                other = refs(twin.args)[refs(node.args).index(ref)]
-                mine, theirs = reference.value(ref.index), candidate.value(other.index)
-                checks.append(Check(f"input of {node.site}", self._on_kept(ref.index, mine, theirs)))
-            self._step(node, twin, reference, candidate, checks)
-        return checks, 0.0
-
-    def _twins(self, partners: Mapping[int, int]) -> list[int | None]:
-        """The cut model's step for every output; None where there is none.
-
-        What is read where values decide is paired by its step: in the cut model they may decide that nobody reads it.
-        """
-        mine, theirs = named_outputs(self.groups.graph), named_outputs(self.graph)
-        same = [name for name, _ in mine] == [name for name, _ in theirs]
-        outputs = [index for _, index in theirs] if same else [None] * len(mine)
-        return [*outputs, *(partners.get(index) for index in self.groups.graph.unsettled)]
-
-    def _outputs(self, twins: Sequence[int | None], reference: Execution, candidate: Execution) -> list[Check]:
-        """Every output as a whole; of those that may lose channels, the kept ones."""
-        checks = []
-        graph = self.groups.graph
-        named = [*named_outputs(graph), *(("read where values decide", index) for index in graph.unsettled)]
-        for (name, index), other in zip(named, twins, strict=True):
-            free = any(fnmatch(name, pattern) for pattern in self.groups.free_outputs)
-            error = float("inf")
-            if other is not None:
-                mine, theirs = reference.value(index), candidate.value(other)
-                error = self._on_kept(index, mine, theirs) if free else relative_error(mine, theirs)
-            checks.append(Check(f"output {name} ({graph.nodes[index].site})", error))
-        return checks
-
-    def _step(self, node: Node, twin: Node, reference: Execution, candidate: Execution, checks: list[Check]) -> None:
-        args, kwargs = reference.arguments(node)
-        mask = self._mixed(node)
-        try:
-            value = reference.compute(node, args, kwargs) if mask is None else mix_kept(node, args, kwargs, mask)
-        except UnequalGroups:
-            checks.append(Check(f"the equal groups of {node.site}", float("inf")))
-            value = reference.compute(node, args, kwargs)
-        other = candidate.compute(twin, *candidate.arguments(twin))
-        if op(node.name).ties and value[0].shape == other[0].shape:
-            # Equal scores may come in either order; the values must agree, the order is then the reference's.
-            checks.append(Check(f"values of {node.site}", relative_error(value[0], other[0])))
-            other = value
-        if node.index in self.producers:
-            checks.append(Check(f"output of {node.site}", self._on_kept(node.index, value, other)))
-        reference.finish(node, value)
-        candidate.finish(twin, other)
-
-    def _mixed(self, node: Node) -> Tensor | None:
-        """The kept elements of a mixing op's input, where it loses any."""
-        first = node.args[0] if node.args else None
-        axis = op(node.name).over_kept
-        if axis is None or not refs(first):
-            return None
-        left = next(leaf for leaf in leaves(self.groups.channels_of(node.index)) if isinstance(leaf, Tensor))
-        over_channels = axis != "channels" or not varying_axes(left)
-        return self._mask(refs(first)[0].index) if over_channels else None
-
-    def _on_kept(self, index: int, reference: Tensor, candidate: Tensor) -> float:
-        mask = self._mask(index)
-        if mask is None:
-            return relative_error(reference, candidate)
-        chosen = kept_elements(reference, mask)
-        if chosen.numel() != candidate.numel():
-            return float("inf")
-        return relative_error(chosen, candidate.reshape(chosen.shape))
-
-    def _mask(self, index: int) -> Tensor | None:
-        """The kept elements of a value; None where it loses none."""
-        if index not in self._masks:
-            ids = self.groups.channels_of(index)
-            self._masks[index] = kept_mask(ids, self.kept) if isinstance(ids, Tensor) else None
-        return self._masks[index]

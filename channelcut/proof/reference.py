@@ -18,21 +18,23 @@ from torch import Tensor
 from channelcut.core.graph import Node, Ref, refs
 from channelcut.core.groups import Groups, Role
 from channelcut.core.schema import bound_arguments
+from channelcut.ops.norm import normalised_weights
 from channelcut.ops.registry import op
+from channelcut.proof.compare import kept_elements
 from channelcut.proof.execute import Derived
 
 
 def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Zero every removed position of every slot.
 
-    A variance stays, and the direction of a normalised weight, or their channels would become infinite; the zeros of
-    the scale beside them are enough.
+    A variance stays, and the direction of a normalised weight along the axis of its lengths, or they would become
+    infinite; the zeros of the scale beside them are enough. Along other axes zeros count for nothing in a length.
     """
-    directions = _directions(groups)
+    directions = {found.direction: found.axis for found in normalised_weights(groups.graph)}
     removed: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     for slot in groups.slots:
         positions = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
-        divides = slot.tensor.endswith("running_var") or (slot.tensor in directions and slot.role is not Role.IN)
+        divides = slot.tensor.endswith("running_var") or directions.get(slot.tensor) == slot.axis
         if len(positions) and not divides:
             removed[slot.tensor].append((slot.axis, positions))
 
@@ -43,14 +45,6 @@ def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Te
         return found
 
     return Derived(state, masked)
-
-
-def _directions(groups: Groups) -> set[str]:
-    """The parameters that a weight norm divides by their length."""
-    nodes = groups.graph.nodes
-    named = [(op(node.name).direction, node) for node in groups.graph.calls]
-    found = [bound_arguments(n.target, n.args, n.kwargs).get(direction) for direction, n in named if direction]
-    return {nodes[ref.index].name for ref in refs(found) if nodes[ref.index].kind == "state"}
 
 
 class UnequalGroups(Exception):
@@ -79,7 +73,7 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
         if not _equal_groups(groups, mask):
             raise UnequalGroups
     if axis == "channels":
-        axis = next(a for a in range(mask.dim()) if not bool((mask == mask.narrow(a, 0, 1)).all()))
+        return _reduced(node, args, kwargs, mask)
     assert isinstance(axis, int)
     axis %= mask.dim()
     line = mask
@@ -89,8 +83,6 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     positions = line.reshape(-1).nonzero().flatten().to(args[0].device)
     extent = mask.shape[axis]
     value = args[0].index_select(axis, positions)
-    if node.name in ("aten.mean", "aten.amax", "aten.amin", "aten.max", "aten.min"):
-        return node.target(value, *args[1:], **kwargs)
     # The extent itself is an argument of a layer norm, as a list, and of the dispatcher's group norm, as its fifth.
     counts = {4: len(positions)} if node.name == "aten.native_group_norm" else {}
     rest = [
@@ -105,6 +97,32 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     first = result[0] if isinstance(result, tuple) else result
     full = torch.zeros_like(args[0]).index_copy(axis, positions, first)
     return (full, *result[1:]) if isinstance(result, tuple) else full
+
+
+def over_kept(
+    node: Node, arguments: tuple[tuple[Any, ...], dict[str, Any]], masks: Mapping[int, Tensor | None]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a contraction with zeros where channels are removed, whatever an activation made of those."""
+    args, kwargs = arguments
+
+    def kept(argument: Any, value: Any) -> Any:
+        mask = masks.get(argument.index) if isinstance(argument, Ref) else None
+        return value if mask is None else torch.where(mask.to(value.device), value, torch.zeros_like(value))
+
+    return tuple(kept(argument, value) for argument, value in zip(node.args, args, strict=True)), kwargs
+
+
+def _reduced(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> Any:
+    """A sum, mean, length or maximum over the kept elements of all axes along which channels lie."""
+    varying = [axis for axis in range(mask.dim()) if not bool((mask == mask.narrow(axis, 0, 1)).all())]
+    assert node.target is not None
+    if len(varying) == 1:
+        value = kept_elements(args[0], mask.any([a for a in range(mask.dim()) if a != varying[0]], keepdim=True))
+        return node.target(value, *args[1:], **kwargs)
+    mask = mask.to(args[0].device)
+    last = {"max": -torch.inf, "min": torch.inf}.get(node.name[-3:], 0.0)  # what counts for nothing
+    result = node.target(torch.where(mask, args[0], torch.full_like(args[0], last)), *args[1:], **kwargs)
+    return result / mask.double().mean() if node.name == "aten.mean" else result
 
 
 def producers(groups: Groups) -> set[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from channelcut.core.checked import read_json
 from channelcut.core.errors import UserError
 
 FORMAT = 1
@@ -85,22 +86,14 @@ def read_report(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder is no result, or one of the files is damaged.
     """
-    path = Path(folder) / "report.json"
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is no result of `channelcut compress`: it has no report.json.") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Write the result again with `channelcut compress --force`."
-        ) from error
+    missing = f"{folder} is no result of `channelcut compress`: it has no report.json."
+    data = read_json(
+        Path(folder) / "report.json", missing, "Write the result again with `channelcut compress --force`."
+    )
     for extra in ("parity", "profile"):
         found = Path(folder) / f"{extra}.json"
         if found.is_file():
-            try:
-                data[extra] = json.loads(found.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{found} is damaged ({error}). Delete it, or write it again.") from error
+            data[extra] = read_json(found, f"{found} is gone.", "Delete it, or write it again.")
     return data
 
 

@@ -1,13 +1,48 @@
-"""Outputs whose channels nobody counts, by library."""
+"""What is known of the outputs of libraries: whose channels nobody counts, and which flag makes them tensors."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 # The feature maps that Ultralytics' heads return beside their predictions are read for their resolution alone.
 _UNCOUNTED = {"ultralytics": ("feats.*", "*.feats.*")}
+_TENSORS = {
+    "doctr": "docTR's models return their tensors when they are built with exportable=True",
+    "detectron2": "detectron2.export.TracingAdapter(model, inputs) returns the tensors of detectron2's models",
+}
 
 
 def uncounted_outputs(model: nn.Module) -> tuple[str, ...]:
     """Patterns of the outputs of `model` that may lose channels, known from the library that its class comes from."""
     return _UNCOUNTED.get(type(model).__module__.partition(".")[0], ())
+
+
+def tensorless(model: nn.Module, result: Any) -> str:
+    """Why a model whose forward returned `result`, without a tensor, cannot be analysed, and what helps."""
+    hints = (_TENSORS.get(type(module).__module__.partition(".")[0]) for module in model.modules())
+    hint = next((hint for hint in hints if hint), "")
+    return (
+        f"The forward of {type(model).__name__} returns no tensor but {_described(result)}, so that nothing says which "
+        "channels of its last layers are counted, and nothing could be proven. Expected: a tensor, or lists, tuples or "
+        "dicts that hold tensors. "
+        + (
+            f"{hint}."
+            if hint
+            else "Give the part of the model that computes them, or a module whose forward returns what comes before "
+            "decoding."
+        )
+    )
+
+
+def _described(value: Any, depth: int = 2) -> str:
+    """The types of a nested value in a few words, as in `a dict (preds: a list of tuple)`."""
+    kind = type(value).__name__
+    if isinstance(value, Mapping) and value and depth:
+        inside = ", ".join(f"{key}: {_described(item, depth - 1)}" for key, item in list(value.items())[:4])
+        return f"{kind} ({inside}{', ...' if len(value) > 4 else ''})"
+    if isinstance(value, (list, tuple)) and value and depth:
+        return f"{kind} of {', '.join(dict.fromkeys(_described(item, depth - 1) for item in value[:4]))}"
+    return kind

@@ -2,6 +2,6 @@
 copies.
 """
 
-from channelcut.tracing.forward import trace, trace_modes
+from channelcut.tracing.forward import result_of, trace, trace_modes
 
-__all__ = ["trace", "trace_modes"]
+__all__ = ["result_of", "trace", "trace_modes"]

@@ -169,10 +169,15 @@ def _copy(model: nn.Module, training: bool, warm_up: Inputs | None = None) -> nn
     return copy
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def result_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the forward of a copy returns in evaluation mode."""
+    return _run(_copy(model, False), *cloned((args, dict(kwargs))))
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One forward of a copy on copies of the inputs, which it may write into."""
     with torch.no_grad(), uncompiled(), OwnRandom():
-        model(*args, **kwargs)
+        return model(*args, **kwargs)
 
 
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

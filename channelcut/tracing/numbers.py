@@ -23,16 +23,22 @@ class Recording:
     def __init__(self) -> None:
         self.open = True
         self.on_float: Callable[[Origin], None] | None = None
+        self.on_multiple: Callable[[Origin], None] | None = None
         self._thread = threading.get_ident()
 
     def close(self) -> None:
         """End it: from now on its numbers are plain ones, and make plain ones."""
-        self.open, self.on_float = False, None
+        self.open, self.on_float, self.on_multiple = False, None, None
 
     def read_as_float(self, origin: Origin) -> None:
         """A number is asked for a plain float, by the root of a width for instance, and its origin ends there."""
         if self.on_float is not None and self._thread == threading.get_ident():
             self.on_float(origin)
+
+    def divided_evenly(self, origin: Origin) -> None:
+        """A division has left nothing over, which an assertion or a branch may ask for."""
+        if self.on_multiple is not None and self._thread == threading.get_ident():
+            self.on_multiple(origin)
 
 
 class Width(int):
@@ -101,9 +107,10 @@ def _binary(name: str, *, swapped: bool) -> Callable[[Any, Any], Any]:
         if not isinstance(other, (int, float)):
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
-        return _tagged(
-            compute(_plain(left), _plain(right)), Arithmetic(name, (_operand(left), _operand(right))), left, right
-        )
+        result, origin = compute(_plain(left), _plain(right)), Arithmetic(name, (_operand(left), _operand(right)))
+        if name == "mod" and type(result) is int and result == 0 and isinstance(left, Width):
+            left.recording.divided_evenly(origin)
+        return _tagged(result, origin, left, right)
 
     return method
 

@@ -39,7 +39,7 @@ class WidthMode(TorchFunctionMode):
         count: Callable[[], int],
     ) -> None:
         super().__init__()
-        self.recording, recording.on_float = recording, self._number
+        self.recording, recording.on_float, recording.on_multiple = recording, self._number, self._multiple
         self.reference, self.site, self.steps, self.count = reference, site, steps, count
         self.uses: list[WidthUse] = []
 
@@ -172,6 +172,9 @@ class WidthMode(TorchFunctionMode):
     def _use(self, ref: Ref | None, role: Any, axis: int, number: Any) -> None:
         if ref is not None and isinstance(number, (Width, Fraction)) and number.recording is self.recording:
             self.uses.append(WidthUse(ref.index, role, axis, number.origin, self.site()))
+
+    def _multiple(self, origin: Origin) -> None:
+        self.uses.append(WidthUse(max(self.count() - 1, 0), "multiple", -1, origin, self.site()))
 
     def _number(self, origin: Origin) -> None:
         self.uses.append(WidthUse(max(self.count() - 1, 0), "number", -1, origin, self.site()))
