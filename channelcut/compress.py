@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from channelcut.sources.source import RANDOM
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 _INT8_IMAGES = 64
+_REAL = 2  # batches of real images that the ONNX files are compared on
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             store(result.model, _named(result.plan, source, example), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            onnx = export_both((model, result.model), example, folder, facts, watch)
+            shown = (example, real_inputs(options, example))
+            onnx = export_both((model, result.model), shown, folder, facts, watch)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
@@ -185,9 +187,16 @@ def _named(plan: Plan, source: Source, example: Any) -> Plan:
 
 
 def export_both(
-    models: tuple[nn.Module, nn.Module], example: Any, folder: Path, facts: dict[str, str], watch: Stopwatch
+    models: tuple[nn.Module, nn.Module],
+    shown: tuple[Any, Sequence[Tensor]],
+    folder: Path,
+    facts: dict[str, str],
+    watch: Stopwatch,
 ) -> dict[str, Any]:
-    """Write both ONNX files, each checked against its module; `facts` go into both, the plan into the pruned one's."""
+    """Write both ONNX files, each checked against its module on the example and the real inputs.
+
+    `facts` go into both, the plan into the pruned one's.
+    """
     described = {}
     for place, (name, module, file) in enumerate(zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True)):
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
@@ -197,13 +206,29 @@ def export_both(
 
         found = onnx_from_module(
             module,
-            positional_inputs(module, example),
+            positional_inputs(module, shown[0]),
             folder / file,
             ExportOptions(metadata=tuple(said.items())),
+            samples=[(image,) for image in shown[1]],
             on_progress=count,
         )
         described[name] = found.to_dict()
     return described
+
+
+def real_inputs(options: CompressOptions, example: Any) -> list[Tensor]:
+    """A few of the calibration's images, in batches as large as the example; none for a network that takes no image."""
+    data = options.prune.calibration
+    if not isinstance(example, Tensor) or example.dim() != 4 or not example.is_floating_point():
+        return []
+    if isinstance(data, (str, Path)):
+        channels, height, width = example.shape[1:]
+        limit = _REAL * len(example)
+        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing, limit)[0]
+    if not isinstance(data, Tensor) or data.shape[1:] != example.shape[1:]:
+        return []
+    batches = torch.split(data.to(example.device, example.dtype), len(example))
+    return [batch for batch in batches[:_REAL] if len(batch) == len(example)]
 
 
 def with_images(options: CompressOptions, example: Any) -> tuple[CompressOptions, Tensor | None]:

@@ -65,6 +65,7 @@ def test_the_report_holds_the_run(result: Path) -> None:
     assert report["proof"]["passed"]
     assert report["recalibration"]["images"] == 20
     assert report["onnx"]["pruned"]["max_relative_error"] <= 1e-4
+    assert {"sample 1", "sample 2"} <= set(report["onnx"]["pruned"]["compared_on"]), "real images"
     assert [e["capability"] for e in report["engines"]] == ["sm86", "sm89"]
     assert len(report["measurement"]["baseline"]["samples_ms"]) > 5
     assert report["layers"][0] == {"name": "stem.0", "before": [16, 3], "after": [report["layers"][0]["after"][0], 3]}
