@@ -13,9 +13,9 @@ from torch import nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
-from channelcut.core.graph import Graph, as_spec, named_outputs, specs
+from channelcut.core.graph import Graph, as_spec, is_named, named_outputs, specs
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import Inputs
+from channelcut.core.inputs import Inputs, check_patterns
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
@@ -23,6 +23,7 @@ from channelcut.core.record import Record, noticed, put_record, record_of, with_
 from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import kept_channels, named_tensors, select
 from channelcut.core.trees import leaves
+from channelcut.core.unused import unused_parameters
 from channelcut.cost import network_costs
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
@@ -53,14 +54,7 @@ class AnalyzeOptions:
             raise UserError(
                 f"grouped={self.grouped!r} is no policy for grouped convolutions: use 'auto', 'groups' or 'offsets'."
             )
-        given = self.prunable_outputs
-        if given is not None and (
-            isinstance(given, str) or not isinstance(given, Iterable) or not all(isinstance(p, str) for p in given)
-        ):
-            raise UserError(
-                f"prunable_outputs={given!r}: expected a sequence of patterns on the paths of outputs, such as "
-                "['1.feats.*']."
-            )
+        check_patterns(self.prunable_outputs, "prunable_outputs", "the paths of outputs, such as ['1.feats.*']")
         if not isinstance(self.probe, bool):
             raise UserError(f"probe={self.probe!r}: expected True or False.")
 
@@ -91,10 +85,25 @@ def coupled(
     """The channels that go together, and what keeps the others."""
     with watch.stage("couple"):
         coupling = options.coupling(model)
-        if not options.probe:
-            return couple(graphs, coupling)
+        if options.prunable_outputs is not None:
+            _check_outputs(graphs, options.prunable_outputs)
         forwards = CutForwards(model, *inputs)
-        return couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
+        if options.probe:
+            groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
+        else:
+            groups = couple(graphs, coupling)
+        return replace(groups, unused=unused_parameters(model, graphs))
+
+
+def _check_outputs(graphs: Sequence[Graph], patterns: Sequence[str]) -> None:
+    """Refuse a pattern that names no output."""
+    paths = list(dict.fromkeys(name for graph in graphs for name, _ in named_outputs(graph)))
+    for pattern in patterns:
+        if not any(is_named(path, [pattern]) for path in paths):
+            raise UserError(
+                f"prunable_outputs: {pattern!r} names no output of this forward. It returns {', '.join(paths[:8])}"
+                f"{', ...' if len(paths) > 8 else ''}: give one of these paths, what it is in, or a pattern."
+            )
 
 
 def planned(

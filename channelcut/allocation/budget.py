@@ -14,6 +14,7 @@ from channelcut.allocation.steps import admissible_widths, nearest_width, width_
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.groups import Group, Groups, Role
 from channelcut.core.reasons import EXCLUDED
+from channelcut.core.unused import unused_words
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
 
@@ -217,9 +218,12 @@ def _global(
     if cost(least) > limit * (1 + 1e-9):
         share = min(cost(least) / whole, 1 - 5e-5)
         nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(cost(least))}"
+        why = "is pinned"
+        if groups.unused and name == "params":
+            why = f"is pinned, or never read by the forward ({unused_words(groups.unused)}: see drop_unused)"
         raise BudgetError(
             f"The budget {name}={given:g} cannot be met: with every group at its least width {share:.4f} of the "
-            f"original's {name} remain, because the rest is pinned. The nearest possible budget is {name}={nearest}. "
+            f"original's {name} remain, because the rest {why}. The nearest possible budget is {name}={nearest}. "
             "Ask for that, lower the alignment or the least widths (min_keep, min_channels, keep), or see `channelcut "
             "analyze` for what is pinned and how to free it."
         )

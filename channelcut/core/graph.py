@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from typing import Any, Literal
 
@@ -190,6 +191,11 @@ def named_outputs(graph: Graph) -> list[tuple[str, int]]:
     """The path of every output in the forward's result and the index of its node."""
     found = [ref.index for node in graph.nodes if node.kind == "output" for ref in refs(node.args)]
     return list(zip(graph.outputs or ("",) * len(found), found, strict=True))
+
+
+def is_named(path: str, patterns: Iterable[str]) -> bool:
+    """Whether an output is named by one of the patterns: by its own path, or by that of what it is in."""
+    return any(fnmatch(path, pattern) or fnmatch(path, f"{pattern}.*") for pattern in patterns)
 
 
 def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:

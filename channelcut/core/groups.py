@@ -17,6 +17,7 @@ from torch import Tensor
 from channelcut.core.graph import Graph, Site
 from channelcut.core.ids import compact
 from channelcut.core.trees import mapped_only
+from channelcut.core.unused import unused_words
 
 Ids = NDArray[np.int64]
 
@@ -152,7 +153,8 @@ class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
     `followers` are the numbers in modules that have to be refreshed after a cut, `free_outputs` patterns of the outputs
-    that may lose channels, `findings` what was found out on the way.
+    that may lose channels, `findings` what was found out on the way, `unused` the parameters that the forward never
+    reads: they are neither cut nor pinned.
     """
 
     groups: tuple[Group, ...]
@@ -165,6 +167,7 @@ class Groups:
     followers: tuple[Follower, ...] = ()
     free_outputs: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    unused: tuple[str, ...] = ()
     _ids: Mapping[int, Any] = field(default_factory=dict, repr=False)
     _channel_of: Ids = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 
@@ -186,6 +189,8 @@ class Groups:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"  follow: {', '.join(names[:3])}{more}")
+        if self.unused:
+            lines.append(f"  never read by the forward: {len(self.unused)} parameters in {unused_words(self.unused)}")
         return "\n".join(lines)
 
     def channels_of(self, node: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -117,6 +117,14 @@ def check_callable(value: Any, name: str, call: str) -> None:
     """Refuse what is neither None nor a function; `call` shows how it is called."""
     if value is not None and not callable(value):
         raise UserError(f"{name} is a {type(value).__name__}. Expected a function that is called as {call}, or None.")
+
+
+def check_patterns(value: Any, name: str, on: str) -> None:
+    """Refuse what is neither None nor a sequence of texts; `on` says what they are compared with."""
+    if value is None:
+        return
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(text, str) for text in value):
+        raise UserError(f"{name}={value!r}: expected a sequence of patterns on {on}.")
 
 
 def check_path(value: Any, name: str) -> None:

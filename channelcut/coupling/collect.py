@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.graph import Graph, Node, Site, named_outputs
+from channelcut.core.graph import Graph, Node, Site, is_named, named_outputs
 from channelcut.core.groups import Role
 from channelcut.core.reasons import (
     HARD_CODED_POSITION,
@@ -115,14 +114,15 @@ class Collector:
     def _outputs(self, run: int, graph: Graph, values: Mapping[int, Any], free_outputs: Sequence[str]) -> None:
         """Pin what the network returns, but for outputs whose channels nobody counts."""
         for name, index in named_outputs(graph):
-            if not any(fnmatch(name, pattern) for pattern in free_outputs):
-                self._stays(run, graph, graph.nodes[index], values[index], OUTPUT)
+            if not is_named(name, free_outputs):
+                remedy = f"{OUTPUT.remedy}: {name or '*'}"
+                self._stays(run, graph, graph.nodes[index], values[index], OUTPUT, remedy)
         for index in graph.unsettled:
             self._stays(run, graph, graph.nodes[index], values[index], VALUES_DECIDE)
 
-    def _stays(self, run: int, graph: Graph, node: Node, value: Any, reason: Reason) -> None:
+    def _stays(self, run: int, graph: Graph, node: Node, value: Any, reason: Reason, remedy: str = "") -> None:
         call = Call(node, {"value": value}, graph, run, self)
-        call.pin(call.ids("value"), reason)
+        call.pin(call.ids("value"), reason, remedy)
 
     def request(self, ids: Tensor, reason: Reason | str, remedy: str, site: Site) -> None:
         """Note that ids stay."""

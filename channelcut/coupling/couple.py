@@ -12,9 +12,9 @@ from channelcut.coupling.facts import CoupleOptions
 from channelcut.coupling.probe import Forward, Probe, StaleTrace
 from channelcut.coupling.replay import replay
 from channelcut.coupling.result import groups_of
-from channelcut.coupling.settle import Settling, equations, free_channels, held
+from channelcut.coupling.settle import Settling, equations, free_channels
 
-CHEAP = (equations, replay, held)
+CHEAP = (equations, replay)
 
 
 def couple(
@@ -40,9 +40,9 @@ def couple(
     """
     settling = _freest(graphs, options or CoupleOptions())
     if forward is None:
-        return groups_of(settling.settle(CHEAP))
+        return groups_of(settling.without_held(settling.settle(CHEAP)))
     try:
-        return groups_of(settling.settle((*CHEAP, Probe(settling, forward, again, CHEAP))))
+        return groups_of(settling.without_held(settling.settle((*CHEAP, Probe(settling, forward, again, CHEAP)))))
     except StaleTrace as stale:
         return couple([stale.graph, *graphs[1:]], options, forward)
 
@@ -55,7 +55,7 @@ def _freest(graphs: Sequence[Graph], options: CoupleOptions) -> Settling:
     grouped = [slot for slot in settling.facts.slots.values() if slot.role is Role.GROUP]
     if options.grouped != "auto" or not grouped:
         return settling
-    draft = settling.settle(CHEAP)
+    draft = settling.without_held(settling.settle(CHEAP))
     stuck = [s.tensor for s in grouped if draft.partition.pinned[draft.partition.channels(s.ids)].all()]
     if not stuck:
         return settling

@@ -111,6 +111,14 @@ class Settling:
             given = given.refined(requests)
         raise ChannelcutError("The analysis does not come to an end. Please report this with the model.")
 
+    def without_held(self, draft: Draft) -> Draft:
+        """What can never lose a channel is no group, and what holds it is said.
+
+        This is no check: no selection that is legal changes by it, so that nothing has to be checked anew.
+        """
+        requests = _held(draft)
+        return self._draft(draft.constraints.refined(requests)) if requests else draft
+
     def _draft(self, constraints: Constraints) -> Draft:
         partition = self.divide(constraints)
         return Draft(self.facts, constraints, constraints, partition, solve(self.facts, constraints, partition))
@@ -118,11 +126,11 @@ class Settling:
 
 def free_channels(draft: Draft) -> int:
     """How many channels may go."""
-    return sum(len(group.channels) for group in draft.groups)
+    return sum(len(group.channels) for group in draft.groups if group.width > 1)
 
 
-def held(draft: Draft) -> Sequence[Request]:
-    """The check of steps: groups that can never lose a channel are no groups, and what holds them is said."""
+def _held(draft: Draft) -> Sequence[Request]:
+    """Pins of the groups that can never lose a channel."""
     requests = []
     slots = list(draft.facts.slots.values())
     for group in draft.groups:

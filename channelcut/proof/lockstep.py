@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.core.graph import Graph, Node, named_outputs, refs
+from channelcut.core.graph import Graph, Node, is_named, named_outputs, refs
 from channelcut.core.groups import Groups
 from channelcut.core.ids import varying_axes
 from channelcut.core.proof import Check
@@ -175,7 +174,7 @@ class Lockstep:
         graph = self.groups.graph
         named = [*named_outputs(graph), *(("read where values decide", index) for index in graph.unsettled)]
         for (name, index), other in zip(named, twins, strict=True):
-            free = any(fnmatch(name, pattern) for pattern in self.groups.free_outputs)
+            free = is_named(name, self.groups.free_outputs)
             error = float("inf")
             if other is not None:
                 values = sides.at(index, other)
