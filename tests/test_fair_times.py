@@ -93,13 +93,15 @@ def test_ordinary_weights_are_not_touched(tmp_path: Path) -> None:
 )
 def test_what_is_subnormal_is_a_matter_of_the_type(dtype: Any, value: float, count: int) -> None:
     array = np.array([[1.0, value], [0.0, -2.0]], dtype)
-    graph = onnx.helper.make_graph([], "g", [], [], [numpy_helper.from_array(array, "w")])
-    model = onnx.helper.make_model(graph)
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"]), onnx.helper.make_node("Add", ["y", "b"], ["z"])]
+    given = [numpy_helper.from_array(array, name) for name in ("w", "b")]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], given))
     assert subnormal_weights(model)[0] == count
     assert flush_subnormals(model) == count
     found = numpy_helper.to_array(model.graph.initializer[0])
     assert model.graph.initializer[0].name == "w" and found.dtype == dtype
     assert (found == (array if not count else [[1, 0], [0, -2]])).all()
+    assert (numpy_helper.to_array(model.graph.initializer[1]) == array).all(), "an addend may matter, as in log(x + b)"
 
 
 def test_both_files_of_a_result_are_flushed(tmp_path: Path) -> None:
