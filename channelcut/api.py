@@ -28,7 +28,7 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult, Recalibration
-from channelcut.recovery import Preprocessing, calibration_batches, recalibrate
+from channelcut.recovery import Preprocessing, calibration_batches, check_rescale, recalibrate
 from channelcut.scoring import Importance, check_importance
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def plan(
     min_keep: float = 0.1,
     align: int = 1,
     importance: Importance = "l2",
+    drop_unused: bool = False,
 ) -> Plan:
     """Choose the channels that stay; exactly one of `keep`, `macs` and `params` says how many.
 
@@ -119,6 +120,8 @@ def plan(
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
             (groups.channel_count,). What it raises comes out as it is.
+        drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
+            `nn.Identity` stands in the place of each. `groups.unused` names their parameters.
 
     Returns:
         The positions that every tensor keeps, the attributes that follow, and the cost before and after.
@@ -143,7 +146,7 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    chosen = steps.planned(model, groups, budget, importance, exclude, Stopwatch())
+    chosen = steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
     _say_if_met(chosen, 3)
     return chosen
 
@@ -227,6 +230,7 @@ def prune(
     min_keep: float = 0.1,
     align: int = 1,
     importance: Importance = "l2",
+    drop_unused: bool = False,
     tracer: str = "auto",
     probe: bool = True,
     grouped: str = "auto",
@@ -234,6 +238,7 @@ def prune(
     prove: str = "whole",
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    rescale: str = "auto",
     progress: Progress | None = None,
 ) -> PruneResult:
     """Analyze, plan, apply and prove, then restore what is asked for; the model itself is not touched.
@@ -249,6 +254,7 @@ def prune(
         min_keep: see `plan`.
         align: see `plan`.
         importance: see `plan`.
+        drop_unused: see `plan`.
         tracer: see `analyze`.
         probe: see `analyze`.
         grouped: see `analyze`.
@@ -258,6 +264,9 @@ def prune(
             (N, C, H, W), a folder of images, or an iterable of batches or of single inputs, such as a loader of (image,
             label), whose labels are left out and of which 4096 inputs are read at most.
         preprocessing: how images of a folder become inputs.
+        rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
+            fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
+            the calibration inputs; without any, not at all), `always` or `never`.
         progress: called as progress(stage, done, total). What it raises leaves `prune` at once.
 
     Returns:
@@ -286,13 +295,14 @@ def prune(
     check_callable(progress, "progress", "progress(stage, done, total)")
     if prove not in ("whole", "each"):
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
+    check_rescale(rescale)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     inputs, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.entries(exclude)
     batches = calibration_batches(calibration, inputs, preprocessing)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, importance, held, watch)
+    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -301,10 +311,11 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, importance, held, watch)
+        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
+    small, rescaling = steps.rescaled(small, step, batches, rescale, watch)
     if batches:
         with watch.stage("recalibrate"):
             report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731
@@ -314,7 +325,7 @@ def prune(
     chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
     found = steps.context_of(step).groups
     _say_if_met(step, 4)
-    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds)
+    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds, rescaling)
 
 
 def _say_if_met(plan: Plan, level: int) -> None:

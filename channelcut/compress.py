@@ -58,6 +58,7 @@ class PruneOptions:
     importance: str = "l2"
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
+    rescale: str = "auto"
     tracer: str = "auto"
     grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from channelcut import steps
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import check_network, check_path, check_values, positional_inputs
+from channelcut.core.plan import Plan
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult
 from channelcut.cutting import restore, store
+from channelcut.sources.names import open_source
 
 if TYPE_CHECKING:
     from channelcut.onnx_out.module import ExportReport
@@ -61,7 +63,7 @@ def save(
         )
     _refuse_unproven(model, allow_unproven)
     chosen = result.plan if isinstance(result, PruneResult) else record.plan
-    store(model, chosen if source is None else steps.with_source(chosen, source), Path(folder))
+    store(model, chosen if source is None else _with_source(chosen, source), Path(folder))
 
 
 def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
@@ -169,3 +171,15 @@ def _refuse_unproven(model: nn.Module, allowed: bool) -> None:
             "This cut has not been proven: nothing shows that it computes what the original computes without these "
             "channels. Run channelcut.prove(model, small, plan, x) on it first, or pass allow_unproven=True."
         )
+
+
+def _with_source(plan: Plan, source: str) -> Plan:
+    """The plan with what makes its original, so that the command line opens its folder.
+
+    Raises:
+        UserError: the source has no known form.
+    """
+    if not isinstance(source, str):
+        raise UserError(f"source={source!r} names no model. Expected a text such as 'nets.py:build'.")
+    open_source(source)
+    return replace(plan, options={**plan.options, "model": source})

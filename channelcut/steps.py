@@ -13,27 +13,28 @@ from torch import nn
 
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
-from channelcut.core.graph import Graph, as_spec, is_named, named_outputs, specs
+from channelcut.core.graph import Graph, as_spec, named_outputs, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs, check_patterns
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
+from channelcut.core.result import Rescaling
 from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import kept_channels, named_tensors, select
 from channelcut.core.trees import leaves
-from channelcut.core.unused import unused_parameters
+from channelcut.core.unused import sizes, unused_modules, unused_parameters
 from channelcut.cost import network_costs
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
 from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
+from channelcut.recovery import cut_means, rescale, rescales
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
-from channelcut.sources.names import open_source
-from channelcut.sources.outputs import tensorless, uncounted_outputs
+from channelcut.sources.outputs import check_outputs, tensorless, uncounted_outputs
 from channelcut.tracing import result_of, trace, trace_modes
 
 Kept = NDArray[np.bool_]
@@ -86,24 +87,13 @@ def coupled(
     with watch.stage("couple"):
         coupling = options.coupling(model)
         if options.prunable_outputs is not None:
-            _check_outputs(graphs, options.prunable_outputs)
+            check_outputs(graphs, options.prunable_outputs)
         forwards = CutForwards(model, *inputs)
         if options.probe:
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
         else:
             groups = couple(graphs, coupling)
         return replace(groups, unused=unused_parameters(model, graphs))
-
-
-def _check_outputs(graphs: Sequence[Graph], patterns: Sequence[str]) -> None:
-    """Refuse a pattern that names no output."""
-    paths = list(dict.fromkeys(name for graph in graphs for name, _ in named_outputs(graph)))
-    for pattern in patterns:
-        if not any(is_named(path, [pattern]) for path in paths):
-            raise UserError(
-                f"prunable_outputs: {pattern!r} names no output of this forward. It returns {', '.join(paths[:8])}"
-                f"{', ...' if len(paths) > 8 else ''}: give one of these paths, what it is in, or a pattern."
-            )
 
 
 def planned(
@@ -113,6 +103,8 @@ def planned(
     importance: Importance,
     exclude: Iterable[str | nn.Module],
     watch: Stopwatch,
+    *,
+    drop_unused: bool = False,
 ) -> Plan:
     """The plan that meets a budget, with its context."""
     _check_groups(model, groups)
@@ -123,8 +115,9 @@ def planned(
         scores = score(groups, named_tensors(model), importance, model)
     with watch.stage("allocate"):
         costs = network_costs(model, groups)
-        kept = allocate(groups, scores, budget, costs, shares)
-        context = PlanContext(model, groups, kept, scores, costs)
+        dropped = unused_modules(model, groups.unused) if drop_unused else ()
+        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped)), costs, shares)
+        context = PlanContext(model, groups, kept, scores, costs, dropped)
         return context.plan(_recorded(model, groups, budget, importance, held))
 
 
@@ -141,18 +134,6 @@ def context_of(plan: Plan) -> PlanContext:
     """What a plan that was made here holds."""
     assert isinstance(plan.context, PlanContext)
     return plan.context
-
-
-def with_source(plan: Plan, source: str) -> Plan:
-    """The plan with what makes its original, so that the command line opens its folder.
-
-    Raises:
-        UserError: the source has no known form.
-    """
-    if not isinstance(source, str):
-        raise UserError(f"source={source!r} names no model. Expected a text such as 'nets.py:build'.")
-    open_source(source)
-    return replace(plan, options={**plan.options, "model": source})
 
 
 def _check_groups(model: nn.Module, groups: Groups) -> None:
@@ -298,6 +279,19 @@ def proven_by_hand(model: nn.Module, smaller: nn.Module, plan: Plan, inputs: Inp
     return proof
 
 
+def rescaled(
+    smaller: nn.Module, plan: Plan, batches: Sequence[Any], choice: str, watch: Stopwatch
+) -> tuple[nn.Module, Rescaling | None]:
+    """The cut model with what survives in the size that it had, and what was rescaled; see `channelcut.prune`."""
+    context = context_of(plan)
+    means = cut_means(context.groups, context.kept)
+    found = rescales(context.model, plan, context.groups.graph, means)
+    if choice == "never" or not found or (choice == "auto" and not batches):
+        return smaller, None
+    with watch.stage("rescale"):
+        return rescale(context.model, smaller, found, batches, always=choice == "always")
+
+
 def put_proof(smaller: nn.Module, proof: Proof) -> None:
     """Write a proof into the record of a module."""
     record = record_of(smaller)
@@ -393,7 +387,8 @@ def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -
     wrong = [
         f"{name} has not the shape that the plan names"
         for name, tensor in named_tensors(model).items()
-        if name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape
+        if not plan.drops(name)
+        and (name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape)
     ]
     note = f"{words}: its shapes were checked, all else is the stored proof of the unrestored cut"
     return replace(Proof.from_dict(stored), passed=not wrong, failures=tuple(wrong[:5]), note=note)

@@ -451,7 +451,36 @@ def resize_cases() -> list[Case]:
     ]
 
 
+def recurrent_cases() -> list[Case]:
+    """Five moments of three items with four numbers, six units."""
+
+    def c(op: str, label: str, *left_out: int, moved: Sequence[int] = (), **attributes: Any) -> Case:
+        gates, count = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 2 if attributes.get("direction") == "bidirectional" else 1
+        arrays = {
+            0: f(5, 3, 4), 1: f(count, gates * 6, 4), 2: f(count, gates * 6, 6), 3: f(count, gates * 12),
+            4: np.array([5, 5, 5], np.int32), 5: f(count, 3, 6), 6: f(count, 3, 6),
+        }  # fmt: skip
+        present = {p: a for p, a in arrays.items() if p not in left_out and (p < 6 or op == "LSTM")}
+        if op == "GRU":
+            attributes.setdefault("linear_before_reset", 1)
+        fed = {p: a for p, a in present.items() if p == 0 or p in moved}
+        constants = {p: a for p, a in present.items() if p not in fed}
+        return Case(op, label, fed, constants, {"hidden_size": 6, **attributes}, outputs=3 if op == "LSTM" else 2)
+
+    kinds, directions = ("LSTM", "GRU", "RNN"), ("forward", "reverse", "bidirectional")
+    return [
+        *(c(kind, direction, 4, 5, 6, direction=direction) for kind in kinds for direction in directions),
+        *(c(kind, "no_bias", 3, 4, 5, 6) for kind in kinds),
+        *(c(kind, f"states_{direction}", direction=direction) for kind in kinds for direction in directions),
+        *(c(kind, "states_of_the_data", 4, moved=(5, 6)) for kind in kinds),
+        c("LSTM", "one_state", 4, 6, direction="bidirectional"),
+        c("RNN", "relu", 4, 5, activations=["Relu"]),
+        c("LSTM", "named", 4, 5, 6, activations=["Sigmoid", "Tanh", "Tanh"]),
+    ]
+
+
 CASES = [
     *conv_cases(), *transposed_cases(), *linear_cases(), *norm_cases(), *pool_cases(), *unary_cases(),
     *arithmetic_cases(), *shape_cases(), *movement_cases(), *search_cases(), *reduce_cases(), *resize_cases(),
+    *recurrent_cases(),
 ]  # fmt: skip

@@ -116,12 +116,12 @@ def shift_slots(patch: Patch, wanted: Callable[[str, Role], bool]) -> None:
     """Slots of (tensor, role) follow the channels one position off."""
     original = Collector.slot
 
-    def slot(self: Collector, call: Call, state: Any, axis: int, ids: Tensor | None, role: Role) -> Tensor:
-        if not wanted(state.name, role):
-            return original(self, call, state, axis, ids, role)
+    def slot(self: Collector, call: Call, stored: Any, extent: int, ids: Tensor | None, role: Role) -> Tensor:
+        if not wanted(stored.name, role):
+            return original(self, call, stored, extent, ids, role)
         if ids is None:
-            return original(self, call, state, axis, None, role).roll(1)
-        return original(self, call, state, axis, ids.roll(1), role)
+            return original(self, call, stored, extent, None, role).roll(1)
+        return original(self, call, stored, extent, ids.roll(1), role)
 
     patch.setattr(Collector, "slot", slot)
 
@@ -240,9 +240,9 @@ def layer_norm_shifted(patch: Patch) -> None:
 def second_use_not_bound(patch: Patch) -> None:
     original = Collector.slot
 
-    def slot(self: Collector, call: Call, state: Any, axis: int, ids: Tensor | None, role: Role) -> Tensor:
-        known = (state.name, state.axis(axis)) in self.slots
-        return original(self, call, state, axis, None if known else ids, role)
+    def slot(self: Collector, call: Call, stored: Any, extent: int, ids: Tensor | None, role: Role) -> Tensor:
+        known = (stored.name, stored.axis) in self.slots
+        return original(self, call, stored, extent, None if known else ids, role)
 
     patch.setattr(Collector, "slot", slot)
 

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from PIL import Image
+from torch import nn
 
 from channelcut.cli import main
 from channelcut.core.checked import read_json
+from channelcut.onnx_out.module import onnx_from_module
+from channelcut.parity import compare_files
 from channelcut.parity.chain import Stage, difference, run_chain
 from channelcut.parity.detections import agreement
 
@@ -167,3 +171,33 @@ def test_a_file_that_cannot_be_loaded_here_was_not_run(
     rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
     assert rows["bf16"]["status"] == "not run" and "cannot load" in rows["bf16"]["reason"]
     assert rows["openvino"]["status"] in ("passed", "not run")
+
+
+class Quiet(nn.Module):
+    """Probabilities of nothing, and features divided by their size, which a black image does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        f = self.conv(x)
+        return (f - 14).sigmoid(), f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+def test_quiet_outputs_pass_and_black_images_are_tried(tmp_path: Path) -> None:
+    module, image = Quiet().eval(), np.random.default_rng(0).random((1, 3, 16, 16), dtype=np.float32)
+    onnx_from_module(module, (torch.from_numpy(image),), tmp_path / "model.onnx")
+    found = compare_files(tmp_path, module, [image])
+    assert found["first_broken"] is None and found["stages"][1]["status"] == "passed"
+    model = onnx.load(tmp_path / "model.onnx")
+    (addition,) = [node for node in model.graph.node if node.op_type == "Add"]
+    addition.op_type = "Identity"
+    del addition.input[1:]
+    onnx.save(model, tmp_path / "model.onnx")
+    found = compare_files(tmp_path, module, [image])
+    assert found["first_broken"] == "simplified"
+    assert "on zeros, output 'output_1' is not finite at 2048 places" in found["stages"][1]["reason"]
+    wrong = {"y": np.array([2e-4, 1e-4])}
+    assert difference([{"y": np.array([1e-4, 1e-4])}], [wrong], rounding={"y": 1e-7}).max_relative == pytest.approx(1)

@@ -67,7 +67,7 @@ def random_facts(generator: np.random.Generator) -> Facts:
     call = Call(Node(0, "call", "some.op", None), {}, Graph((), {}, {}, False, "none"), 0, collector)
     lines = [call.mint(int(generator.integers(2, 7))) for _ in range(6)]
     for index, line in enumerate(lines):
-        call.slot(State(f"w{index}", (len(line),)), 0, line, "out")
+        call.slot(State.of(f"w{index}", (len(line),)), 0, line, "out")
     for a, b in random_pairs(generator, lines, 3):
         call.bind(a, b)
     call.bind_equal([lines[0][:2], lines[1][:2]], 0)

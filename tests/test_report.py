@@ -233,6 +233,14 @@ def test_drawn_coordinates_are_finite(report: Json) -> None:
                     assert 0 <= float(attributes[key] or "nan") < 1e4, (name, attributes)
 
 
+def test_rescaling_is_told_with_and_without_recalibration(report: Json) -> None:
+    report["rescaling"] = {"tensors": {"weight_norm": ["up.0.weight_g"], "mean": []}, "before": 0.83, "after": 0.68}
+    for shown in (report, without(report, "recalibration")):
+        page = render_html(shown)
+        assert "up.0.weight_g" in page and "0.830 → 0.680 deviations" in page
+        assert "up.0.weight_g" in terminal(shown)
+
+
 def test_late_samples_are_counted_not_dropped_silently(report: Json) -> None:
     report["measurement"]["baseline"]["samples_ms"] = [40.0 + i / 100 for i in range(300)] + [4000.0]
     assert "1 of 361 samples are slower than this axis shows" in render_html(report)

@@ -1,4 +1,4 @@
-"""What channelcut can cut: every model of four libraries, with random weights, beside Torch-Pruning on the same.
+"""What channelcut can cut: every model of four libraries and many of ten more, with random weights; and Torch-Pruning.
 
     python -m benchmarks.zoo                              # everything, resumes where it stopped
     python -m benchmarks.zoo --zoo timm --no-peer         # one zoo
@@ -19,11 +19,10 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.zoo.catalogue import ZOOS, names
+from benchmarks.zoo.catalogue import ZOOS, names, version
 from benchmarks.zoo.processes import Processes, limit_memory
 from benchmarks.zoo.record import Record
 from benchmarks.zoo.tables import write_tables
@@ -82,14 +81,6 @@ class Results:
         head = json.dumps({"version": version(self.zoo), "environment": environment(1)}, default=str)
         lines = ",\n".join(json.dumps(r, default=str) for r in ordered)
         write_atomically(self.path, f'{head[:-1]}, "rows": [\n{lines}\n]}}\n'.encode())
-
-
-def version(zoo: str) -> str:
-    """The version of a zoo's library, beside the figures."""
-    try:
-        return metadata.version(zoo)
-    except metadata.PackageNotFoundError:
-        return "of the working tree"
 
 
 def run(flags: argparse.Namespace) -> None:

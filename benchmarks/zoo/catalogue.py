@@ -13,7 +13,7 @@ from torch import nn
 
 from channelcut.core.files import write_atomically
 
-ZOOS = ("ultralytics", "torchvision", "timm", "transformers")
+ZOOS = ("ultralytics", "torchvision", "timm", "transformers", "packages")
 CACHE = "catalogue.json"
 
 
@@ -52,14 +52,26 @@ def open_zoo(name: str) -> Zoo:
     return cast("Zoo", importlib.import_module(path))
 
 
+def version(zoo: str) -> str:
+    """The version of a zoo's library, beside the figures; a zoo of several libraries says them itself."""
+    if zoo == "packages":
+        from benchmarks.zoo import from_packages
+
+        return from_packages.version()
+    try:
+        return metadata.version(zoo)
+    except metadata.PackageNotFoundError:
+        return "of the working tree"
+
+
 def names(zoo: str, results: Path) -> list[str]:
     """The names of a zoo; kept beside the results, because asking timm which models are small takes minutes."""
     if zoo not in ZOOS:
         return open_zoo(zoo).names()
-    version = metadata.version(zoo)
+    found = version(zoo)
     path = results / CACHE
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if known.get(zoo, {}).get("version") != version:
-        known[zoo] = {"version": version, "names": open_zoo(zoo).names()}
+    if known.get(zoo, {}).get("version") != found:
+        known[zoo] = {"version": found, "names": open_zoo(zoo).names()}
         write_atomically(path, json.dumps(known, indent=1).encode())
     return list(known[zoo]["names"])

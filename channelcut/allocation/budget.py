@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,13 @@ class Budget:
             )
         if not _is_number(self.min_keep) or not 0 <= self.min_keep <= 1:
             raise UserError(f"min_keep={self.min_keep!r}: expected a share between 0 and 1.")
+
+    def beside(self, whole: int, gone: int) -> Budget:
+        """The budget that is left for channels where `gone` of the `whole` parameters go with unused modules."""
+        if self.params is None or not gone:
+            return self
+        limit = self.params * whole if self.params <= 1 else self.params
+        return replace(self, params=min(limit + gone, whole))
 
     @property
     def limit(self) -> tuple[str, float] | None:

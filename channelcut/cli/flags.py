@@ -154,6 +154,13 @@ def add_allocation(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)",
     )
+    group.add_argument(
+        "--rescale",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="keep the size of what survives under weight norms and behind means over channels (default auto: where "
+        "--data shows that the outputs come closer to the original's)",
+    )
 
 
 def add_floors(group: Any) -> None:
@@ -224,6 +231,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         importance=flags.importance,
         calibration=flags.data,
         preprocessing=read_images(flags),
+        rescale=flags.rescale,
         prove=flags.prove,
         **read_coupling(flags),
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.utils import _pytree as pytree
 
-from channelcut.core.trees import leaves, mapped_only
+from channelcut.core.trees import leaves, mapped_only, opened
 
 Kind = Literal["input", "state", "constant", "call", "output"]
 
@@ -165,11 +165,25 @@ class Graph:
         return frozenset((use.index, use.role) for use in self.uses)
 
     @cached_property
+    def uses_of(self) -> Mapping[int, list[WidthUse]]:
+        """`uses` by the node that they decide something of."""
+        found: dict[int, list[WidthUse]] = {}
+        for use in self.uses:
+            found.setdefault(use.index, []).append(use)
+        return found
+
+    @cached_property
     def following(self) -> frozenset[tuple[int, int]]:
         """The nodes and axes whose extents were taken from the shape of a value, or left to the op."""
         open_ = (u for u in self.uses if u.role == "free")
         taken = (u for u in self.uses if u.role == "extent" and any(isinstance(o, Extent) for o in u.origin.sources()))
         return frozenset((use.index, use.axis) for use in (*open_, *taken))
+
+    @cached_property
+    def alive(self) -> tuple[Node, ...]:
+        """The nodes without parameters and buffers that no other node reads."""
+        read = {ref.index for node in self.nodes for ref in node.inputs}
+        return tuple(node for node in self.nodes if node.kind != "state" or node.index in read)
 
     @property
     def calls(self) -> tuple[Node, ...]:
@@ -201,7 +215,7 @@ def is_named(path: str, patterns: Iterable[str]) -> bool:
 def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:
     """Every tensor in a nested result with its path, such as `1.feats.0`; a lone tensor has the path `0`."""
     found = []
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+    for path, leaf in pytree.tree_flatten_with_path(opened(tree))[0]:
         if isinstance(leaf, torch.Tensor):
             found.append((".".join(path_piece(entry) for entry in path) or "0", leaf))
     return found

@@ -200,6 +200,10 @@ class Groups:
         """
         return mapped_only(Tensor, self._relabelled, self._ids[node])
 
+    def ids_of(self, node: int) -> Any:
+        """What stands for a node's value before channels are numbered: ids, or the parameters that it is made of."""
+        return self._ids[node]
+
     def _relabelled(self, ids: Tensor) -> Tensor:
         table = torch.from_numpy(self._channel_of)
         return table[compact(ids).to(torch.int64)].expand(ids.shape)

@@ -65,6 +65,7 @@ class Plan:
         before: what the model costs for the example input: multiply-accumulates and parameters.
         after: what is left of that.
         options: what was asked for.
+        dropped: the modules that the forward never reads and that go as wholes (`drop_unused`), by their paths.
         changes: what has changed the weights since the cut, in order, such as
             `{"step": "recalibrate", "images": 128, "layers": 57}`.
         context: what the plan was made from. It is not compared, printed, stored or copied.
@@ -90,6 +91,7 @@ class Plan:
     before: Cost
     after: Cost
     options: Mapping[str, Any] = default(default_factory=dict)
+    dropped: tuple[str, ...] = ()
     changes: tuple[Mapping[str, Any], ...] = ()
     context: Context | None = default(default=None, compare=False, repr=False)
 
@@ -102,6 +104,10 @@ class Plan:
     def params_ratio(self) -> float:
         """Parameters after, as a share of those before."""
         return self.after.params / self.before.params if self.before.params else 1.0
+
+    def drops(self, tensor: str) -> bool:
+        """Whether a tensor is in a module that goes as a whole."""
+        return any(tensor.startswith(f"{path}.") for path in self.dropped)
 
     def with_kept(self, tensor: str, positions: Sequence[int]) -> Plan:
         """The same plan, but `tensor` keeps these positions of its output axis; what is coupled to it follows.
@@ -174,6 +180,7 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         before=before,
         after=after,
         options=dict(field(data, "options", Mapping, "an object")),
+        dropped=tuple(expect(path, str, at, "a module's path") for path, at in items(data.get("dropped"), "dropped")),
         changes=tuple(_change(change, place) for change, place in items(data.get("changes"), "changes")),
     )
 

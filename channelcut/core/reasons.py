@@ -49,8 +49,10 @@ EXCLUDED = Reason(
 )
 COMPUTED_WEIGHT = Reason(
     "the weight is computed, not a parameter",
-    "fuse or remove the parametrisation before pruning (torch.nn.utils.parametrize.remove_parametrizations)",
-    "The layer's weight is made by the forward, so that there is no stored axis to cut.",
+    "fuse first: store the weight that the forward computes (the model's own fuse, merge or switch_to_deploy, "
+    "torch.nn.utils.parametrize.remove_parametrizations), or keep what it is made of as parameters and buffers",
+    "The layer's weight is made by the forward, of the input, of a tensor that is neither parameter nor buffer, or by "
+    "an op that mixes its rows or columns (a decomposition, an orthogonal parametrisation): no stored axis is cut.",
     "layers",
 )
 COMPUTED_TABLE = Reason(
@@ -289,12 +291,6 @@ DECIDE_ABOUT_OTHERS = Reason(
     "A softmax, sort, cumulative sum or search along the channels.",
     "values",
 )
-SEARCHED_BESIDE = Reason(
-    "a search along another axis keeps other positions for each channel",
-    "search after the channels have ended",
-    "topk, sort or argmax along positions picks for each channel.",
-    "values",
-)
 INDEXED = Reason(
     "indexed by a tensor",
     "select by chunk, split or slices, which channelcut can follow",
@@ -305,6 +301,12 @@ TRIANGLE = Reason(
     "a triangle of channels",
     "mask positions instead of channels",
     "triu or tril keeps a part of a matrix of channels.",
+    "values",
+)
+RANDOM = Reason(
+    "drawn at random, a number for each channel",
+    "draw one number for all channels, or take the random part out of the model that is pruned",
+    "Fewer channels would draw other random numbers, so that nothing could be compared.",
     "values",
 )
 AS_NUMBER = Reason(

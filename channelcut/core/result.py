@@ -22,6 +22,18 @@ class Recalibration:
 
 
 @dataclass(frozen=True)
+class Rescaling:
+    """What was rescaled: the tensors by kind (`weight_norm`, `mean`), and how far the outputs were from the original's.
+
+    `before` and `after` are in deviations of the original's outputs on the calibration inputs; NaN without any.
+    """
+
+    tensors: Mapping[str, tuple[str, ...]]
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class PruneResult:
     """What `prune` returns: the new model and everything that says where it came from.
 
@@ -32,6 +44,7 @@ class PruneResult:
         groups: what the network that was given could lose, and what `exclude` held of it.
         step: the plan of this round alone, for the network that was given; the same as `plan` in the first round.
         recalibration: what the recalibration saw, where there was one.
+        rescaling: what was rescaled, where that was chosen.
         seconds: time by stage.
 
     Example:
@@ -51,3 +64,4 @@ class PruneResult:
     step: Plan
     recalibration: Recalibration | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    rescaling: Rescaling | None = None

@@ -7,6 +7,7 @@ forward takes and returns; between ops there is nothing but these three.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 
@@ -26,6 +27,13 @@ def _collect(tree: Any, found: list[Any]) -> None:
             _collect(item, found)
     else:
         found.append(tree)
+
+
+def opened(tree: Any) -> Any:
+    """A forward's result with dataclasses, which pytrees take for leaves, as dictionaries of their fields."""
+    if is_dataclass(tree) and not isinstance(tree, (type, dict)):
+        return {field.name: opened(getattr(tree, field.name)) for field in fields(tree)}
+    return mapped_only(object, lambda leaf: opened(leaf) if is_dataclass(leaf) else leaf, tree)
 
 
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:

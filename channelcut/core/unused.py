@@ -33,3 +33,9 @@ def unused_words(unused: Sequence[str]) -> str:
     parts = list(dict.fromkeys(name.rpartition(".")[0] or name for name in unused))
     tops = parts if len(parts) < 4 else list(dict.fromkeys(part.partition(".")[0] for part in parts))
     return ", ".join(tops[:4]) + (f" and {len(tops) - 4} more" if len(tops) > 4 else "")
+
+
+def sizes(model: nn.Module, paths: Sequence[str]) -> tuple[int, int]:
+    """How many elements the parameters of a model have, and those of some of its modules."""
+    inside = (parameter for path in paths for parameter in model.get_submodule(path).parameters())
+    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in inside)

@@ -17,7 +17,6 @@ from channelcut.core.groups import Role
 from channelcut.core.reasons import (
     HARD_CODED_POSITION,
     OUTPUT,
-    SHARED_FIXED,
     SHARED_WITH_FIXED,
     VALUES_DECIDE,
     Reason,
@@ -37,7 +36,7 @@ from channelcut.coupling.facts import (
 )
 from channelcut.coupling.interpret import beginning, run_rule
 from channelcut.ops.call import Call
-from channelcut.ops.host import Bound, State
+from channelcut.ops.host import Bound, State, Stored
 
 
 def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Facts:
@@ -54,9 +53,9 @@ def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Fa
     collector = Collector(chosen)
     runs = tuple(collector.run(number, graph, chosen.free_outputs) for number, graph in enumerate(graphs))
     # At the end, because a parameter may be used as a fixed tensor before the layer that gives it its slots.
-    for (tensor, _), slot in list(collector.slots.items()):
-        if tensor in collector.fixed:
-            collector.request(slot.ids, SHARED_FIXED, SHARED_FIXED.remedy, collector.fixed[tensor])
+    for key, slot in list(collector.slots.items()):
+        if key in collector.fixed:
+            collector.request(slot.ids, *collector.fixed[key])
     constraints = Constraints(
         tuple(collector.edges), tuple(collector.equal), tuple(collector.rectangles), tuple(collector.pins)
     )
@@ -84,7 +83,7 @@ class Collector:
     edges: list[NDArray[np.int64]] = field(default_factory=list)
     pins: list[PinRequest] = field(default_factory=list)
     slots: dict[tuple[str, int], RawSlot] = field(default_factory=dict)
-    fixed: dict[str, Site] = field(default_factory=dict)
+    fixed: dict[tuple[str, int], tuple[Reason | str, str, Site]] = field(default_factory=dict)
     equal: list[Equal] = field(default_factory=list)
     rectangles: list[Rectangle] = field(default_factory=list)
     lines: list[Tensor] = field(default_factory=list)
@@ -93,6 +92,7 @@ class Collector:
     minted: dict[Place, list[Tensor]] = field(default_factory=dict)
     decisions: dict[tuple[Place, str], bool] = field(default_factory=dict)
     work: list[RawWork] = field(default_factory=list)
+    values: dict[int, Any] = field(default_factory=dict)
 
     @property
     def limit(self) -> int:
@@ -101,7 +101,7 @@ class Collector:
 
     def run(self, number: int, graph: Graph, free_outputs: Sequence[str] = ()) -> Run:
         """Execute a graph on ids."""
-        values: dict[int, Any] = {}
+        values = self.values = {}
         for node in graph.nodes:
             if node.kind == "output":
                 self._outputs(number, graph, values, free_outputs)
@@ -141,17 +141,17 @@ class Collector:
         self.minted.setdefault(call.place, []).append(fresh)
         return fresh
 
-    def slot(self, call: Call, state: State, axis: int, ids: Tensor | None, role: Role) -> Tensor:
+    def slot(self, call: Call, stored: Stored, extent: int, ids: Tensor | None, role: Role) -> Tensor:
         """A tensor that is used twice keeps its first ids, and the second are bound to them."""
-        axis = state.axis(axis)
-        known = self.slots.get((state.name, axis))
+        key = (stored.name, stored.axis)
+        known = self.slots.get(key)
         if known is None:
-            extent = state.shape[1 - axis if state.flipped else axis]
             fresh = ids if ids is not None else self.mint(call, extent)
-            self.slots[state.name, axis] = RawSlot(state.name, axis, fresh.to(torch.int64), role)
+            self.slots[key] = RawSlot(stored.name, stored.axis, fresh.to(torch.int64), role)
             return fresh
-        if role in (Role.DEPTHWISE, Role.GROUP):  # a computed weight is seen before the layer that says what it is for
-            self.slots[state.name, axis] = replace(known, role=role)
+        # A computed weight is seen before the layer that says what it is for.
+        if role in (Role.DEPTHWISE, Role.GROUP) or (known.role is Role.PARAM and role is not Role.NORM):
+            self.slots[key] = replace(known, role=role)
         known_ids = known.ids.to(torch.int32)
         if ids is not None:  # tied weights, or one layer called twice
             self.bind(call, known_ids, ids, SHARED_WITH_FIXED)
@@ -159,7 +159,8 @@ class Collector:
 
     def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
         """The ids and the role of a slot that some rule has named before."""
-        known = self.slots.get((state.name, state.axis(axis)))
+        stored = state.first(axis)
+        known = None if stored is None else self.slots.get((stored.name, stored.axis))
         return None if known is None else (known.ids.to(torch.int32), known.role)
 
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
@@ -204,6 +205,11 @@ class Collector:
             return ids[(slice(None),) * axis + (slice(given["start"], given["end"], given["step"]),)]
         return ids.narrow(axis, given["start"], given["length"])
 
+    def varies(self, node: int, axis: int) -> bool:
+        """Whether the ids of an earlier value vary along an axis; a parameter may lose elements along any."""
+        ids = self.values.get(node)
+        return isinstance(ids, State) or (isinstance(ids, Tensor) and axis in I.varying_axes(ids))
+
     def decide(self, call: Call, question: str, answer: bool) -> bool:
         """Note the answer."""
         self.decisions[call.place, question] = answer
@@ -213,9 +219,9 @@ class Collector:
         """Note that ids stay, here."""
         self.request(ids, reason, remedy, call.site)
 
-    def fix(self, call: Call, state: State) -> None:
-        """Note that all slots of a parameter stay, whatever rule names them."""
-        self.fixed.setdefault(state.name, call.site)
+    def fix(self, call: Call, stored: Stored, reason: Reason | str, remedy: str) -> None:
+        """Note that the slot of a stored axis stays, whatever rule names it."""
+        self.fixed.setdefault((stored.name, stored.axis), (reason, remedy, call.site))
 
     def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Note the cost."""

@@ -131,6 +131,8 @@ class _Reader:
         """What a number must be after a cut; None where it decides no size, or where that is not clear."""
         if use.role == "extent":
             ids = self.run.values.get(use.index)
+            if isinstance(ids, State):
+                return self._parameter(ids, use.axis)
             if not isinstance(ids, Tensor):
                 return None
             content, sign = self.partition.extent(ids, use.axis), 1
@@ -148,8 +150,7 @@ class _Reader:
         """What is left of the value that an extent was read from."""
         ids, axis = self.run.values.get(extent.node), extent.axis
         if isinstance(ids, State):  # the shape of a parameter, such as self.weight.shape[0]
-            slot = self.facts.slots.get((ids.name, ids.axis(axis)))
-            ids, axis = (slot.ids, 0) if slot is not None else (None, 0)
+            return self._parameter(ids, axis) or Linear(extent.value)
         if not isinstance(ids, Tensor):
             return Linear(extent.value)
         content = self.partition.extent(ids, axis)
@@ -157,6 +158,18 @@ class _Reader:
             lanes = self.partition.lane_of[self.partition.channels(ids)]
             raise Nonlinear(Linear(0, dict.fromkeys(lanes[lanes >= 0].tolist(), 1)))
         return content
+
+    def _parameter(self, state: State, axis: int) -> Linear | None:
+        """What is left of an axis of a parameter, or of what is computed of some; None where it has several slots."""
+        left = Linear(1)
+        for factor in state.factors[axis]:
+            slots = [self.facts.slots.get((stored.name, stored.axis)) for stored in factor.stored]
+            slot = next((slot for slot in slots if slot is not None), None)
+            content = Linear(factor.extent) if slot is None else self.partition.extent(slot.ids, 0)
+            if content is None or not (left.fixed or content.fixed):
+                return None
+            left = left * content
+        return left
 
     def multiples(
         self, attributes: Mapping[Attribute, Linear], shares: Shares, widths: Mapping[int, int], steps: dict[int, int]

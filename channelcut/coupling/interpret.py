@@ -29,7 +29,7 @@ class Misfit(Exception):
 
 def beginning(node: Node) -> State | Tensor:
     """What stands for a parameter, buffer, input or constant."""
-    return State(node.name, node.value.shape) if node.kind == "state" else I.zeros(node.value.shape)
+    return State.of(node.name, node.value.shape) if node.kind == "state" else I.zeros(node.value.shape)
 
 
 def run_rule(
@@ -45,9 +45,9 @@ def run_rule(
     """
     args, kwargs = mapped_only(Ref, lambda ref: values[ref.index], (node.args, dict(node.kwargs)))
     arguments = bound_arguments(node.target, args, kwargs)
-    function = op(node.name).rule
+    known, call = op(node.name), Call(node, arguments, graph, run, host)
+    function = known.weights if known.weights is not None and call.computes_a_weight else known.rule
     if function is None:
-        call = Call(node, arguments, graph, run, host)
         for leaf in leaves(arguments):
             call.pin_value(leaf, NO_RULE)
         return call.fixed()

@@ -29,7 +29,7 @@ from channelcut.coupling.interpret import Misfit, run_rule
 from channelcut.coupling.selections import selection, trials
 from channelcut.coupling.settle import Draft
 from channelcut.ops.call import Call
-from channelcut.ops.host import Bound, State
+from channelcut.ops.host import Bound, Factor, State, Stored
 
 CHECK = "replay"
 
@@ -158,7 +158,11 @@ class Checker:
         values = _Predicted(self)
         found = []
         for node in self.graph.nodes:
-            if node.kind != "call" or not (chosen is None or node.index in chosen):
+            if (
+                node.kind != "call"
+                or not (chosen is None or node.index in chosen)
+                or _is_state(self.values[node.index])
+            ):
                 continue
             self._node = node
             try:
@@ -193,9 +197,9 @@ class Checker:
         self._minted[call.place] = number + 1
         return self._left(self.facts.minted[call.place][number])
 
-    def slot(self, call: Call, state: State, axis: int, ids: Tensor | None, role: Role) -> Tensor:
+    def slot(self, call: Call, stored: Stored, extent: int, ids: Tensor | None, role: Role) -> Tensor:
         """The kept channels of a slot; they must be the ones that arrive."""
-        known = self.slots[state.name, state.axis(axis)].ids
+        known = self.slots[stored.name, stored.axis].ids
         # An id of 0 on either side is no channel: what is fixed there has been pinned, and nothing of it goes.
         if ids is not None and (
             ids.numel() != known.numel() or bool(((ids != known) & (ids != 0) & (known != 0)).any())
@@ -205,7 +209,8 @@ class Checker:
 
     def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
         """The kept channels of a slot and its role."""
-        known = self.slots.get((state.name, state.axis(axis)))
+        stored = state.first(axis)
+        known = None if stored is None else self.slots.get((stored.name, stored.axis))
         return None if known is None else (known.ids, known.role)
 
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
@@ -237,6 +242,10 @@ class Checker:
         found: Tensor = self.predicted(call.node.index)
         return found
 
+    def varies(self, node: int, axis: int) -> bool:
+        """Whatever is found now: it was decided on all ids."""
+        return False
+
     def decide(self, call: Call, question: str, answer: bool) -> bool:
         """The answer that was given on all ids; those that are left say less, and may have led to another question."""
         return self.facts.decisions.get((call.place, question), answer)
@@ -244,7 +253,7 @@ class Checker:
     def pin(self, call: Call, ids: Tensor, reason: Reason | str, remedy: str) -> None:
         """Nothing: it was pinned."""
 
-    def fix(self, call: Call, state: State) -> None:
+    def fix(self, call: Call, stored: Stored, reason: Reason | str, remedy: str) -> None:
         """Nothing: it was pinned."""
 
     def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
@@ -264,9 +273,7 @@ class Checker:
         if isinstance(ids, (list, tuple)):
             return tuple(self._part(item) for item in ids)
         if isinstance(ids, State):
-            keys = [(ids.name, ids.axis(axis)) for axis in range(len(ids.shape))]
-            shape = [len(self.slots[k].ids) if k in self.slots else e for k, e in zip(keys, ids.shape, strict=True)]
-            return replace(ids, shape=tuple(shape))
+            return replace(ids, factors=tuple(tuple(map(self._factor, factors)) for factors in ids.factors))
         if not isinstance(ids, Tensor):
             return ids
         footprint = self.footprints.of(ids)
@@ -275,14 +282,22 @@ class Checker:
             raise Mismatch(self._node, footprint.channels)
         return found
 
+    def _factor(self, factor: Factor) -> Factor:
+        """What is left of a part of an axis of parameters."""
+        slots = [self.slots.get((stored.name, stored.axis)) for stored in factor.stored]
+        left = next((len(slot.ids) for slot in slots if slot is not None), factor.extent)
+        return replace(factor, extent=left)
+
     def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
         """The node with the sizes that the plan predicts, and the arguments that follow widths."""
         node = replace(node, value=self._value(node.value, self.values[node.index]))
         weight = arguments.get("weight")
         if isinstance(arguments.get("groups"), int) and arguments["groups"] > 1 and isinstance(weight, State):
-            slot = self.slots.get((weight.name, 0))
+            stored = weight.first(0)
+            key = ("", 0) if stored is None else (stored.name, stored.axis)
+            slot = self.slots.get(key)
             if slot is not None and slot.role in (Role.GROUP, Role.DEPTHWISE):
-                before = len(self.facts.slots[weight.name, 0].ids)
+                before = len(self.facts.slots[key].ids)
                 arguments = {**arguments, "groups": arguments["groups"] * len(slot.ids) // before}
         return node, arguments
 
@@ -300,6 +315,12 @@ class Checker:
         if isinstance(value, (list, tuple)) and isinstance(ids, (list, tuple)):
             return tuple(self._value(v, i) for v, i in zip(value, ids, strict=True))
         return value
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value is computed of parameters alone, and so is what their slots leave of it."""
+    found = leaves(value)
+    return bool(found) and all(isinstance(leaf, State) for leaf in found)
 
 
 class _Predicted(dict[int, Any]):
@@ -327,7 +348,7 @@ def touching(run: Run, facts: Facts, footprints: Footprints, marks: Channels) ->
         found = 0
         for leaf in leaves(ids):
             if isinstance(leaf, State):
-                found = max(found, states.get(leaf.name, 0))
+                found = max(found, *(states.get(name, 0) for name in leaf.names))
             elif isinstance(leaf, Tensor):
                 found = max(found, int(marks[footprints.of(leaf).channels].max(initial=0)))
         return found

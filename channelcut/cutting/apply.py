@@ -20,14 +20,19 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     check_plan(model, plan)
     named = named_tensors(model)
     try:
+        for path in plan.dropped:
+            model.get_submodule(path)
         tensors = {named[name]: select(named[name].detach(), axes) for name, axes in plan.kept.items()}
-    except (IndexError, KeyError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError) as error:
         raise UserError(
-            f"The plan keeps positions that the model does not have ({error}): it was changed or damaged. Write the "
-            "result again with `channelcut compress --force`."
+            f"The plan names parts or positions that the model does not have ({error}): it was changed or damaged. "
+            "Write the result again with `channelcut compress --force`."
         ) from error
     clone = copy_with(model, tensors)
     refresh(clone, plan.attributes)
+    for path in plan.dropped:  # a place in a sequence stays a place
+        parent, _, name = path.rpartition(".")
+        setattr(clone.get_submodule(parent), name, nn.Identity())
     return clone
 
 

@@ -35,10 +35,11 @@ class PlanContext:
     kept: NDArray[np.bool_]
     scores: NDArray[np.float64]
     costs: Mapping[str, BilinearCost]
+    dropped: tuple[str, ...] = ()
 
     def plan(self, options: Mapping[str, object]) -> Plan:
         """The plan that keeps what is marked."""
-        return replace(make_plan(self.model, self.groups, self.kept, self.costs, options), context=self)
+        return replace(make_plan(self.model, self.groups, self.kept, self.costs, options, self.dropped), context=self)
 
     def with_kept(self, plan: Plan, tensor: str, positions: Sequence[int]) -> Plan:
         """See `Plan.with_kept`."""

@@ -29,6 +29,7 @@ def compose(first: Plan, second: Plan) -> Plan:
         before=first.before,
         after=Cost(second.after.macs * scale, second.after.params),
         options={**{k: v for k, v in second.options.items() if k not in _ORIGIN}, **origin},
+        dropped=(*first.dropped, *second.dropped),
         changes=(*first.changes, *second.changes),
     )
 

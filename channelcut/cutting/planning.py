@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from channelcut.core.groups import Groups
 from channelcut.core.plan import Cost, GroupPlan, Plan
 from channelcut.core.tensors import architecture_fingerprint, kept_positions, weights_fingerprint
+from channelcut.core.unused import sizes
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
 from channelcut.ops.refresh import attributes
@@ -23,14 +25,16 @@ def make_plan(
     kept: NDArray[np.bool_],
     costs: Mapping[str, BilinearCost],
     options: Mapping[str, Any] | None = None,
+    dropped: tuple[str, ...] = (),
 ) -> Plan:
-    """Describe the cut that keeps the channels marked in `kept`, shape (channel_count,)."""
+    """Describe the cut that keeps the channels marked in `kept`, shape (channel_count,), and drops whole modules."""
     positions = kept_positions(groups, kept)
     widths = np.array([g.kept_width(kept) for g in groups.groups], dtype=np.int64)
     full = full_widths(groups.groups)
     cost = {
         when: Cost(costs["macs"](at), round(costs["params"](at))) for when, at in (("before", full), ("after", widths))
     }
+    _, gone = sizes(model, dropped)
     return Plan(
         fingerprint=architecture_fingerprint(model),
         weights=weights_fingerprint(model),
@@ -40,6 +44,7 @@ def make_plan(
             GroupPlan(g.name, len(g.lanes), g.width, int(w)) for g, w in zip(groups.groups, widths, strict=True)
         ),
         before=cost["before"],
-        after=cost["after"],
+        after=replace(cost["after"], params=cost["after"].params - gone),
         options=dict(options or {}),
+        dropped=dropped,
     )

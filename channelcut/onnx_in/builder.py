@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.onnx_in.naming import Names, identifier, layer_path, path_of
-from channelcut.onnx_in.reader import OnnxGraph
+from channelcut.onnx_in.reader import OnnxGraph, captured, tensor_of
 from channelcut.onnx_in.registry import Call, lower
 
 
@@ -54,38 +54,74 @@ class Builder:
         self.graph, self.root, self.names = fx.Graph(), nn.Module(), Names()
         self.values = {name: Value(tensor, name=name) for name, tensor in model.constants.items()}
         self.consumers: dict[str, list[Any]] = defaultdict(list)
-        for node in model.nodes:
-            for name in dict.fromkeys(node.input):
-                self.consumers[name].append(node)
-        self._uses = Counter(name for node in model.nodes for name in node.input)
-        self._uses.update(model.outputs)
+        self._uses: Counter[str] = Counter(model.outputs)
+        self._expect(model.nodes)
         self._absorbed: set[int] = set()
         self._layers: dict[Any, tuple[str, nn.Module]] = {}
         self._parameters: dict[tuple[int, str], tuple[Value, nn.Parameter]] = {}
         self._attributes: dict[int, tuple[Value, fx.Node]] = {}
         self._index = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def placeholder(self, name: str, example: Tensor) -> None:
         """Add an input of the network; its name in `forward` is the file's, made an identifier."""
         node = self.graph.placeholder(identifier(name))
         self.values[name] = self._dynamic(example, node, name)
+        self.shapes[name] = tuple(example.shape)
 
     def step(self, node: Any) -> None:
         """Lower one node and forget the inputs that nobody needs any more."""
         inputs = [self.values[name] if name else None for name in node.input]
-        if id(node) in self._absorbed:
-            outputs: Sequence[Value] = [next(v for v in inputs if v is not None and v.node is not None)]
+        if node.op_type == "If":
+            outputs: Sequence[Value] = self._branch(Call(self, node, inputs, self._index))
+        elif id(node) in self._absorbed:
+            outputs = [next(v for v in inputs if v is not None and v.node is not None)]
         else:
             found = lower(Call(self, node, inputs, self._index))
             outputs = [found] if isinstance(found, Value) else found
         for name, value in zip(node.output, outputs, strict=False):
             value.name = value.name or name
             self.values[name] = value
-        for name in node.input:
+            if isinstance(value.data, Tensor):
+                self.shapes[name] = value.shape
+        self._forget([*node.input, *captured(node)])
+        self._index += 1
+
+    def _branch(self, call: Call) -> list[Value]:
+        """Lower the branch of an `If` that is taken; its condition has to follow from shapes and constants."""
+        condition = call[0]
+        if condition.node is not None or condition.tensor.numel() != 1:
+            call.refuse(
+                f"decides by {call.node.input[0]!r}, a value of the data; a condition that follows from the input's "
+                "shape or from constants can be imported"
+            )
+        branch = call.attribute("then_branch" if bool(condition.tensor.item()) else "else_branch")
+        for item in branch.initializer:
+            self.values[item.name] = Value(tensor_of(item, self.model.path), name=item.name)
+        names = [output.name for output in branch.output]
+        self._expect(branch.node, names)
+        for node in branch.node:
+            self.step(node)
+        outputs = [self.values[name] for name in names]
+        self._forget(names)
+        return outputs
+
+    def _expect(self, nodes: Sequence[Any], kept: Sequence[str] = ()) -> None:
+        """Count the uses of every value by the nodes and what is inside them; `kept` are used as results."""
+        self._uses.update(kept)
+        for name in kept:
+            self.consumers[name].append(None)
+        for node in nodes:
+            names = [*node.input, *captured(node)]
+            self._uses.update(names)
+            for name in dict.fromkeys(names):
+                self.consumers[name].append(node)
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for name in names:
             self._uses[name] -= 1
             if name and self._uses[name] == 0:
-                del self.values[name]
-        self._index += 1
+                self.values.pop(name, None)
 
     def finish(self) -> fx.GraphModule:
         """Close the graph with the file's outputs and make the module."""
@@ -121,18 +157,24 @@ class Builder:
         )
         return self._dynamic(data, self.graph.call_function(function, linked_args, linked_kwargs))
 
-    def layer(self, call: Call, module: nn.Module, weight: Value, source: Value, key: tuple[Any, ...]) -> Value:
-        """Call a layer on `source`. A layer with the same `key` (its weights and settings) is used again."""
+    def layer(
+        self, call: Call, module: nn.Module, weight: Value, source: Value, key: tuple[Any, ...], state: Any = None
+    ) -> Value:
+        """Call a layer on `source`. A layer with the same `key` (its weights and settings) is used again.
+
+        `state`: what a recurrent layer starts from, one value or a tuple.
+        """
         known = self._layers.get(key)
         if known is None:
             path = self.names.claim(layer_path(weight.name, call.name, call.kind, call.index))
             _place(self.root, path, module.eval())
             known = self._layers[key] = (path, module)
         path, module = known
-        data = module(source.data)
-        if source.node is None:
+        inputs = (source,) if state is None else (source, state)
+        data = module(*_mapped(lambda value: value.data, inputs))
+        if all(value.node is None for value in pytree.tree_leaves(inputs)):
             return Value(data)
-        return self._dynamic(data, self.graph.call_module(path, (source.node,)))
+        return self._dynamic(data, self.graph.call_module(path, _mapped(self._link, inputs)))
 
     def parameter(self, value: Value, change: str = "", make: Callable[[Tensor], Tensor] | None = None) -> nn.Parameter:
         """The parameter of a constant, one for all its uses; `change` names what `make` does to the tensor."""
@@ -166,6 +208,12 @@ class Builder:
             node.meta["shape"] = value.shape
             self._attributes[id(value)] = (value, node)
         return self._attributes[id(value)][1]
+
+
+def _mapped(change: Callable[[Value], Any], inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs of a layer, a state of two values among them, changed one by one."""
+    changed: tuple[Any, ...] = pytree.tree_map(change, inputs)
+    return changed
 
 
 def _place(root: nn.Module, path: str, item: nn.Module | Tensor) -> None:

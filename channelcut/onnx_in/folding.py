@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from channelcut.onnx_in.reader import captured
+
 if TYPE_CHECKING:
     from channelcut.onnx_in.builder import Value
     from channelcut.onnx_in.registry import Call
@@ -18,6 +20,8 @@ def fold(call: Call) -> Sequence[Value]:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
+    if captured(call.node):
+        call.refuse("holds a graph of its own that reads values from outside, which cannot be imported")
     present = {name: value for name, value in zip(call.node.input, call.inputs, strict=True) if value is not None}
     arrays = {name: value.tensor.numpy() for name, value in present.items()}
     helper = onnx.helper

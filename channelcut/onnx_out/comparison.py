@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from channelcut.core.trees import opened
+
 Array = npt.NDArray[Any]
 
 # Below this an output is noise: its errors are measured against the floor, not against itself.
@@ -21,7 +23,7 @@ SLICE_FLOOR = 0.01
 
 def tensor_leaves(outputs: Any) -> list[Tensor]:
     """Return the tensors of a nested result, in flattening order."""
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(opened(outputs)) if isinstance(leaf, Tensor)]
 
 
 def max_relative_error(reference: Sequence[Tensor], candidate: Sequence[Array]) -> float:

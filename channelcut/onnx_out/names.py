@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.graph import path_piece
+from channelcut.core.trees import opened
 
 
 def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
@@ -48,7 +49,7 @@ def output_names(outputs: Any, taken: Sequence[str] = (), model: nn.Module | Non
     A `model` that came from an ONNX file keeps that file's names (`meta["output_names"]`).
     """
     names = []
-    for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
+    for path, leaf in pytree.tree_flatten_with_path(opened(outputs))[0]:
         if not isinstance(leaf, Tensor):
             continue
         pieces = [path_piece(p) for p in path] or ["0"]

@@ -8,13 +8,21 @@ place, the result of a function that runtimes compute exactly only in absolute t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from channelcut.core.copies import cloned
+from channelcut.onnx_out.comparison import tensor_leaves
+from channelcut.onnx_out.selection import Chosen, Forced
+
+# What a forward raises on inputs that it is not made for.
+FORWARD_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 _UNIT = 2.0**-23  # of float32: 1 and its successor are so far apart
 # What computes and rounds; a maximum or a copy is exact. What is not listed is taken to be exact, the stricter way.
@@ -79,3 +87,35 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 def rounded_otherwise(inputs: Any, mode: OtherRounding) -> Any:
     """The network's inputs, after another rounding of those that are floats."""
     return pytree.tree_map_only(Tensor, lambda t: mode.moved(t) if t.is_floating_point() else t, inputs)
+
+
+def rounding_of(module: nn.Module, inputs: tuple[Any, ...], runs: int = 4) -> list[float]:
+    """Return how much each output of a module changes at most, in absolute terms, by rounding alone.
+
+    Top-k selections are held. 0 for whole numbers, and where it cannot be told: two runs of the module differ.
+    """
+    with torch.no_grad():
+        with Chosen() as chosen:
+            first = tensor_leaves(module(*cloned(inputs)))
+        found = [0.0] * len(first)
+        if not same(first, tensor_leaves(module(*cloned(inputs)))):
+            return found
+        for seed in range(runs):
+            mode = OtherRounding(seed)
+            try:
+                with Forced(chosen.indices) if chosen.indices else nullcontext(), mode:
+                    others = tensor_leaves(module(*rounded_otherwise(cloned(inputs), mode)))
+            except FORWARD_FAILURES:
+                continue
+            for place, (one, other) in enumerate(zip(first, others, strict=False)):
+                if one.is_floating_point() and one.shape == other.shape:
+                    gap = (one - other).abs()
+                    found[place] = max(found[place], float(gap[gap.isfinite()].max()) if gap.isfinite().any() else 0.0)
+    return found
+
+
+def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two runs gave the same."""
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True)
+    )

@@ -20,7 +20,7 @@ from channelcut.core.errors import UserError
 from channelcut.onnx_out.comparison import relative_error, tensor_leaves
 from channelcut.onnx_out.inputs import Trial
 from channelcut.onnx_out.judge import ROUNDINGS, Judge
-from channelcut.onnx_out.noise import OtherRounding, rounded_otherwise
+from channelcut.onnx_out.noise import FORWARD_FAILURES, OtherRounding, rounded_otherwise, same
 from channelcut.onnx_out.selection import Chosen, Forced, index_outputs, with_index_outputs
 
 Array = npt.NDArray[Any]
@@ -28,9 +28,6 @@ Run = Callable[[tuple[Any, ...]], tuple[list[Array], list[Array]]]
 """An input to the model's outputs, and what its top-k operators chose."""
 
 _ROUNDED_RUNS = 4  # of the module, each rounded otherwise
-
-# What a forward raises on inputs that it is not made for.
-FORWARD_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -203,11 +200,7 @@ class ParityCheck:
         if self._same_twice is None:
             with torch.no_grad():
                 again = tensor_leaves(self.module(*cloned(self.trials[0].inputs)))
-            first = self._reference(0) or []
-            self._same_twice = len(first) == len(again) and all(
-                a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
-                for a, b in zip(first, again, strict=True)
-            )
+            self._same_twice = same(self._reference(0) or [], again)
         return self._same_twice
 
     def _reference(self, place: int) -> list[Tensor] | None:

@@ -24,9 +24,10 @@ def align(before: Graph, after: Graph) -> list[Pair]:
     """Pairs of the same step, with None where a layout copy has no partner; raises `Misaligned`."""
     pairs: list[Pair] = []
     i = j = 0
-    while i < len(before.nodes) or j < len(after.nodes):
-        old = before.nodes[i] if i < len(before.nodes) else None
-        new = after.nodes[j] if j < len(after.nodes) else None
+    first, second = before.alive, after.alive  # a parameter that nobody reads may have been dropped
+    while i < len(first) or j < len(second):
+        old = first[i] if i < len(first) else None
+        new = second[j] if j < len(second) else None
         if old is not None and new is not None and _same(old, new):
             pairs.append((old, new))
             i, j = i + 1, j + 1

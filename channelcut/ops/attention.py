@@ -9,6 +9,7 @@ from torch import Tensor
 
 from channelcut.core import ids as I
 from channelcut.core.graph import specs
+from channelcut.core.groups import Role
 from channelcut.core.reasons import (
     ATTENTION_MASK,
     CONTRACTED_FIXED,
@@ -18,18 +19,29 @@ from channelcut.core.reasons import (
     PRODUCT_AXES,
 )
 from channelcut.ops.call import FIXED, Call
-from channelcut.ops.conv import affine
+from channelcut.ops.conv import affine, mixed_line
 from channelcut.ops.host import State
 from channelcut.ops.registry import rule
 
 
-@rule("aten.matmul", "aten.bmm", "aten.mm", contracts=True)
+@rule("aten.matmul", "aten.linalg_matmul", "aten.bmm", "aten.mm", contracts=True)
 def matmul(call: Call) -> Tensor:
     """(..., i, k) × (..., k, j): k is contracted, the channels of i or of j survive."""
     matrix = call.get("other", call.get("mat2"))
     if isinstance(matrix, State) and len(matrix.shape) == 2:
         return affine(call, call.ids("self"), matrix.transposed(), None)
+    if isinstance(matrix, State) and len(matrix.shape) > 2:
+        return _stored_product(call, call.ids("self"), matrix)
     return _product(call, call.ids("self"), call.ids("other" if "other" in call.arguments else "mat2"))
+
+
+def _stored_product(call: Call, ids: Tensor, matrices: State) -> Tensor:
+    """(..., i, k) × a parameter (..., k, j): one layer for every place of the leading axes, with the same channels."""
+    columns = mixed_line(call, ids, -1)
+    call.slot(matrices, -2, columns, Role.IN)
+    rows = call.slot(matrices, -1, None, Role.OUT)
+    call.account(math.prod(call.shape) * len(columns), rows, columns)
+    return call.along(rows, -1)
 
 
 @rule("aten.baddbmm", contracts=True)

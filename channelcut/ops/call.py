@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.graph import Graph, Node, Site, Spec, specs
+from channelcut.core.graph import Graph, Node, Origin, Site, Spec, specs
 from channelcut.core.groups import Role
-from channelcut.core.reasons import FIXED_TENSOR, RULE_SAYS, Reason
+from channelcut.core.reasons import COMPUTED_WEIGHT, FIXED_TENSOR, RULE_SAYS, SHARED_FIXED, Reason
 from channelcut.core.schema import keyword_only
-from channelcut.core.trees import mapped_only
-from channelcut.ops.host import Bound, Host, State
+from channelcut.core.trees import leaves, mapped_only
+from channelcut.ops.host import Bound, Factor, Host, State
 
 FIXED = torch.zeros(0, dtype=torch.int32)
 """An extent that no removal changes, for `Call.account`."""
@@ -82,15 +83,23 @@ class Call:
         long = self.long_axes(value)
         if len(long) != 1:
             if long:
-                self.fix(value)
+                self.fix(value, COMPUTED_WEIGHT if self.computes_a_weight else SHARED_FIXED)
             return I.zeros(value.shape)
         return I.along(self.slot(value, long[0], None, Role.PARAM), long[0], value.shape)
+
+    @property
+    def computes_a_weight(self) -> bool:
+        """Whether the op computes with parameters alone, and single numbers."""
+        values = [value for value in leaves(dict(self.arguments)) if isinstance(value, (State, Tensor))]
+        return any(isinstance(value, State) for value in values) and all(
+            isinstance(value, State) or (value.numel() == 1 and not bool(value.any())) for value in values
+        )
 
     def long_axes(self, state: State) -> list[int]:
         """The axes of a parameter or buffer along which there is more than one element."""
         # A check may have one channel left of many, along what would then be no long axis any more.
         extents = enumerate(state.shape)
-        return [axis for axis, extent in extents if self.decide(f"{state.name} is long along {axis}", extent > 1)]
+        return [axis for axis, extent in extents if self.decide(f"{state} is long along {axis}", extent > 1)]
 
     def line(self, name: str, axis: int) -> Tensor | None:
         """The ids of a tensor argument along one axis, shape (extent,); None where they vary along another as well."""
@@ -177,7 +186,43 @@ class Call:
         """
         if not isinstance(state, State):
             raise TypeError(f"only parameters and buffers have slots, and this is {type(state).__name__}")
-        return self.host.slot(self, state, axis, ids, Role(role))
+        (first, *others) = factors = state.factors[axis]
+        if first.stored and not others:
+            return self._stored(first, ids, Role(role))
+        if not any(factor.stored or factor.held for factor in factors):  # all positions are alike
+            return I.zeros((state.shape[axis],)) if ids is None else ids
+        return self._merged(state, factors, ids, Role(role))
+
+    def _merged(self, state: State, factors: Sequence[Factor], ids: Tensor | None, role: Role) -> Tensor:
+        """The same for an axis of several factors: one of them may lose positions, with all that shares one with it."""
+        extents = [factor.extent for factor in factors]
+        stored = [n for n, factor in enumerate(factors) if factor.stored]
+        wide = None if ids is None else self.reshaped(ids, *extents)
+        if wide is not None:  # of many channels, one may be left in a check
+            varying = I.varying_axes(wide)
+            found = [n for n in range(len(factors)) if self.decide(f"{state} loses along {n}", n in varying)]
+        else:
+            found = []
+        found = found or [n for n in stored if extents[n] > 1][:1] or stored[:1]
+        if len(found) != 1 or any(factor.held for factor in factors) or found[0] not in stored:
+            if ids is not None:
+                self.pin(ids, COMPUTED_WEIGHT)
+            self.fix(State(state.name, (tuple(factors),)), COMPUTED_WEIGHT)
+            if ids is None:  # channels that stay, so that the pin is seen where they are
+                ids = self.mint(math.prod(extents))
+                self.pin(ids, COMPUTED_WEIGHT)
+            return ids
+        line = None if wide is None else wide.movedim(found[0], 0).reshape(extents[found[0]], -1)[:, 0]
+        line = self._stored(factors[found[0]], line, role)
+        return I.along(line, found[0], extents).reshape(-1)
+
+    def _stored(self, factor: Factor, ids: Tensor | None, role: Role) -> Tensor:
+        """Every stored axis of a factor follows `ids`; the first has the role, the others belong to it."""
+        for stored in factor.stored:
+            ids = self.host.slot(self, stored, factor.extent, ids, role)
+            role = role if role in (Role.IN, Role.DEPTHWISE, Role.GROUP) else Role.PARAM
+        assert ids is not None
+        return ids
 
     def bind(self, a: Tensor, b: Tensor, reason: Reason | str = FIXED_TENSOR) -> Tensor:
         """Elements at the same place of `a` and `b`, which broadcast, live or die together; returns the result's ids.
@@ -195,6 +240,20 @@ class Call:
             return first.expand(ids.shape)
         return ids
 
+    def one_line(self, ids: Tensor, axis: int, name: str = "") -> Tensor | None:
+        """The ids along an axis, where all that they vary along others of goes together; None where it is only others.
+
+        As after a view of (N, C·h·w) as (N, C, h, w). A rule that asks of several values names each.
+        """
+        axis, varying = axis % ids.dim(), I.varying_axes(ids)
+        # In a check, the channels that are left may not vary along an axis any more.
+        others = [a for a in range(ids.dim()) if a != axis and self.decide(f"{name} varies along {a}", a in varying)]
+        if others and not self.decide(f"{name} varies along its own axis", axis in varying):
+            return None
+        for other in others:
+            ids = self.bind_along(ids, other)
+        return I.compact(I.compress(ids.movedim(axis, -1)))[(0,) * (ids.dim() - 1)].expand(ids.shape[axis])
+
     def bind_equal(self, pieces: Sequence[Tensor], axis: int) -> None:
         """The pieces keep equal numbers of channels along `axis`, not the same ones."""
         self.host.bind_equal(self, pieces, axis)
@@ -207,20 +266,22 @@ class Call:
 
     def pin(self, ids: Tensor, reason: Reason | str, remedy: str = "") -> None:
         """These channels cannot be removed, because of `reason`, here; `remedy` says what would free them."""
-        if not remedy:
-            remedy = (reason if isinstance(reason, Reason) else RULE_SAYS).remedy.format(op=self.name)
-        self.host.pin(self, ids, reason, remedy)
+        self.host.pin(self, ids, reason, remedy or self._remedy(reason))
 
     def pin_value(self, value: object, reason: Reason | str, remedy: str = "") -> None:
         """Pin an argument, whatever it is: the channels of an activation, all slots of a parameter."""
         if isinstance(value, State):
-            self.fix(value)
+            self.fix(value, reason, remedy)
         elif isinstance(value, Tensor):
             self.pin(value, reason, remedy)
 
-    def fix(self, state: State) -> None:
+    def fix(self, state: State, reason: Reason | str = SHARED_FIXED, remedy: str = "") -> None:
         """A parameter or buffer is used in a way that no removal may change: its slots are pinned."""
-        self.host.fix(self, state)
+        for stored in state.stored:
+            self.host.fix(self, stored, reason, remedy or self._remedy(reason))
+
+    def _remedy(self, reason: Reason | str) -> str:
+        return (reason if isinstance(reason, Reason) else RULE_SAYS).remedy.format(op=self.name)
 
     def account(self, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Charge `macs` multiply-accumulates, proportional to what is kept of `rows` and of `columns` (or `FIXED`)."""
@@ -242,6 +303,14 @@ class Call:
     def follows(self, axis: int) -> bool:
         """Whether the extent along an axis of the output was taken from a shape, or left open."""
         return (self.node.index, axis) in self.graph.following
+
+    def origins(self, axis: int) -> list[Origin]:
+        """The numbers of the forward that the extent along an axis of the output was given by."""
+        return [
+            use.origin
+            for use in self.graph.uses_of.get(self.node.index, ())
+            if use.axis == axis and use.role == "extent"
+        ]
 
     def slice_bound(self, which: Bound, line: Tensor, position: int, sign: int) -> None:
         """A slice along the channels starts or stops at `position` of `line`.

@@ -12,6 +12,7 @@ from channelcut.core.groups import Role
 from channelcut.core.reasons import (
     COMPUTED_WEIGHT,
     CONTRACTED_FIXED,
+    FIXED_TENSOR,
     GROUPED_FIXED,
     MIXES_OTHER_AXIS,
 )
@@ -29,45 +30,70 @@ _WHOLE = (Role.GROUP, Role.DEPTHWISE)
 )  # fmt: skip
 def convolution(call: Call) -> Tensor:
     """Weight (O, I/groups, k...)."""
-    return _convolve(call, call["groups"], transposed=False)
+    return convolve(call, call["groups"], transposed=False)
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", sizes="groups", convolves="transposed")
 def transposed_convolution(call: Call) -> Tensor:
     """Weight (I, O/groups, k...)."""
-    return _convolve(call, call["groups"], transposed=True)
+    return convolve(call, call["groups"], transposed=True)
 
 
 @rule("aten.convolution", "aten._convolution", convolves="either")
 def any_convolution(call: Call) -> Tensor:
     """What the dispatcher makes of all of them."""
-    return _convolve(call, call["groups"], transposed=call["transposed"])
+    return convolve(call, call["groups"], transposed=call["transposed"])
 
 
 know("aten.convolution", shape=shapes.convolution)
 
 
-def _convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
+def convolve(call: Call, groups: int, *, transposed: bool) -> Tensor:
+    """A convolution of whatever name, with `input`, `weight` and `bias`."""
     ids = call.ids("input")
     weight, bias, shape = call["weight"], call["bias"], call.shape
     axis = ids.dim() - (len(weight.shape) - 2) - 1  # 1, or 0 for an input without a batch
-    columns = call.line_of(ids, axis)
     macs = math.prod(ids.shape if transposed else shape) * math.prod(weight.shape[1:])
-    if columns is None or not isinstance(weight, State):
-        reason = MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT
-        call.pin(ids, reason)
-        call.pin_value(weight, COMPUTED_WEIGHT)
-        if isinstance(bias, State):
-            call.fix(bias)
-        call.account(macs, FIXED, FIXED)
-        return I.zeros(shape)
+    if not isinstance(weight, State):
+        return _computed(call, ids, weight, bias, axis, macs)
+    columns = mixed_line(call, ids, axis)
     rows = _rows(call, weight, columns, groups, transposed)
     # Where whole groups go, a group's inputs go with its outputs, and are counted by these alone.
     dense = groups == 1 or (not call.host.whole_groups(weight) and groups < len(columns))
     call.account(macs, rows, columns if dense else FIXED)
+    _shift(call, bias, rows)
+    return call.along(rows, axis)
+
+
+def mixed_line(call: Call, ids: Tensor, axis: int, name: str = "") -> Tensor:
+    """The ids along the axis that a layer mixes; where they vary along others, what is there stays, and is read whole.
+
+    Where they vary along this one too, as after a view of (N, C·h·w) as (N, C, h, w), all of a channel goes together.
+    """
+    found = call.one_line(ids, axis, name)
+    if found is None:
+        call.pin(ids, MIXES_OTHER_AXIS)
+        return I.zeros((ids.shape[axis],))
+    return found
+
+
+def _computed(call: Call, ids: Tensor, weight: object, bias: object, axis: int, macs: float) -> Tensor:
+    """A weight that is computed of activations, or in a way that is not followed: both sides of the layer stay."""
+    call.pin(ids, COMPUTED_WEIGHT)
+    call.pin_value(weight, COMPUTED_WEIGHT)
+    call.pin_value(bias, COMPUTED_WEIGHT)
+    rows = call.mint(call.shape[axis])  # so that the pin is seen where the channels are
+    call.pin(rows, COMPUTED_WEIGHT)
+    call.account(macs, FIXED, FIXED)
+    return call.along(rows, axis)
+
+
+def _shift(call: Call, bias: object, rows: Tensor) -> None:
+    """A bias has one number for each output, whether it is stored or computed."""
     if isinstance(bias, State):
         call.slot(bias, 0, rows, Role.BIAS)
-    return call.along(rows, axis)
+    elif isinstance(bias, Tensor):
+        call.bind(rows, bias, FIXED_TENSOR)
 
 
 def _rows(call: Call, weight: State, columns: Tensor, groups: int, transposed: bool) -> Tensor:
@@ -127,16 +153,16 @@ def linear(call: Call) -> Tensor:
     return affine(call, call.ids("input"), weight, call["bias"])
 
 
-@rule("aten.mv")
+@rule("aten.mv", contracts=True)
 def times_vector(call: Call) -> Tensor:
     """(i, k) × (k): k is contracted."""
     return _weighed_sum(call, call.ids("self"), call["vec"])
 
 
-@rule("aten.dot")
+@rule("aten.dot", "aten.vdot", contracts=True)
 def dot(call: Call) -> Tensor:
     """(k) × (k): k is contracted."""
-    return _weighed_sum(call, call.ids("self"), call["tensor"])
+    return _weighed_sum(call, call.ids("self"), call.get("tensor", call.get("other")))
 
 
 def _weighed_sum(call: Call, ids: Tensor, vector: State | Tensor) -> Tensor:
@@ -167,16 +193,11 @@ def addmm(call: Call) -> Tensor:
 
 def affine(call: Call, ids: Tensor, weight: object, bias: object) -> Tensor:
     """Slots of a matrix `weight` (O, I) that maps the last axis."""
-    columns = call.line_of(ids, -1)
-    if columns is None or not isinstance(weight, State):
-        call.pin(ids, MIXES_OTHER_AXIS if columns is None else COMPUTED_WEIGHT)
-        for value in (weight, bias):
-            call.pin_value(value, COMPUTED_WEIGHT)
-        call.account(math.prod(call.shape) * ids.shape[-1], FIXED, FIXED)
-        return I.zeros(call.shape)
+    if not isinstance(weight, State):
+        return _computed(call, ids, weight, bias, len(call.shape) - 1, math.prod(call.shape) * ids.shape[-1])
+    columns = mixed_line(call, ids, -1)
     call.slot(weight, 1, columns, Role.IN)
     rows = call.slot(weight, 0, None, Role.OUT)
     call.account(math.prod(call.shape) * len(columns), rows, columns)
-    if isinstance(bias, State):
-        call.slot(bias, 0, rows, Role.BIAS)
+    _shift(call, bias, rows)
     return call.along(rows, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,20 +19,68 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class State:
-    """A parameter or buffer as a value; `flipped` after a transpose of a matrix."""
+class Stored:
+    """An axis of a parameter or buffer, as it is stored."""
 
     name: str
-    shape: tuple[int, ...]
-    flipped: bool = False
+    axis: int
 
-    def axis(self, axis: int) -> int:
-        """The axis of the stored tensor that `axis` of this value is."""
-        return 1 - axis if self.flipped else axis
+
+@dataclass(frozen=True)
+class Factor:
+    """A part of an axis: `extent` positions, which are those of every axis in `stored`.
+
+    Without such an axis they are all alike, as in an expanded value, or `held`: none of them may go.
+    """
+
+    extent: int
+    stored: tuple[Stored, ...] = ()
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """A parameter or buffer as a value, or what the forward computes of parameters and buffers alone.
+
+    Every axis is a product of factors, the last of which changes fastest: w (O, I, k, k) is viewed as (O, I·k·k), the
+    merged B A of two matrices has the rows of B and the columns of A, and w times a mask has each axis of both.
+    """
+
+    name: str
+    factors: tuple[tuple[Factor, ...], ...]
+
+    @classmethod
+    def of(cls, name: str, shape: Sequence[int]) -> State:
+        """A parameter or buffer itself."""
+        return cls(name, tuple((Factor(extent, (Stored(name, axis),)),) for axis, extent in enumerate(shape)))
+
+    def __str__(self) -> str:
+        """The name, and the stored axes behind every axis: the same before and after a cut."""
+        axes = ["·".join(f"{s.name}[{s.axis}]" for factor in axis for s in factor.stored) for axis in self.factors]
+        return f"{self.name} ({', '.join(axes)})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        return tuple(math.prod(factor.extent for factor in axis) for axis in self.factors)
+
+    @property
+    def stored(self) -> tuple[Stored, ...]:
+        """The stored axes that its axes are made of."""
+        return tuple(dict.fromkeys(s for factors in self.factors for factor in factors for s in factor.stored))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters and buffers that it is made of."""
+        return tuple(dict.fromkeys((self.name, *(stored.name for stored in self.stored))))
 
     def transposed(self) -> State:
         """The same matrix with its axes exchanged."""
-        return State(self.name, self.shape[::-1], not self.flipped)
+        return State(self.name, self.factors[::-1])
+
+    def first(self, axis: int) -> Stored | None:
+        """The stored axis that `axis` is, or the first of several; None where it is none."""
+        return next((stored for factor in self.factors[axis] for stored in factor.stored), None)
 
 
 class Bound(str, Enum):
@@ -58,8 +107,8 @@ class Host(Protocol):
     def mint(self, call: Call, count: int) -> Tensor:
         """Fresh ids for `count` channels."""
 
-    def slot(self, call: Call, state: State, axis: int, ids: Tensor | None, role: Role) -> Tensor:
-        """An axis of a parameter follows ids."""
+    def slot(self, call: Call, stored: Stored, extent: int, ids: Tensor | None, role: Role) -> Tensor:
+        """An axis of a parameter follows ids, shape (extent,)."""
 
     def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
         """The ids and the role of a slot that some rule has named before."""
@@ -82,14 +131,17 @@ class Host(Protocol):
     def slice(self, call: Call, ids: Tensor, axis: int) -> Tensor:
         """The ids that a slice picks."""
 
+    def varies(self, node: int, axis: int) -> bool:
+        """Whether channels lie along an axis of an earlier value of this run."""
+
     def decide(self, call: Call, question: str, answer: bool) -> bool:
         """The answer to a question about the ids, the same in both hosts."""
 
     def pin(self, call: Call, ids: Tensor, reason: Reason | str, remedy: str) -> None:
         """These channels stay."""
 
-    def fix(self, call: Call, state: State) -> None:
-        """Every slot of a parameter stays."""
+    def fix(self, call: Call, stored: Stored, reason: Reason | str, remedy: str) -> None:
+        """Every position along a stored axis stays."""
 
     def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Charge multiply-accumulates."""

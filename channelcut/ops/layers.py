@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from channelcut.ops.registry import Refresh, Shapes
+
+INPUT = "input"
+"""The shape of what a layer reads, among the shapes of its tensors; only a norm without tensors has it."""
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def convolution(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
@@ -28,20 +35,29 @@ def repeats(attributes: Mapping[str, tuple[str, int]]) -> Refresh:
 
 def normalized(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
     """The shape that a layer norm normalises over."""
-    return {"normalized_shape": tuple(shapes["weight"])}
+    axes = len(module.normalized_shape)
+    return {"normalized_shape": tuple(shapes[INPUT][-axes:] if INPUT in shapes else shapes["weight"])}
 
 
 def grouped_norm(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
     """Groups of one channel each go with their channels."""
-    channels = next(shape[0] for shape in shapes.values() if shape)
+    channels = shapes[INPUT][1] if INPUT in shapes else next(shape[0] for shape in shapes.values() if shape)
     own = module.num_groups == module.num_channels
     return {"num_channels": channels, "num_groups": channels if own else module.num_groups}
 
 
 def first_axis(attribute: str) -> Refresh:
-    """An attribute that is the only extent of every tensor."""
+    """An attribute that is the only extent of every tensor; of a layer without any, its input's number of channels."""
 
     def refresh(module: Any, shapes: Shapes, whole_groups: bool) -> dict[str, Any]:
-        return {attribute: next(shape[0] for shape in shapes.values() if shape)}
+        given = shapes.get(INPUT)
+        if given is None:
+            return {attribute: next(shape[0] for shape in shapes.values() if shape)}
+        # An instance norm may leave out the batch.
+        return {attribute: given[len(given) - module._get_no_batch_dim() if _unbatched(module) else 1]}
 
     return refresh
+
+
+def _unbatched(module: Any) -> bool:
+    return hasattr(module, "_get_no_batch_dim")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,14 +41,19 @@ from channelcut.ops.registry import know, rule
     "aten.unflatten",
     "aten.view_as",
     "aten.reshape_as",
+    "aten._reshape_alias",
+    "aten.ravel",
 )
 def reshape(call: Call) -> Tensor:
     """A new shape over the same elements; heads and shuffles appear here."""
     ids = I.compress(call.reshaped(call.ids("self"), *call.shape))
     varying = I.varying_axes(ids)
-    if len(varying) > 1 and not call.follows(varying[-1]) and any(call.follows(axis) for axis in varying[:-1]):
-        # view(n, c // 2, 2, h, w): the last axis is a literal, so the one before it loses elements, in whole rows.
-        return call.bind_along(ids, varying[-1])
+    last = max((axis for axis in varying if call.follows(axis)), default=len(call.shape))
+    for axis in varying:
+        if axis > last:
+            # view(n, c // 2, 2, h, w), view(n, -1, 4, 4): the axes behind the one that follows are written out, so
+            # that one loses elements, in whole rows.
+            ids = call.bind_along(ids, axis)
     return call.rectangle(ids)
 
 
@@ -57,7 +63,7 @@ know("aten.view", "aten.reshape", sizes="shape")
 know("aten.unflatten", sizes="axis")
 
 
-@rule("aten.as_strided_")
+@rule("aten.as_strided")
 def restride(call: Call) -> Tensor:
     """New strides over the same elements, which adaptive pooling to 1×1 gives to memory with channels last.
 
@@ -77,14 +83,12 @@ def restride(call: Call) -> Tensor:
 @rule(
     "aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims", "aten.numpy_T",
     "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.expand_as", "aten.repeat",
-    "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.pixel_unshuffle", "aten.alias",
-    "aten.transpose_", "aten.t_", "aten.squeeze_", "aten.unsqueeze_", "aten.swapaxes_", "aten.swapdims_",
+    "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.fliplr", "aten.flipud", "aten.pixel_unshuffle",
+    "aten.alias", "aten.broadcast_to", "aten.moveaxis", "aten.mH", "aten.matrix_H", "aten.atleast_1d",
+    "aten.atleast_2d", "aten.atleast_3d",
 )  # fmt: skip
 def rearrange(call: Call) -> Any:
-    """Elements move or repeat as wholes; a transposed matrix of parameters stays a parameter."""
-    value = call["self"]
-    if isinstance(value, State) and len(value.shape) == 2 and call.name in ("aten.t", "aten.transpose", "aten.numpy_T"):
-        return value.transposed()
+    """Elements move or repeat as wholes."""
     return call.moved()
 
 
@@ -120,7 +124,13 @@ def roll(call: Call) -> Tensor:
 
 
 @rule(
-    "aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split", "aten.unsafe_split", "aten.unsafe_chunk"
+    "aten.chunk",
+    "aten.split",
+    "aten.split_with_sizes",
+    "aten.tensor_split",
+    "aten.unsafe_split",
+    "aten.unsafe_chunk",
+    "aten.unsafe_split_with_sizes",
 )
 def split(call: Call) -> tuple[Tensor, ...]:
     """Pieces along an axis; equal pieces of channels must stay equal in number, not in position."""
@@ -132,7 +142,7 @@ def split(call: Call) -> tuple[Tensor, ...]:
         return pieces
     call.host.divide(call, axis, [line for piece in pieces if (line := I.line(piece, axis)) is not None])
     # Where the forward's numbers are not seen, equal sizes may be one number: x.split([x.shape[1] // 4] * 4, 1).
-    by_count = call.name != "aten.split_with_sizes" or not call.sees_numbers
+    by_count = not call.name.endswith("split_with_sizes") or not call.sees_numbers
     if by_count and len(set(sizes)) == 1 and len(sizes) > 1:
         call.bind_equal(pieces, axis)
     elif call.name in ("aten.chunk", "aten.tensor_split", "aten.unsafe_chunk") and len(set(sizes)) > 1:
@@ -213,7 +223,24 @@ def cat(call: Call) -> Tensor:
     return call.along(call.joined([ids for ids in narrowed if ids is not None], 0), axis)
 
 
-@rule("aten.stack")
+@rule("aten.hstack", "aten.vstack", "aten.row_stack", "aten.dstack")
+def joined_by_name(call: Call) -> Tensor:
+    """The same along the second, the first or the third axis, of pieces that get it where they lack it."""
+    pieces = [call.activation(piece) for piece in call["tensors"]]
+    axis = {"aten.hstack": min(1, len(call.shape) - 1), "aten.dstack": 2}.get(call.name, 0)
+    pieces = [piece.unsqueeze(0) if piece.dim() == 1 < len(call.shape) else piece for piece in pieces]
+    pieces = [piece.unsqueeze(-1) if piece.dim() == 2 < len(call.shape) else piece for piece in pieces]
+    return cat(replace(call, arguments={"tensors": pieces, "dim": axis}))  # type: ignore[no-any-return]
+
+
+@rule("aten.broadcast_tensors")
+def broadcast_together(call: Call) -> tuple[Tensor, ...]:
+    """Each value in the shape that all have together."""
+    pieces = [call.activation(piece) for piece in call["tensors"]]
+    return tuple(call.spread(piece, spec.shape) for piece, spec in zip(pieces, call.node.value, strict=True))
+
+
+@rule("aten.stack", "aten._stack")
 def stack(call: Call) -> Tensor:
     """A new axis; the stacked tensors lose the same channels."""
     axis = call["dim"] % len(call.shape)

@@ -48,6 +48,8 @@ def batch_norm(call: Call) -> Any:
     """Weight, bias, mean and variance of shape (C,) over axis 1; nothing mixes channels."""
     ids = call.ids("input")
     states = [call.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    line = call.one_line(ids, 1)
+    ids = ids if line is None else call.along(line, 1)
     found = call.line_of(ids, 1) if _attach(call, ids, 1, states) else None
     if not call.several:
         return I.zeros(call.shape) if found is None else ids
@@ -61,7 +63,7 @@ know("aten.batch_norm", "aten.native_batch_norm", "aten.cudnn_batch_norm", stati
 
 
 @rule(
-    "aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm",
+    "aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm",
     layers={nn.LayerNorm: normalized, nn.RMSNorm: normalized}, over_kept=-1,
 )  # fmt: skip
 def layer_norm(call: Call) -> Any:
@@ -90,7 +92,7 @@ def weight_norm(call: Call) -> Any:
         for state in (direction, length):
             call.pin_value(state, COMPUTED_WEIGHT_NORM)
         return call.fixed()
-    rows = call.slot(direction, axis, None, Role.OUT)
+    rows = call.slot(direction, axis, None, Role.PARAM)  # of a transposed convolution these are its inputs
     call.slot(length, axis, rows, Role.NORM)
     if not call.several:
         return direction

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from channelcut.core import ids as I
 from channelcut.core.graph import specs
 from channelcut.core.groups import Role
-from channelcut.core.reasons import ALONG_SPACE, AS_NUMBER, ONE_FOR_ALL, SEVERAL_AXES, TRIANGLE
+from channelcut.core.reasons import ALONG_SPACE, AS_NUMBER, ONE_FOR_ALL, SEVERAL_AXES
 from channelcut.core.trees import leaves
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
@@ -18,29 +18,54 @@ from channelcut.ops.layers import first_axis
 from channelcut.ops.registry import know, rule
 
 UNARY = """
-contiguous clone detach to _to_copy lift_fresh lift_fresh_copy float half type_as
-dropout dropout_ feature_dropout alpha_dropout native_dropout
-relu relu_ relu6 relu6_ silu silu_ sigmoid sigmoid_ hardswish hardswish_ hardsigmoid hardsigmoid_ hardtanh hardtanh_
-leaky_relu leaky_relu_ elu elu_ selu selu_ celu gelu tanh tanh_ mish mish_ softplus softsign log_sigmoid threshold
-fill_ zero_ fill exp log log1p expm1 sqrt rsqrt neg abs sign reciprocal cos sin square erf floor round ceil
-nan_to_num logical_not bitwise_not
+contiguous clone detach to _to_copy lift lift_fresh lift_fresh_copy float half type_as pin_memory
+_cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short _autocast_to_full_precision
+_autocast_to_reduced_precision dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
+relu relu6 silu sigmoid hardswish hardsigmoid hardtanh leaky_relu elu selu celu gelu tanh mish softplus softsign
+log_sigmoid log_sigmoid_forward threshold hardshrink softshrink rrelu rrelu_with_noise fill zero
+exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square neg negative positive abs absolute sign sgn signbit reciprocal
+cos sin tan cosh sinh acos asin atan acosh asinh atanh arccos arcsin arctan arccosh arcsinh arctanh sinc
+erf erfc erfinv lgamma digamma mvlgamma polygamma i0 logit deg2rad rad2deg frac frexp floor round ceil trunc fix
+nan_to_num isfinite isinf isnan isneginf isposinf isreal logical_not bitwise_not bucketize
+special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1 special_digamma special_entr
+special_erf special_erfc special_erfcx special_erfinv special_exp2 special_expit special_expm1 special_gammaln
+special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr special_logit special_modified_bessel_i0
+special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1 special_multigammaln special_ndtr
+special_ndtri special_polygamma special_psi special_round special_scaled_modified_bessel_k0
+special_scaled_modified_bessel_k1 special_sinc special_spherical_bessel_j0
+angle real imag conj _conj conj_physical _conj_physical resolve_conj resolve_neg _neg_view chalf
+fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask
+_fake_quantize_per_tensor_affine_cachemask_tensor_qparams
 """.split()
 
 SEVERAL = """
-add add_ sub sub_ mul mul_ div div_ maximum minimum rsub where lerp ge gt lt le eq ne logical_and logical_or bitwise_and
-bitwise_or copy_ copy
-addcmul fmod remainder floor_divide atan2 clamp clamp_ clamp_min clamp_max pow masked_fill hypot _prelu_kernel
+add sub subtract mul multiply div divide true_divide rsub _add_relu addcmul addcdiv maximum minimum fmax fmin
+where lerp clamp clip clamp_min clamp_max pow float_power hypot fmod remainder floor_divide copysign nextafter ldexp
+ge greater_equal gt greater lt less le less_equal eq ne not_equal isclose heaviside
+logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
+__and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__
+atan2 arctan2 gcd lcm xlogy logaddexp logaddexp2 igamma igammac complex polar copy masked_fill _prelu_kernel
+special_gammainc special_gammaincc special_xlogy special_xlog1py special_zeta special_chebyshev_polynomial_t
+special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w
+special_hermite_polynomial_h special_hermite_polynomial_he special_laguerre_polynomial_l
+special_legendre_polynomial_p special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w
 """.split()
+
+ELEMENTWISE = (*UNARY, *SEVERAL, "zeros_like", "ones_like", "full_like", "empty_like")
+"""Of parameters alone, every one of these has the axes of its operands, see ops.weights."""
 
 
 @rule(*[f"aten.{name}" for name in UNARY])
 def unary(call: Call) -> Any:
     """y = f(x), element by element."""
-    ids = call.activation(next(iter(call.arguments.values())))
-    return (ids,) * len(call.node.value) if call.several else ids
+    ids = call.activation(next(v for v in call.arguments.values() if isinstance(v, (Tensor, State))))
+    if not call.several:
+        return ids
+    return tuple(ids if spec.shape == tuple(ids.shape) else I.zeros(spec.shape) for spec in call.node.value)
 
 
-@rule(*[f"aten.{name}" for name in SEVERAL])
+@rule(*[f"aten.{name}" for name in SEVERAL], "channelcut.assigned")
 def several(call: Call) -> Any:
     """y = f(a, b, ...), element by element, with broadcasting."""
     operands = [v for v in leaves(list(call.arguments.values())) if isinstance(v, (Tensor, State))]
@@ -52,7 +77,7 @@ def several(call: Call) -> Any:
 know("aten.clone", "aten.contiguous", layout="copy")
 know("aten.masked_fill", own_layout=True)
 for _name in "add sub mul div pow rsub remainder floor_divide fmod".split():
-    know(f"aten.{_name}", f"aten.{_name}_", operands=True)
+    know(f"aten.{_name}", operands=True)
 
 
 def combined(call: Call, operands: Sequence[Tensor | State]) -> Tensor:
@@ -133,29 +158,16 @@ def gated_linear_unit(call: Call) -> Tensor:
     return call.bind(values, gates)
 
 
-FACTORIES = """
-arange zeros ones full new_zeros new_ones new_full new_empty empty empty_like zeros_like ones_like full_like rand_like
-scalar_tensor linspace eye meshgrid rand randn triu tril
-""".split()
-
-
-@rule(*[f"aten.{name}" for name in FACTORIES])
-def factory(call: Call) -> Any:
-    """A tensor made in the forward; if its shape follows a width, the probe finds out."""
-    if call.name in ("aten.triu", "aten.tril"):
-        for leaf in leaves(dict(call.arguments)):
-            if isinstance(leaf, Tensor):
-                call.pin(leaf, TRIANGLE)
-    return call.fixed()
-
-
-@rule("aten.item", "aten._local_scalar_dense", "aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async")
+@rule(
+    "aten.item", "aten._local_scalar_dense", "aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async",
+    "aten.equal", "aten.allclose", "aten.is_nonzero", "aten._is_all_true", "aten._is_any_true",
+)  # fmt: skip
 def scalar(call: Call) -> Any:
     """A number read from a tensor ends its ids; a tensor of channels has no single number to read."""
     for leaf in call.arguments.values():
         if isinstance(leaf, Tensor):
             call.pin(leaf, AS_NUMBER)
-    return call.node.value
+    return call.fixed()
 
 
 know("aten._assert_tensor_metadata", checked=True)

@@ -10,57 +10,40 @@ from torch import Tensor
 
 from channelcut.core import ids as I
 from channelcut.core.graph import Graph, Node, Ref, Spec, refs
-from channelcut.core.graph import specs as specs_of
-from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, INDEXED, OVER_CHANNELS, SEARCHED_BESIDE
+from channelcut.core.reasons import DECIDE_ABOUT_OTHERS, INDEXED, OVER_CHANNELS
 from channelcut.ops import shapes
+from channelcut.ops.along import axes_of, ends, joined_along
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
+from channelcut.ops.indexing import index_beside
 from channelcut.ops.pointwise import several
 from channelcut.ops.registry import know, op, rule
 
 
-def _axes(call: Call, ids: Tensor) -> list[int]:
-    dims = call.get("dim")
-    if dims is None or dims == []:
-        return list(range(ids.dim()))
-    return [axis % ids.dim() for axis in ([dims] if isinstance(dims, int) else dims)]
-
-
 @rule(
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std", "aten.norm",
-    "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.prod",
+    "aten.linalg_vector_norm", "aten.logsumexp", "aten.all", "aten.any", "aten.var_mean", "aten.std_mean", "aten.prod",
+    "aten.aminmax", "aten.nansum", "aten.nanmean", "aten.count_nonzero", "aten.frobenius_norm",
+    "aten.special_logsumexp",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
     """Over channels, the sum, mean or length of the kept ones stands for that of all; any other reduction pins them."""
     if isinstance(call.get("other"), (Tensor, State)):
         return several(call)
     ids = call.ids(next(iter(call.arguments)))
-    axes = _axes(call, ids)
+    axes = axes_of(call.get("dim"), ids.dim())
     shape = call.shape
-    if _ends(call, ids, axes):
+    if ends(call, ids, axes):
         if not _of_kept(call) or _positions_are_read(call):
             call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
-        ids = _joined_along(call, ids, axes)
+        ids = joined_along(call, ids, axes)
         keeps_axes = len(shape) == ids.dim()
         for axis in sorted(axes, reverse=True):
             ids = ids.narrow(axis, 0, 1) if keeps_axes else ids.select(axis, 0)
         result = call.spread(ids)
     return (result,) * len(call.node.value) if call.several else result  # variance and mean have one shape
-
-
-def _ends(call: Call, ids: Tensor, axes: Sequence[int]) -> bool:
-    """Whether channels lie along these axes and along no other, so that nothing of them is left."""
-    varying = set(I.varying_axes(ids))
-    return call.decide("channels end", bool(varying) and varying <= set(axes))
-
-
-def _joined_along(call: Call, ids: Tensor, axes: Sequence[int]) -> Tensor:
-    """What is reduced together along these axes lives and dies together, such as the copies of a split attention."""
-    for axis in axes:
-        ids = call.bind_along(ids, axis)
-    return ids
 
 
 def _positions_are_read(call: Call) -> bool:
@@ -88,37 +71,27 @@ know("aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
 
 
 @rule(
-    "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten.cumsum", "aten.sort", "aten.topk",
-    "aten.argmax", "aten.argmin", "aten.gather", "aten.index_select",
+    "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten._safe_softmax",
+    "aten.special_softmax", "aten.special_log_softmax",
 )  # fmt: skip
 def over_one_axis(call: Call) -> Any:
     """Ops along one axis whose result depends on every element of it: over channels they pin."""
     ids = call.ids("self")
-    axes = _axes(call, ids)
-    if _ends(call, ids, axes) or call.name in ("aten.gather", "aten.index_select"):
+    axes = axes_of(call.get("dim"), ids.dim())
+    if ends(call, ids, axes):
         call.pin(ids, DECIDE_ABOUT_OTHERS)
-        ids = I.zeros(ids.shape)
-    else:
-        ids = _joined_along(call, ids, axes)
-    outputs = [
-        ids if spec.shape == tuple(ids.shape) else _shrunk(call, ids, spec.shape) for spec in specs_of(call.node.value)
-    ]
-    return tuple(outputs) if call.several or len(outputs) != 1 else outputs[0]
+        return I.zeros(ids.shape)
+    return joined_along(call, ids, axes)
 
 
-know("aten.topk", "aten.sort", ties=True)
-
-
-def _shrunk(call: Call, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Ids of an output whose reduced axis is shorter or gone."""
-    if I.varying_axes(ids):
-        call.pin(ids, SEARCHED_BESIDE)
-    return I.zeros(shape)
-
-
-@rule("aten.index", "aten.scatter", "aten.index_put", "aten.masked_select", "aten.nonzero")
+@rule(
+    "aten.index", "aten._unsafe_index", "aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl",
+    "aten.masked_select", "aten.nonzero",
+)  # fmt: skip
 def by_index(call: Call) -> Any:
-    """Elements chosen by tensors of positions."""
+    """Elements chosen by tensors of positions: along axes without channels these pass."""
+    if "indices" in call.arguments and (found := index_beside(call)) is not None:
+        return found
     for value in call.arguments.values():
         if isinstance(value, Tensor):
             call.pin(value, INDEXED)
@@ -146,5 +119,8 @@ know(
     "aten.unique_consecutive", "aten.bincount", "aten.item", "aten._local_scalar_dense", "torchvision.nms",
     decides=_always,
 )  # fmt: skip
-know("aten.index", "aten.index_put", "aten.index_put_", decides=_by_mask)
+know(
+    "aten.index", "aten._unsafe_index", "aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl",
+    decides=_by_mask,
+)  # fmt: skip
 know("aten.repeat_interleave", decides=_by_repeats)

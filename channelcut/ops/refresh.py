@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from channelcut.core.attributes import set_attribute
 from channelcut.core.errors import UserError
+from channelcut.core.footprint import Footprint
 from channelcut.core.groups import Groups, Role
+from channelcut.core.ids import compact
 from channelcut.core.tensors import Kept
+from channelcut.ops.layers import INPUT, NORMS
 from channelcut.ops.registry import LAYERS
 
 
@@ -38,7 +41,7 @@ def attributes(model: nn.Module, groups: Groups, kept: NDArray[np.bool_], positi
 
     `positions` are what `kept_positions` says.
     """
-    found = _layer_attributes(model, groups, positions)
+    found = _layer_attributes(model, groups, kept, positions)
     shares = [group.kept_width(kept) / group.width for group in groups.groups]
     for follower in groups.followers:
         value = follower.constant + sum(coefficient * shares[index] for index, coefficient in follower.terms)
@@ -48,7 +51,9 @@ def attributes(model: nn.Module, groups: Groups, kept: NDArray[np.bool_], positi
     return found
 
 
-def _layer_attributes(model: nn.Module, groups: Groups, positions: Kept) -> dict[str, dict[str, Any]]:
+def _layer_attributes(
+    model: nn.Module, groups: Groups, kept: NDArray[np.bool_], positions: Kept
+) -> dict[str, dict[str, Any]]:
     roles = {(slot.tensor, slot.axis): slot.role for slot in groups.slots}
     found: dict[str, dict[str, Any]] = {}
     for path, module in model.named_modules():
@@ -56,15 +61,29 @@ def _layer_attributes(model: nn.Module, groups: Groups, positions: Kept) -> dict
         if refresh is None:
             continue
         inside = _inside(path, module)
-        if not any(name in positions for name, _ in inside.values()):
-            continue
         shapes = {key: _kept_shape(tensor, positions.get(name, {})) for key, (name, tensor) in inside.items()}
+        if isinstance(module, NORMS) and all(tensor is None for _, tensor in inside.values()):
+            given = _read(path, groups, kept)
+            shapes = {} if given is None else {INPUT: given}
+        elif not any(name in positions for name, _ in inside.values()):
+            continue
+        if not shapes:
+            continue
         whole_groups = roles.get((inside["weight"][0] if "weight" in inside else "", 0)) in (Role.GROUP, Role.DEPTHWISE)
         values = refresh(module, shapes, whole_groups)
         changed = {key: value for key, value in values.items() if getattr(module, key, value) != value}
         if changed:
             found[path] = changed
     return found
+
+
+def _read(path: str, groups: Groups, kept: NDArray[np.bool_]) -> tuple[int, ...] | None:
+    """The shape after a cut of the first value that a layer reads; None where the graph does not show it."""
+    for node in groups.graph.calls:
+        if node.site.module == path and node.inputs:
+            ids = groups.channels_of(node.inputs[0].index)
+            return Footprint.of(compact(ids).numpy(), ids.shape).kept_shape(kept) if isinstance(ids, Tensor) else None
+    return None
 
 
 def _inside(path: str, module: nn.Module) -> dict[str, tuple[str, Tensor | None]]:

@@ -38,7 +38,13 @@ class Op:
     operands: integers among its arguments are operands rather than axes or sizes.
     sizes: how the forward's numbers are read where they become its sizes, see tracing.widths.
     shape: its result without the arithmetic, see ops.shapes.
+    weights: its rule where it computes with parameters alone, see ops.weights; None: that of all values.
+    statistics_of_weights: what it reduces of a computed weight: the axes in `dim`, or all but the `rows`.
     convolves: it is a convolution, a `transposed` one, or `either`, as its argument says.
+    affine: it is a matrix product with a weight, and a bias.
+    averages: it divides by the number of elements that it sums.
+    proportional: it gives s · f(x) for s · x where s is positive, and an element stays on its axis, moves, joins others
+        along one, or is multiplied with a number.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -56,7 +62,12 @@ class Op:
     sizes: str = ""
     shape: Callable[..., Any] | None = None
     convolves: Literal["forward", "transposed", "either"] | None = None
+    affine: bool = False
+    averages: bool = False
+    proportional: Literal["stays", "moves", "joins", "by a number"] | None = None
     own_layout: bool = False
+    weights: Rule | None = None
+    statistics_of_weights: Literal["dim", "rows"] | None = None
 
 
 OPS: dict[str, Op] = {}
@@ -65,8 +76,18 @@ LAYERS: dict[type[nn.Module], Refresh] = {}
 
 
 def op(name: str) -> Op:
-    """What is known of an op; nothing, for one that nobody has told of."""
-    return OPS.get(name) or Op(name)
+    """What is known of an op; nothing, for one that nobody has told of.
+
+    A write in place is the op that it writes: `aten.relu_` is known as `aten.relu`, and so are torch's copies of views.
+    """
+    return OPS.get(name) or OPS.get(_plain(name)) or Op(name)
+
+
+def _plain(name: str) -> str:
+    """The op of torch that this one is a variant of."""
+    if not name.startswith("aten.") or name == "aten.index_copy":
+        return name
+    return name.removesuffix("_") if name.endswith("_") else name.removesuffix("_copy")
 
 
 def rule(*ops: str, layers: Mapping[type[nn.Module], Refresh] | None = None, **known: Any) -> Callable[[Rule], Rule]:

@@ -8,28 +8,42 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.reasons import ALONG_SPACE, CROPPED
+from channelcut.core.reasons import ALONG_SPACE, CROPPED, INDEXED
 from channelcut.ops import shapes
 from channelcut.ops.call import Call
 from channelcut.ops.registry import know, rule
 
 EXTENT = {
-    1: """max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d upsample_linear1d reflection_pad1d
-          replication_pad1d""",
+    1: """max_pool1d max_pool1d_with_indices avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d
+          _upsample_nearest_exact1d upsample_linear1d reflection_pad1d replication_pad1d""",
     2: """max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool2d_with_indices _adaptive_avg_pool2d
           upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d
-          replication_pad2d grid_sampler grid_sampler_2d _upsample_bilinear2d_aa""",
+          replication_pad2d grid_sampler grid_sampler_2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+          _upsample_lanczos2d_aa""",
     3: """max_pool3d avg_pool3d adaptive_avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
-          upsample_nearest3d upsample_trilinear3d""",
+          upsample_nearest3d _upsample_nearest_exact3d upsample_trilinear3d grid_sampler_3d reflection_pad3d
+          replication_pad3d""",
 }
 AXES = {f"aten.{name}": count for count, names in EXTENT.items() for name in names.split()}
+
+
+def _count(call: Call, ids: Tensor) -> int:
+    """How many trailing axes are of space: a `grid_sampler` of volumes has the name of that of images."""
+    return ids.dim() - 2 if call.name == "aten.grid_sampler" else AXES[call.name]
 
 
 @rule(*AXES)
 def spatial(call: Call) -> Any:
     """Ids of (N, C) stay, the trailing axes change."""
     ids = call.ids(next(iter(call.arguments)))
-    small = I.drop(ids, range(ids.dim() - AXES[call.name], ids.dim()))
+    if "grid" in call.arguments:
+        call.pin(call.ids("grid"), INDEXED)
+    count = _count(call, ids)
+    space = range(ids.dim() - count, ids.dim())
+    if call.decide("varies beside space", bool(set(I.varying_axes(ids)) - set(space))):
+        for axis in space:  # what varies along space as well goes as a whole
+            ids = call.bind_along(ids, axis)
+    small = I.drop(ids, space)
     if small is None:
         call.pin(ids, ALONG_SPACE)
         small = I.zeros([1] * len(call.shape))

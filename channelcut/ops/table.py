@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from channelcut.ops.registry import Rule, rules
 
 _PACKAGE = "channelcut.ops."
-_LIBRARIES = ("aten", "channelcut", "getitem")
+_LIBRARIES = ("aten", "channelcut", "getitem", "torchvision")
 _HEAD = """\
 # Ops with rules
 
 Written by `python -m channelcut.ops.table > docs/ops.md`; a test compares it with the table. An op that is not here
-pins the channels that go into it; [rules.md](rules.md) says how to give it a rule.
+pins the channels that go into it; [rules.md](rules.md) says how to give it a rule. A write in place is known as the op
+that it writes (`aten.relu_` as `aten.relu`), and so are torch's copies of views (`aten.permute_copy`).
 """
 
 

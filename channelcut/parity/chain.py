@@ -76,13 +76,33 @@ class Difference:
     worst_output: str = ""
 
 
+@dataclass(frozen=True)
+class Extremes:
+    """What a chain knows of a network besides its batches.
+
+    batches: inputs by name on which a stage must be finite where the reference is. rounding: by output, how much two
+    right programs differ at most, in absolute terms.
+    """
+
+    batches: Mapping[str, Batch]
+    rounding: Mapping[str, float]
+
+
+NO_EXTREMES = Extremes({}, {})
+
+
 def difference(
-    reference: Sequence[Outputs], candidate: Sequence[Outputs], score: float = 0.25, decode: Decode | None = None
+    reference: Sequence[Outputs],
+    candidate: Sequence[Outputs],
+    score: float = 0.25,
+    decode: Decode | None = None,
+    rounding: Mapping[str, float] | None = None,
 ) -> Difference:
     """Compare outputs batch by batch, by name; another shape, a missing name or a value not finite counts as infinite.
 
     `decode` makes boxes of outputs in a form of their own; without it, outputs in a form that is known are matched.
-    Values that are not finite on both sides at the same place are left out.
+    Values that are not finite on both sides at the same place are left out, and so are differences up to `rounding`, by
+    output, of those that count relatively.
     """
     wrong = Difference(float("inf"), float("inf"), float("inf"), 0.0)
     top = mean = relative = 0.0
@@ -106,7 +126,8 @@ def difference(
         a, b = flat[0][finite], flat[1][finite]
         gap = np.abs(a - b)
         largest = float(gap.max(initial=0))
-        share = largest / max(float(np.abs(a).max(initial=0)), _FLOOR)
+        b = np.where(gap <= (rounding or {}).get(name, 0.0), a, b)
+        share = float(np.abs(a - b).max(initial=0)) / max(float(np.abs(a).max(initial=0)), _FLOOR)
         if share >= relative:
             relative, worst = share, name
         top, mean = max(top, largest), max(mean, float(gap.mean()) if len(gap) else 0.0)
@@ -127,12 +148,15 @@ def run_chain(
     score: float = 0.25,
     on_progress: Callable[[int, int], None] | None = None,
     decode: Decode | None = None,
+    extremes: Extremes = NO_EXTREMES,
 ) -> dict[str, Any]:
     """Run every stage on every batch; return rows, and the first stage that breaks its tolerance, as JSON values.
 
     A stage breaks when it is too far from its predecessor or, with the loosest tolerance on the way there, from the
-    reference. A stage whose predecessor was not run is compared with the reference.
+    reference, or when it is not finite on one of the `extremes` where the reference is. A stage whose predecessor was
+    not run is compared with the reference.
     """
+    finite = {name: reference(batch) for name, batch in extremes.batches.items()}
     outputs: dict[str | None, list[Outputs]] = {None: [reference(batch) for batch in batches]}
     rows: list[dict[str, Any]] = []
     for place, stage in enumerate(stages):
@@ -143,12 +167,14 @@ def run_chain(
             continue
         outputs[stage.name] = [stage.run(batch) for batch in batches]
         before = stage.before if stage.before in outputs else None
-        step = difference(outputs[before], outputs[stage.name], score, decode)
-        whole = difference(outputs[None], outputs[stage.name], score, decode)
+        step = difference(outputs[before], outputs[stage.name], score, decode, extremes.rounding)
+        whole = difference(outputs[None], outputs[stage.name], score, decode, extremes.rounding)
         limit = TOLERANCES[stage.precision]
         reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit)]
         if before is not None and not reasons:
             reasons = [f"against torch: {text}" for text in _broken(whole, limit)]
+        for name, wanted in finite.items():
+            reasons += _not_finite(name, wanted, stage.run(extremes.batches[name]))
         rows.append(
             {
                 "stage": stage.name,
@@ -165,6 +191,18 @@ def run_chain(
         on_progress(len(stages), len(stages))
     broken = next((row["stage"] for row in rows if row["status"] == "broken"), None)
     return {"format": FORMAT, "stages": rows, "first_broken": broken}
+
+
+def _not_finite(name: str, reference: Outputs, candidate: Outputs) -> list[str]:
+    """In words, the outputs that are not finite where the reference is."""
+    reasons = []
+    for output, wanted in reference.items():
+        found = candidate.get(output)
+        if found is not None and found.shape == wanted.shape:
+            lost = int((np.isfinite(wanted) & ~np.isfinite(np.asarray(found, np.float64))).sum())
+            if lost:
+                reasons.append(f"on {name}, output {output!r} is not finite at {lost} places where torch is finite")
+    return reasons
 
 
 def _broken(found: Difference, limit: Tolerance) -> list[str]:

@@ -15,14 +15,19 @@ from channelcut.core.errors import UserError
 from channelcut.engine.onnxruntime import load
 from channelcut.engine.registry import require
 from channelcut.onnx_out.comparison import tensor_leaves
+from channelcut.onnx_out.inputs import extremes
+from channelcut.onnx_out.judge import ROUNDINGS
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
-from channelcut.parity.chain import Batch, Decode, Outputs, Stage, run_chain
+from channelcut.onnx_out.noise import FORWARD_FAILURES, rounding_of
+from channelcut.parity.chain import Batch, Decode, Extremes, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
 Run = Callable[[Batch], Outputs]
 
 SIMPLIFIED = "simplified"
 _ENGINES = ("tensorrt_rtx", "tensorrt")  # what is tried where the report does not say who built an engine
+_FINITE_ON = ("zeros", "half zeros", "one constant")  # not on large values, for which fp16 has no numbers
+_ROUNDED_BATCHES = 2
 _REASON = 300  # characters of a reason that are kept
 
 
@@ -50,7 +55,26 @@ def compare_files(
     """
     with tempfile.TemporaryDirectory() as temporary:
         stages, names = _stages(Path(folder), module, _tensors(batches[0]), Path(temporary))
-        return run_chain(_reference(module, names), stages, batches, score, on_progress, decode)
+        reference, known = _reference(module, names), _extremes(module, names, batches)
+        return run_chain(reference, stages, batches, score, on_progress, decode, known)
+
+
+def _extremes(module: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> Extremes:
+    """Black, half black and even images, on which the module runs, and what rounding makes of each output."""
+    found: dict[str, Batch] = {}
+    for trial in extremes(_tensors(batches[0])):
+        try:
+            with torch.no_grad():
+                module(*trial.inputs)
+        except FORWARD_FAILURES:
+            continue
+        if trial.name in _FINITE_ON:
+            found[trial.name] = tuple(part.numpy() for part in trial.inputs)
+    rounding = dict.fromkeys(names, 0.0)
+    for batch in batches[:_ROUNDED_BATCHES]:
+        for name, change in zip(names, rounding_of(module, _tensors(batch)), strict=True):
+            rounding[name] = max(rounding[name], ROUNDINGS * change)
+    return Extremes(found, rounding)
 
 
 def _stages(

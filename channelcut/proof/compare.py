@@ -34,6 +34,8 @@ def relative_error(reference: Tensor, candidate: Tensor, least: float = 0.0) -> 
         return float("inf")
     if not reference.numel():
         return 0.0
+    if reference.is_complex() and candidate.is_complex():
+        reference, candidate = torch.view_as_real(reference), torch.view_as_real(candidate)
     a, b = reference.double(), candidate.double()
     if torch.equal(a, b):
         return 0.0

@@ -17,12 +17,17 @@ from channelcut.ops.writes import written
 from channelcut.proof.grouped import grouped_convolution
 
 LOW = (torch.float16, torch.bfloat16, torch.float32)
+_COMPLEX = (torch.complex32, torch.complex64)
 
 
 def to_double(value: Any) -> Any:
     """Floating tensors and floating dtype arguments become float64; everything else stays."""
     if isinstance(value, Tensor):
+        if value.dtype in _COMPLEX:
+            return value.detach().to(torch.complex128)
         return value.detach().double() if value.dtype in LOW else value.detach()
+    if isinstance(value, torch.dtype) and value in _COMPLEX:
+        return torch.complex128
     return torch.float64 if value in LOW and isinstance(value, torch.dtype) else value
 
 

@@ -16,15 +16,28 @@ from channelcut.core.groups import Groups
 from channelcut.core.ids import varying_axes
 from channelcut.core.proof import Check
 from channelcut.core.randomness import OwnRandom
+from channelcut.core.schema import writes
 from channelcut.core.trees import leaves
 from channelcut.ops.align import align
+from channelcut.ops.host import State
 from channelcut.ops.registry import op
 from channelcut.proof.compare import kept_elements, kept_mask, moved, relative_error
 from channelcut.proof.execute import Execution, compared
-from channelcut.proof.reference import UnequalGroups, consumers, masked_state, mix_kept, over_kept, producers
+from channelcut.proof.reference import (
+    UnequalGroups,
+    consumers,
+    kept_lines,
+    masked_state,
+    mix_kept,
+    of_kept_weights,
+    over_kept,
+    producers,
+)
 from channelcut.proof.rounding import Shaken, rounding_of
 
 TOLERANCE = 1e-9
+Mixed = Tensor | Mapping[int, Tensor] | None
+"""Where an op mixes elements that are removed: the kept ones of its input, or along the axes of a computed weight."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +95,16 @@ class Sides:
             self.shaken.run.start(node)
             self.shaken.seen(node, self.shaken.run.env.get(node.index) if node.kind == "input" else None)
 
-    def computed(self, node: Node, twin: Node, mask: Tensor | None, masks: Mapping[int, Tensor | None]) -> Values:
-        """What a step gives on every side, on the original's over the kept elements alone where there is a mask.
+    def computed(self, node: Node, twin: Node, mixed: Mixed, masks: Mapping[int, Tensor | None]) -> Values:
+        """What a step gives on every side, on the original's over the kept elements alone where it mixes them.
 
-        `masks` are those of the values that it contracts.
+        `masks` are those of the values that it reads without what is removed.
         """
-        args = over_kept(node, self.reference.arguments(node), masks)
-        other = over_kept(node, self.shaken.arguments(node), masks) if self.shaken is not None else None
-        value = self.reference.compute(node, *args) if mask is None else mix_kept(node, *args, mask)
+        value = _value(self.reference, node, over_kept(node, self.reference.arguments(node), masks), mixed)
         shaken, largest = None, 0.0
-        if self.shaken is not None and other is not None:
-            shaken = self.shaken.run.compute(node, *other) if mask is None else mix_kept(node, *other, mask)
+        if self.shaken is not None:
+            other = over_kept(node, self.shaken.arguments(node), masks)
+            shaken = _value(self.shaken.run, node, other, mixed)
             largest = self.shaken.seen(node, value)
         theirs = self.candidate.compute(twin, *self.candidate.arguments(twin))
         return Values(value, theirs, shaken, largest)
@@ -103,6 +115,23 @@ class Sides:
         self.candidate.finish(twin, values.candidate)
         if self.shaken is not None:
             self.shaken.run.finish(node, values.shaken)
+
+
+def _value(run: Execution, node: Node, arguments: tuple[tuple[Any, ...], dict[str, Any]], mixed: Mixed) -> Any:
+    """What a step of the original gives without what is removed."""
+    if mixed is None:
+        return run.compute(node, *arguments)
+    return mix_kept(node, *arguments, mixed) if isinstance(mixed, Tensor) else of_kept_weights(node, *arguments, mixed)
+
+
+def _drawn_once(node: Node, values: Values) -> Values:
+    """The random numbers of the original for both, where the cut model draws as many."""
+    value, other = values.reference, values.candidate
+    if not isinstance(value, Tensor) or not isinstance(other, Tensor) or value.shape != other.shape:
+        return values
+    if not writes(node.target):
+        return Values(value, value.clone())
+    return Values(value, other.copy_(value), None if values.shaken is None else values.shaken.copy_(value))
 
 
 class Lockstep:
@@ -183,14 +212,17 @@ class Lockstep:
         return checks
 
     def _step(self, node: Node, twin: Node, sides: Sides, checks: list[Check]) -> None:
-        mask = self._mixed(node)
-        contracted = {ref.index for ref in node.inputs} if op(node.name).contracts else ()
-        masks = {index: self._mask(index) for index in contracted}
+        mixed = self._mixed(node)
+        # A layer or a product reads nothing of what is removed, which may be anything, such as 0 / 0.
+        reads = (node.index in self.consumers or op(node.name).contracts) and not writes(node.target)
+        masks = {ref.index: self._read(ref.index) for ref in node.inputs} if reads else {}
         try:
-            values = sides.computed(node, twin, mask, masks)
+            values = sides.computed(node, twin, mixed, masks)
         except UnequalGroups:
             checks.append(Check(f"the equal groups of {node.site}", float("inf")))
             values = sides.computed(node, twin, None, masks)
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            values = _drawn_once(node, values)
         if op(node.name).ties and values.reference[0].shape == values.candidate[0].shape:
             # Equal scores may come in either order; the values must agree, the order is then the reference's.
             checks.append(Check(f"values of {node.site}", relative_error(values.reference[0], values.candidate[0])))
@@ -199,15 +231,34 @@ class Lockstep:
             checks.append(Check(f"output of {node.site}", self._on_kept(node.index, values)))
         sides.finish(node, twin, values)
 
-    def _mixed(self, node: Node) -> Tensor | None:
-        """The kept elements of a mixing op's input, where it loses any."""
-        first = node.args[0] if node.args else None
-        axis = op(node.name).over_kept
-        if axis is None or not refs(first):
+    def _mixed(self, node: Node) -> Mixed:
+        """What is kept of a mixing op's input, where it loses any."""
+        first = refs(node.args[:1])
+        known = op(node.name)
+        if not first:
             return None
-        left = next(leaf for leaf in leaves(self.groups.channels_of(node.index)) if isinstance(leaf, Tensor))
-        over_channels = axis != "channels" or not varying_axes(left)
-        return self._mask(refs(first)[0].index) if over_channels else None
+        if known.statistics_of_weights and (lines := self._lines(first[0].index)):
+            return lines
+        left = next((leaf for leaf in leaves(self.groups.channels_of(node.index)) if isinstance(leaf, Tensor)), None)
+        if known.over_kept is None or left is None:
+            return None
+        over_channels = known.over_kept != "channels" or not varying_axes(left)
+        return self._mask(first[0].index) if over_channels else None
+
+    def _lines(self, index: int) -> Mapping[int, Tensor]:
+        """What is kept along the axes of a parameter, or of what is computed of some; nothing of any other value."""
+        found = self.groups.ids_of(index)
+        return kept_lines(self.groups, self.kept, found) if isinstance(found, State) else {}
+
+    def _read(self, index: int) -> Tensor | None:
+        """The kept elements of what a layer reads: an activation, or a weight that is computed."""
+        if self.groups.graph.nodes[index].kind != "call":
+            return None  # a parameter has its zeros
+        mask = self._mask(index)
+        for axis, line in self._lines(index).items():
+            along = line.reshape([-1 if a == axis else 1 for a in range(len(self.groups.ids_of(index).shape))])
+            mask = along if mask is None else mask & along
+        return mask
 
     def _on_kept(self, index: int, values: Values) -> float:
         mask = self._mask(index)

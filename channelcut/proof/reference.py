@@ -18,8 +18,10 @@ from torch import Tensor
 from channelcut.core.graph import Node, Ref, refs
 from channelcut.core.groups import Groups, Role
 from channelcut.core.schema import bound_arguments
+from channelcut.ops.host import State
 from channelcut.ops.norm import normalised_weights
 from channelcut.ops.registry import op
+from channelcut.ops.weights import reduced_axes
 from channelcut.proof.compare import kept_elements
 from channelcut.proof.execute import Derived
 
@@ -45,6 +47,42 @@ def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Te
         return found
 
     return Derived(state, masked)
+
+
+def kept_lines(groups: Groups, kept: NDArray[np.bool_], state: State) -> dict[int, Tensor]:
+    """What is kept along every axis of a computed weight that loses something, shape (extent,)."""
+    masks = {(slot.tensor, slot.axis): kept[slot.channels] for slot in groups.slots}
+    found = {}
+    for axis, factors in enumerate(state.factors):
+        line = np.ones(1, dtype=bool)
+        for factor in factors:
+            part = np.ones(factor.extent, dtype=bool)
+            for stored in factor.stored:
+                part &= masks.get((stored.name, stored.axis), True)
+            line = np.logical_and.outer(line, part).reshape(-1)
+        if not line.all():
+            found[axis] = torch.from_numpy(line)
+    return found
+
+
+def of_kept_weights(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lines: Mapping[int, Tensor]) -> Any:
+    """Statistics of a computed weight, over what is kept of it along the axes that they are over."""
+    assert node.target is not None
+    value, rows = args[0], op(node.name).statistics_of_weights == "rows"
+    given = bound_arguments(node.target, args, kwargs)
+    over = [axis for axis in range(value.dim()) if axis != 1] if rows else reduced_axes(value.dim(), given.get("dim"))
+    chosen = {axis: line.nonzero().flatten().to(value.device) for axis, line in lines.items() if axis in over}
+    small = value
+    for axis, positions in chosen.items():
+        small = small.index_select(axis, positions)
+    result = node.target(small, *args[1:], **kwargs)
+    if not rows:
+        return result
+    first = result[0] if isinstance(result, tuple) else result
+    for axis, positions in chosen.items():
+        shape = [value.shape[axis] if a == axis else extent for a, extent in enumerate(first.shape)]
+        first = first.new_zeros(shape).index_copy(axis, positions, first)
+    return (first, *result[1:]) if isinstance(result, tuple) else first
 
 
 class UnequalGroups(Exception):
@@ -102,7 +140,7 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
 def over_kept(
     node: Node, arguments: tuple[tuple[Any, ...], dict[str, Any]], masks: Mapping[int, Tensor | None]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a contraction with zeros where channels are removed, whatever an activation made of those."""
+    """The arguments of a layer or a product with zeros for what is removed, whatever the ops before made of that."""
     args, kwargs = arguments
 
     def kept(argument: Any, value: Any) -> Any:
@@ -122,7 +160,13 @@ def _reduced(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     mask = mask.to(args[0].device)
     last = {"max": -torch.inf, "min": torch.inf}.get(node.name[-3:], 0.0)  # what counts for nothing
     result = node.target(torch.where(mask, args[0], torch.full_like(args[0], last)), *args[1:], **kwargs)
-    return result / mask.double().mean() if node.name == "aten.mean" else result
+    return result / mask.double().mean() if op(node.name).averages else result
+
+
+def _names(groups: Groups, ref: Ref) -> set[str]:
+    """The parameters and buffers that a value is, or is computed of alone."""
+    found = groups.ids_of(ref.index)
+    return set(found.names) if isinstance(found, State) else set()
 
 
 def producers(groups: Groups) -> set[int]:
@@ -131,12 +175,11 @@ def producers(groups: Groups) -> set[int]:
     A wrong bias can hide behind a dead rectifier from every later layer; it cannot hide from its own layer's output.
     """
     slotted = {slot.tensor for slot in groups.slots}
-    nodes = groups.graph.nodes
     return {
         node.index
         for node in groups.graph.calls
         if isinstance(groups.channels_of(node.index), Tensor)
-        and any(nodes[ref.index].kind == "state" and nodes[ref.index].name in slotted for ref in refs(node.args))
+        and any(_names(groups, ref) & slotted for ref in refs(node.args))
     }
 
 
@@ -148,7 +191,7 @@ def consumers(groups: Groups) -> dict[int, list[Ref]]:
     for node in groups.graph.calls:
         plain: Sequence[Ref] = [a for a in node.args if isinstance(a, Ref)]
         values = [r for r in plain if nodes[r.index].kind == "call" and isinstance(groups.channels_of(r.index), Tensor)]
-        weights = [r for r in refs(node.args) if nodes[r.index].kind == "state" and nodes[r.index].name in roles]
+        weights = [r for r in refs(node.args) if _names(groups, r) & roles]
         if weights and values:
             found[node.index] = values[:1]
         elif op(node.name).contracts:

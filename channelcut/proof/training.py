@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import cloned, doubled, private_copy
 from channelcut.core.randomness import OwnRandom
+from channelcut.core.trees import opened
 
 NO_TARGETS = " in evaluation mode (the original does not run in training mode without targets)"
 
@@ -40,7 +41,7 @@ def _step(model: nn.Module, inputs: Any, *, training: bool) -> str | None:
     try:
         with torch.enable_grad(), OwnRandom():
             outputs = clone(*args, **kwargs)
-            leaves = [o for o in pytree.tree_leaves(outputs) if isinstance(o, Tensor) and o.requires_grad]
+            leaves = [o for o in pytree.tree_leaves(opened(outputs)) if isinstance(o, Tensor) and o.requires_grad]
             if not leaves:
                 return "no output depends on a parameter"
             torch.stack([leaf.float().pow(2).mean() for leaf in leaves]).sum().backward()  # type: ignore[no-untyped-call]

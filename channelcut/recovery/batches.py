@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
-from channelcut.core.inputs import Inputs
+from channelcut.core.inputs import Inputs, split_inputs
+from channelcut.core.randomness import OwnRandom
 from channelcut.recovery.images import Preprocessing, load_images
 
 MOST = 4096  # inputs that are read of an iterable, which may be endless: statistics say nothing new after them
@@ -187,3 +188,32 @@ def _tensors(batch: Inputs) -> list[Tensor]:
 def _length(batch: Inputs) -> int:
     """Inputs in a batch."""
     return next((len(value) for value in _tensors(batch) if value.dim()), 0)
+
+
+def run_batch(model: nn.Module, batch: Any) -> Any:
+    """What a model returns for a batch of calibration inputs: as `channelcut.prune` takes them, or (args, kwargs).
+
+    Raises:
+        UserError: the model does not take them.
+    """
+    args, kwargs = _inputs(batch)
+    try:
+        with torch.no_grad(), OwnRandom():
+            return model(*args, **kwargs)
+    except Exception as error:
+        given = ", ".join("x".join(map(str, tensor.shape)) for tensor in _tensors((args, kwargs)))
+        raise UserError(
+            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
+            "Expected batches of the inputs that the network takes."
+        ) from error
+
+
+def batch_length(batch: Any) -> int:
+    """The inputs in a batch."""
+    return _length(_inputs(batch))
+
+
+def _inputs(batch: Any) -> Inputs:
+    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], dict):
+        return batch
+    return split_inputs(batch)

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
-from channelcut.core.inputs import Inputs, split_inputs
-from channelcut.core.randomness import OwnRandom
 from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
+from channelcut.recovery.batches import batch_length, run_batch
 
 
 def recalibrate(
@@ -40,7 +39,7 @@ def recalibrate(
         norm.momentum = None  # a cumulative average over all batches
         norm.train()
     for done, batch in enumerate(batches, 1):
-        _run(clone, batch)
+        run_batch(clone, batch)
         if on_progress is not None:
             on_progress(done, len(batches))  # outside of what is caught: it may cancel with any exception
     for name, buffer in clone.named_buffers():
@@ -51,31 +50,6 @@ def recalibrate(
             )
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    images = sum(_length(batch) for batch in batches)
+    images = sum(batch_length(batch) for batch in batches)
     add_change(clone, {"step": "recalibrate", "images": images, "layers": len(norms)})
     return clone.eval(), Recalibration(images, len(norms), time.perf_counter() - start)
-
-
-def _inputs(batch: Any) -> Inputs:
-    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], dict):
-        return batch
-    return split_inputs(batch)
-
-
-def _length(batch: Any) -> int:
-    args, kwargs = _inputs(batch)
-    return next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-
-
-def _run(model: nn.Module, batch: Any) -> None:
-    args, kwargs = _inputs(batch)
-    try:
-        with torch.no_grad(), OwnRandom():
-            model(*args, **kwargs)
-    except Exception as error:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        given = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
-        raise UserError(
-            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
-            "Expected batches of the inputs that the network takes."
-        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.charts import duration_chart, histograms, proof_chart, ratio_chart
-from channelcut.report.facts import MIB, proof_word, verdict_of
+from channelcut.report.facts import MIB, proof_word, rescaled, verdict_of
 from channelcut.report.markup import Html, Section, facts_list, join, table, tag
 from channelcut.report.numbers import count, significant, unit
 from channelcut.report.overview import section
@@ -96,15 +96,16 @@ def proof(report: Part) -> Section | None:
 
 def recovery(report: Part) -> Section | None:
     """What was done to win accuracy back."""
-    part = report.part("recalibration")
-    if not part:
+    part, pairs = report.part("recalibration"), rescaled(report)
+    if not part and not pairs:
         return None
-    pairs = [
-        ("Images", count(part.number("images"))),
-        ("Batch-norm layers", count(part.number("layers"))),
-        ("Time", unit(part.number("seconds"), "s")),
-    ]
-    return section("recovery", "Batch-norm recalibration", facts_list(pairs))
+    if part:
+        pairs += [
+            ("Images", count(part.number("images"))),
+            ("Batch-norm layers", count(part.number("layers"))),
+            ("Time", unit(part.number("seconds"), "s")),
+        ]
+    return section("recovery", "Batch-norm recalibration" if part else "Rescaling", facts_list(pairs))
 
 
 def files(report: Part) -> Section | None:

@@ -35,6 +35,25 @@ class Row:
     share: float | None
 
 
+RESCALED = {"weight_norm": "length of weight norms", "mean": "weight behind means over channels"}
+"""Kinds of rescaling, in words."""
+
+
+def rescaled(report: Part) -> list[tuple[str, str]]:
+    """What was rescaled, and how far the outputs were from the original's before and after."""
+    part = report.part("rescaling")
+    found = []
+    for kind, words in RESCALED.items():
+        names = part.part("tensors").texts(kind)
+        if names:
+            found.append((f"{words.capitalize()}, rescaled", ", ".join(names)))
+    before, after = part.number("before"), part.number("after")
+    if before is not None and after is not None:
+        words = f"{significant(before)} → {significant(after)} deviations from the original's outputs"
+        found.append(("Rescaling", words))
+    return found
+
+
 def measurement_of(report: Part) -> Measurement | None:
     """The comparison of latencies, None where there was none; raises `UserError` for one that cannot be."""
     part = report.part("measurement")

@@ -18,6 +18,7 @@ from channelcut.report.facts import (
     options_of,
     places_by_reason,
     proof_word,
+    rescaled,
     rows_of,
     verdict_of,
 )
@@ -69,16 +70,23 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
     if proof:
         found.append(("Proof", _proof(proof), _STYLES[proof_word(proof)]))
         found += [("", text, "red") for text in proof.texts("failures")]
-    recovery = report.part("recalibration")
-    if recovery:
-        images, layers = (count(recovery.number(key)) for key in ("images", "layers"))
-        found.append(("Recovery", f"batch norm of {layers} layers recalibrated on {images} images", ""))
+    found += [("Recovery", text, "") for text in _recovery(report)]
     found += [("ONNX", text, "") for text in _onnx(report.part("onnx"))]
     found += [("Engine", _engine(one), "") for one in report.parts("engines")]
     seconds = report.part("seconds")
     if seconds:
         found.append(("Time", f"{unit(sum(seconds.number(name) or 0.0 for name in seconds.data), 's')} in all", ""))
     return found + [("Note", text, "yellow") for text in report.texts("notes")]
+
+
+def _recovery(report: Part) -> list[str]:
+    """What was done to win accuracy back."""
+    found = [f"{name[:1].lower()}{name[1:]}: {text}" for name, text in rescaled(report)]
+    recalibrated = report.part("recalibration")
+    if recalibrated:
+        images, layers = (count(recalibrated.number(key)) for key in ("images", "layers"))
+        found.append(f"batch norm of {layers} layers recalibrated on {images} images")
+    return found
 
 
 def _proof(proof: Part) -> str:

@@ -28,7 +28,7 @@ def magnitude(power: int) -> SlotScore:
     """Σ|w|^p over all other axes of a weight; p = 1 is L1 (Li et al. 2017, arXiv:1608.08710), p = 2 is squared L2."""
 
     def of(tensor: Tensor, slot: Slot) -> Tensor | None:
-        if not slot.tensor.endswith("weight") or slot.role in (Role.BIAS, Role.PARAM):
+        if slot.role in (Role.BIAS, Role.PARAM) or (slot.role is Role.NORM and not slot.tensor.endswith("weight")):
             return None
         axes = [axis for axis in range(tensor.dim()) if axis != slot.axis]
         powered = tensor.abs().pow(power)
@@ -159,7 +159,8 @@ def _by_slot(
     @cache
     def of(index: int) -> Scores | None:
         slot = groups.slots[index]
-        given = tensors[slot.tensor].detach().float().cpu()
+        tensor = tensors[slot.tensor].detach()
+        given = (tensor.abs() if tensor.is_complex() else tensor).float().cpu()
         # Our own criteria leave a tensor as it is; a function of the user's may work in place.
         values = criterion(given if isinstance(importance, str) else given.clone(), slot)
         if values is None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+
+from channelcut.core.errors import UserError
+from channelcut.core.graph import Graph, is_named, named_outputs
 
 # The feature maps that Ultralytics' heads return beside their predictions are read for their resolution alone.
 _UNCOUNTED = {"ultralytics": ("feats.*", "*.feats.*")}
@@ -46,3 +49,14 @@ def _described(value: Any, depth: int = 2) -> str:
     if isinstance(value, (list, tuple)) and value and depth:
         return f"{kind} of {', '.join(dict.fromkeys(_described(item, depth - 1) for item in value[:4]))}"
     return kind
+
+
+def check_outputs(graphs: Sequence[Graph], patterns: Sequence[str]) -> None:
+    """Refuse a pattern that names no output."""
+    paths = list(dict.fromkeys(name for graph in graphs for name, _ in named_outputs(graph)))
+    for pattern in patterns:
+        if not any(is_named(path, [pattern]) for path in paths):
+            raise UserError(
+                f"prunable_outputs: {pattern!r} names no output of this forward. It returns {', '.join(paths[:8])}"
+                f"{', ...' if len(paths) > 8 else ''}: give one of these paths, what it is in, or a pattern."
+            )

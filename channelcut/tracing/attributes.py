@@ -14,6 +14,7 @@ from channelcut.core.attributes import closure, set_entry, with_closure
 from channelcut.core.graph import Attribute
 from channelcut.tracing.numbers import Fraction, Recording, Width
 
+_OF_ACTIVATIONS = (nn.Unflatten,)  # the layers of torch that keep sizes of activations
 _DEPTH = 3  # of plain objects and containers below a module's attribute
 
 
@@ -21,8 +22,8 @@ def tag_attributes(model: nn.Module, recording: Recording) -> dict[tuple[str, st
     """Replace the integers above 1 that modules of `model` (a copy) keep by numbers that remember their attribute.
 
     Items of tuples, lists and dicts and fields of plain objects are named with dots (`widths.1`, `config.dim`). The
-    layers of torch itself are left out: what they keep follows from the shapes of their tensors. The numbers belong to
-    `recording`. Returns what was tagged, by module path and attribute.
+    layers of torch itself are left out, whose numbers follow from the shapes of their tensors, but for those that have
+    no tensors. The numbers belong to `recording`. Returns what was tagged, by module path and attribute.
     """
     found: dict[tuple[str, str], int] = {}
 
@@ -31,7 +32,7 @@ def tag_attributes(model: nn.Module, recording: Recording) -> dict[tuple[str, st
         return Width(value, Attribute(path, name, value), recording)
 
     for path, module in model.named_modules():
-        if type(module).__module__.startswith("torch."):
+        if type(module).__module__.startswith("torch.") and not isinstance(module, _OF_ACTIVATIONS):
             continue
         for name, value in list(vars(module).items()):
             if not name.startswith("_") and name != "training":

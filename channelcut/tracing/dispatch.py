@@ -19,12 +19,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
+from channelcut.core.graph import Graph, Node, Ref, Site, WidthUse, as_spec, tensor_paths
 from channelcut.core.modes import ThreadMode
 from channelcut.core.randomness import Generators
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import AttentionMode
 from channelcut.tracing.attributes import tag_attributes
+from channelcut.tracing.dropout import WithoutDropout
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.tracing.layout import ContiguousLinear
@@ -32,7 +33,9 @@ from channelcut.tracing.numbers import Recording
 from channelcut.tracing.recurrent import RecurrentMode, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line
+from channelcut.tracing.storage import DataMode
 from channelcut.tracing.torch_export import aliases
+from channelcut.tracing.whole import WholeMode
 from channelcut.tracing.widths import WidthMode
 
 
@@ -63,11 +66,13 @@ def record(
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for _, module in modules]
     recurrent = RecurrentMode(recorder.zero)
     mode = WidthMode(recording, recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
+    recorder.uses = mode.uses
     attributes = tag_attributes(model, recording) if widths else {}
     try:
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
-            own = (recorder, ContiguousLinear(), AttentionMode(recorder.step), recurrent, *((mode,) if widths else ()))
+            own = (recorder, ContiguousLinear(), WithoutDropout(), AttentionMode(recorder.step), recurrent)
+            own = (*own, DataMode(recorder.same, recorder.step), WholeMode(recorder.step), *((mode,) if widths else ()))
             # The mode entered last sees a call first. Hollow is below the recorder, so that what is recorded has the
             # shapes that Hollow gives; the function modes are above both, and WidthMode above all, because the others
             # call functions of their own, whose numbers are not the forward's.
@@ -94,6 +99,7 @@ class _Recorder(ThreadMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.shared = shared
         self.nodes: list[Node] = []
+        self.uses: list[WidthUse] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.path: list[str] = []
         self._known = WeakTensorKeyDictionary()
@@ -121,10 +127,15 @@ class _Recorder(ThreadMode):
         ref: Ref | None = self._known.get(tensor)  # type: ignore[no-untyped-call]
         return ref
 
+    def same(self, new: torch.Tensor, old: torch.Tensor) -> None:
+        """One tensor is the other one without its history."""
+        self._remember(new, self.reference(old))
+
     def zero(self, tensor: torch.Tensor) -> bool:
-        """Whether the forward made a tensor of zeros and wrote nothing else into it since."""
+        """Whether the forward made a tensor of zeros, of sizes that follow nothing, and wrote nothing else into it."""
         ref = self.known(tensor)
-        return ref is not None and zeros(self.nodes, ref.index)
+        follows = ref is not None and any(use.index == ref.index and use.axis == tensor.dim() - 1 for use in self.uses)
+        return ref is not None and not follows and zeros(self.nodes, ref.index)
 
     def site(self) -> Site:
         """The place in the model that runs now."""

@@ -43,7 +43,7 @@ class Hollow(ThreadMode):
     def __init__(self, roots: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         for root in roots:
-            _mark(root)
+            mark(root)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run what does not depend on the roots as it is; all else gives results that are known to depend on them."""
@@ -56,9 +56,9 @@ class Hollow(ThreadMode):
         result = _shaped(func, args, kwargs, tensors)
         for leaf in leaves(result):
             if isinstance(leaf, Tensor):
-                _mark(leaf)
+                mark(leaf)
                 if func._schema.is_mutable and leaf._base is not None:  # what is written into a part is in the whole
-                    _mark(leaf._base)
+                    mark(leaf._base)
         return result
 
 
@@ -98,7 +98,8 @@ def is_hollow(tensor: Any) -> bool:
     return getattr(tensor, "_channelcut_hollow", False)
 
 
-def _mark(tensor: Tensor) -> None:
+def mark(tensor: Tensor) -> None:
+    """Note that a tensor is without values."""
     tensor._channelcut_hollow = True  # type: ignore[attr-defined]
 
 

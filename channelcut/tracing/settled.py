@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from channelcut.core.graph import Arithmetic, Extent, Graph, Node, Ref, Site, refs
-from channelcut.core.schema import writes
 from channelcut.core.trees import mapped_only
 from channelcut.ops.registry import op
 from channelcut.ops.writes import written
@@ -106,7 +105,7 @@ def _needed(graph: Graph, loose: set[int], outputs: set[int]) -> set[int]:
     needed: set[int] = set()
     for node in reversed(graph.nodes[:-1]):
         inputs = {ref.index for ref in node.inputs}
-        filled = writes(node.target) and bool(inputs & (needed | outputs))
+        filled = any(index in needed or index in outputs for index in written(graph.nodes, node))
         if node.index not in loose and (node.index in outputs or node.index in needed or filled):
             needed |= {node.index} | inputs
     return needed

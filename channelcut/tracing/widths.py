@@ -20,7 +20,6 @@ from channelcut.tracing.numbers import Fraction, Recording, Width, tagged_number
 
 _ALWAYS = ("shape", "axis", "sections")  # what they leave to the op, or divide, counts without a number as well
 _COUNTS = ("count", "chunks", "sections", "indices_or_sections")
-_DROPOUT = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"})
 
 
 class WidthMode(TorchFunctionMode):
@@ -48,8 +47,6 @@ class WidthMode(TorchFunctionMode):
         kwargs = kwargs or {}
         before = self.count()
         name = getattr(func, "__name__", "")
-        if name in _DROPOUT:
-            return args[0]  # a random mask couples nothing, and its ops would say that it does
         result = func(*args, **kwargs)
         if isinstance(result, torch.Size):
             owner = args[0] if args and isinstance(args[0], torch.Tensor) else None
@@ -77,6 +74,8 @@ class WidthMode(TorchFunctionMode):
         elif sizes == "axis" and isinstance(result, torch.Tensor):
             dim, given = (*args[1:], *kwargs.values())[:2]
             self._extents(result, given, dim % args[0].dim())
+        elif sizes == "fresh" and isinstance(result, torch.Tensor):
+            self._fresh(name, args, kwargs, result)
         elif sizes == "sections" and isinstance(result, (tuple, list)) and result:
             self._sections(args, kwargs, before)
         elif sizes == "pieces" and isinstance(result, (tuple, list)):
@@ -89,7 +88,7 @@ class WidthMode(TorchFunctionMode):
             self._groups(name, args, kwargs)
         elif sizes == "narrow":
             self._narrow(args, kwargs, before)
-        elif name == "__getitem__":
+        elif name in ("__getitem__", "__setitem__"):
             self._slices(args[0], args[1], before)
         else:
             for number in tagged_numbers((args, kwargs), self.recording):
@@ -101,6 +100,17 @@ class WidthMode(TorchFunctionMode):
             self._use(ref, "extent", axis, number)
             if ref is not None and int(number) == -1:
                 self.uses.append(WidthUse(ref.index, "free", axis, Free(), self.site()))
+
+    def _fresh(self, name: str, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+        """The sizes of a new tensor, `zeros(size)`, `x.new_zeros(size)` or `full(size, value)`; a value stays."""
+        given = args[1:] if args and isinstance(args[0], torch.Tensor) else args
+        filled = name.endswith("full")
+        sizes = kwargs.get("size", given[0] if given and (filled or isinstance(given[0], (tuple, list))) else given)
+        if len(sizes) == result.dim():
+            self._extents(result, sizes, 0)
+        values = (given[1:] if filled else (), kwargs.get("fill_value"), kwargs.get("stride"))
+        for number in tagged_numbers(values, self.recording):
+            self._number(number.origin)
 
     def _groups(self, name: str, args: Any, kwargs: Any) -> None:
         """As many groups as channels follow the channels; any other number, such as a stride, must not change."""

@@ -8,11 +8,13 @@ from channelcut.onnx_in.ops import (
     normalisation,
     pointwise,
     pooling,
+    recurrent,
     reduce,
     resize,
     shapes,
 )
 
 __all__ = [
-    "indexing", "layers", "logic", "movement", "normalisation", "pointwise", "pooling", "reduce", "resize", "shapes",
+    "indexing", "layers", "logic", "movement", "normalisation", "pointwise", "pooling", "recurrent", "reduce",
+    "resize", "shapes",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from channelcut.onnx_in.builder import Value
-from channelcut.onnx_in.reader import DTYPES
+from channelcut.onnx_in.inputs import DTYPES
 from channelcut.onnx_in.registry import Call, operator
 
 BINARY: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,60 @@
+"""What a forward does to `.data`, which no op shows: a parameter is read without its history, or is given other values.
+
+A layer that computes the weight of its deployed form from those that were trained writes it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from channelcut.tracing.hollow import is_hollow, mark
+
+_LIBRARY = torch.library.Library("channelcut", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("assigned(Tensor parameter, Tensor value) -> Tensor")  # type: ignore[no-untyped-call]
+
+
+@torch.library.impl(_LIBRARY, "assigned", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
+def assigned(parameter: Tensor, value: Tensor) -> Tensor:  # noqa: ARG001  it is written over
+    """What a parameter holds after `parameter.data = value`."""
+    return value.clone()
+
+
+class DataMode(TorchFunctionMode):
+    """Notes what is read from and written to `.data`.
+
+    `same(new, old)`: one tensor stands for the other. `record(target, args, run)` makes one step of what `run` does.
+    """
+
+    def __init__(
+        self,
+        same: Callable[[Tensor, Tensor], None],
+        record: Callable[[Any, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any],
+    ) -> None:
+        super().__init__()
+        self.same, self.record = same, record
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note a use of `.data`; run anything else."""
+        if func == Tensor.data.__get__:  # type: ignore[attr-defined]
+            found = func(*args)
+            self.same(found, args[0])
+            if is_hollow(args[0]):
+                mark(found)
+            return found
+        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+            parameter, value = args[0], args[1]
+
+            def write() -> Tensor:
+                func(*args)
+                if is_hollow(value):
+                    mark(parameter)
+                return parameter  # type: ignore[no-any-return]
+
+            self.record(torch.ops.channelcut.assigned.default, (parameter, value), {}, write)
+            return None
+        return func(*args, **(kwargs or {}))
