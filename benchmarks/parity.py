@@ -29,6 +29,7 @@ from channelcut.bench.environment import environment
 from channelcut.compress import ORIGINAL, PRUNED, CompressOptions, PruneOptions, compress
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
+from channelcut.core.specs import InputSpec
 from channelcut.onnx_out.files import copy_onnx
 from channelcut.parity import compare_files
 from channelcut.precision.convert import convert_precision
@@ -60,13 +61,11 @@ def measure(name: str) -> dict[str, Any]:
         images = [REAL[name].preprocess(sample.image, size=shape[3])[0] for sample in photographs]
         decode = _decoder(REAL[name].decode)
     batches = [image[None].float().numpy() for image in images]
-    options = CompressOptions(
-        shape, PruneOptions(macs=0.7, align=8, calibration=calibration), capabilities=(), measure=False
-    )
+    options = CompressOptions(PruneOptions(macs=0.7, align=8, calibration=calibration), capabilities=(), measure=False)
     sides = {}
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "out"
-        compress(Source(name, lambda: model, shape), out, options)
+        compress(Source(name, lambda: model, (InputSpec(shape),)), out, options)
         import channelcut as cc
 
         for side, file, module in (("original", ORIGINAL, model), ("pruned", PRUNED, cc.load(lambda: model, out))):

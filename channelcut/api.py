@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,15 @@ from channelcut.allocation import Budget
 from channelcut.core.errors import ArithmeticNeeded, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
-from channelcut.core.inputs import check_kind, check_network, split_inputs
-from channelcut.core.plan import Plan
+from channelcut.core.inputs import (
+    check_callable,
+    check_kind,
+    check_network,
+    check_values,
+    finite_inputs,
+    split_inputs,
+)
+from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
@@ -121,6 +129,7 @@ def plan(
 
     Raises:
         UserError: a pattern matches nothing, a number makes no sense, weights are not finite, nothing can be removed.
+            A budget that is met already is a warning.
         BudgetError: the budget cannot be met; the text names the nearest one.
 
     Example:
@@ -134,10 +143,13 @@ def plan(
         [('2.weight', 8, 4)]
     """
     check_network(model)
+    check_values(model)
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    return steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
+    chosen = steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
+    _say_if_met(chosen, 3)
+    return chosen
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -199,10 +211,11 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any) -> Proof:
         >>> cc.prove(model, small, plan, x).passed
         True
     """
-    check_network(model)
-    check_network(small)
+    for network in (model, small):
+        check_network(network)
+        check_values(network)
     check_kind(plan, Plan, "plan", "channelcut.plan")
-    return steps.proven_by_hand(model, small, plan, split_inputs(x))
+    return steps.proven_by_hand(model, small, plan, finite_inputs(split_inputs(x)))
 
 
 @frozen_heap()
@@ -248,8 +261,9 @@ def prune(
         grouped: see `analyze`.
         prunable_outputs: see `analyze`.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
-        calibration: unlabelled inputs by which the statistics of batch norms are measured anew after the proof: a
-            tensor (N, C, H, W), an iterable of batches, or a folder of images.
+        calibration: inputs by which the statistics of batch norms are measured anew after the proof: a tensor
+            (N, C, H, W), a folder of images, or an iterable of batches or of single inputs, such as a loader of (image,
+            label), whose labels are left out and of which 4096 inputs are read at most.
         preprocessing: how images of a folder become inputs.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
@@ -277,13 +291,16 @@ def prune(
         ({'step': 'recalibrate', 'images': 64, 'layers': 1, 'round': 1},)
     """
     check_network(model)
+    check_values(model)
     check_importance(importance)
+    check_callable(progress, "progress", "progress(stage, done, total)")
     if prove not in ("whole", "each"):
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
     check_rescale(rescale)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
-    inputs, watch, held = split_inputs(x), Stopwatch(progress), steps.entries(exclude)
+    inputs, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.entries(exclude)
+    batches = calibration_batches(calibration, inputs, preprocessing)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
     step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
@@ -299,7 +316,6 @@ def prune(
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None
-    batches = calibration_batches(calibration, inputs, preprocessing)
     small, rescaling = rescaled(small, step, batches, rescale, watch)
     if batches:
         with watch.stage("recalibrate"):
@@ -309,4 +325,11 @@ def prune(
     assert record is not None
     chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
     found = steps.context_of(step).groups
+    _say_if_met(step, 4)
     return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds, rescaling)
+
+
+def _say_if_met(plan: Plan, level: int) -> None:
+    """Warn, at the caller's line, of a budget that asks for nothing."""
+    if said := met_already(plan):
+        warnings.warn(said, UserWarning, stacklevel=level)

@@ -21,9 +21,11 @@ from channelcut.bench.profile import profile_pair
 from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.inputs import positional_inputs
 from channelcut.core.measurement import Measurement
-from channelcut.core.plan import Plan
+from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
+from channelcut.core.specs import write_specs
 from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
@@ -33,12 +35,13 @@ from channelcut.precision.convert import check_precisions, convert_precision
 from channelcut.recovery.images import Preprocessing, load_images
 from channelcut.report import render_html
 from channelcut.report.collect import collect
-from channelcut.sources import Source, example_input
+from channelcut.sources import Source, specs_of
 from channelcut.sources.provenance import provenance, weights_digest
+from channelcut.sources.source import RANDOM
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 _INT8_IMAGES = 64
-_SAMPLES = 4  # batches of real images that the ONNX files are checked on
+_REAL = 2  # batches of real images that the ONNX files are compared on
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class PruneOptions:
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     rescale: str = "auto"
+    drop_unused: bool = False
     tracer: str = "auto"
     grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
@@ -66,7 +70,6 @@ class PruneOptions:
 class CompressOptions:
     """What `compress` does.
 
-    input_shape: of the one image input, (N, C, H, W).
     prune: the budget, and everything else that decides what goes.
     capabilities: CUDA compute capabilities to build engines for, such as `sm89`; empty builds none.
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
@@ -76,7 +79,6 @@ class CompressOptions:
     force: replace an existing output folder, once the new one is complete.
     """
 
-    input_shape: tuple[int, ...]
     prune: PruneOptions
     capabilities: tuple[str, ...] = ("sm89",)
     backend: str = "tensorrt_rtx"
@@ -109,26 +111,26 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     check_precisions(options.precisions)
     watch = Stopwatch(progress)
     with fresh_folder(out, force=options.force) as folder:
+        with watch.stage("load"):
+            model, example = source.open()
         if options.precisions:
             with watch.stage("images"):
-                options, images = with_images(options)
+                options, images = with_images(options, example)
             check_precisions(options.precisions, 0 if images is None else len(images))
-        with watch.stage("load"):
-            model = source.build()
-            example = example_input(options.input_shape)
         result = prune(model, example, **vars(options.prune), progress=progress)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
-            store(result.model, _named(result.plan, source, options), folder)
+            store(result.model, _named(result.plan, source, example), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            onnx = export_both((model, result.model), [example, *samples(options, images)], folder, facts)
+            shown = (example, real_inputs(options, example))
+            onnx = export_both((model, result.model), shown, folder, facts, watch)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
         profile = profile_both(folder, options, watch)
         # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
-        step = _named(result.step, source, options)
+        step = _named(result.step, source, example)
         report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
             "onnx": onnx,
@@ -136,7 +138,10 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             "engines": engines,
             "measurement": measurement.to_dict() if measurement else None,
         }
-        report |= {"seconds": watch.seconds, "notes": notes(measurement, options) + export_warnings(onnx, engines)}
+        report |= {
+            "seconds": watch.seconds,
+            "notes": notes(measurement, options, source, step) + export_warnings(onnx, engines),
+        }
         write_json(folder / "report.json", report)
         report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
@@ -176,49 +181,66 @@ def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _named(plan: Plan, source: Source, options: CompressOptions) -> Plan:
+def _named(plan: Plan, source: Source, example: Any) -> Plan:
     """The plan with what `channelcut` needs to open its folder; a plan that already names its original keeps that."""
-    shape = "x".join(map(str, options.input_shape))
-    return replace(plan, options={"model": source.name, "input": shape, **plan.options})
+    specs = specs_of(example)
+    said = {"model": source.name, "weights": source.weights, "input": write_specs(specs) if specs else ""}
+    return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
 
 
 def export_both(
-    models: tuple[nn.Module, nn.Module], inputs: Sequence[Tensor], folder: Path, facts: dict[str, str]
+    models: tuple[nn.Module, nn.Module],
+    shown: tuple[Any, Sequence[Tensor]],
+    folder: Path,
+    facts: dict[str, str],
+    watch: Stopwatch,
 ) -> dict[str, Any]:
-    """Write both ONNX files, each checked against its module on all inputs, of which the first is the example.
+    """Write both ONNX files, each checked against its module on the example and the real inputs.
 
     `facts` go into both, the plan into the pruned one's.
     """
-    example, *others = [(tensor,) for tensor in inputs]
     described = {}
-    for name, module, file in zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True):
+    for place, (name, module, file) in enumerate(zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True)):
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
-        options = ExportOptions(metadata=tuple(said.items()))
-        described[name] = onnx_from_module(module, example, folder / file, options, others).to_dict()
+
+        def count(done: int, total: int, before: int = place) -> None:
+            watch.progress("export", before * total + done, 2 * total)
+
+        found = onnx_from_module(
+            module,
+            positional_inputs(module, shown[0]),
+            folder / file,
+            ExportOptions(metadata=tuple(said.items())),
+            samples=[(image,) for image in shown[1]],
+            on_progress=count,
+        )
+        described[name] = found.to_dict()
     return described
 
 
-def samples(options: CompressOptions, images: Tensor | None) -> list[Tensor]:
-    """A few batches of real images to check the ONNX files on, where the run has any; `images` if they are read."""
-    data = options.prune.calibration if images is None else images
-    batch, *sizes = options.input_shape
-    if isinstance(data, (str, Path)):
-        if len(sizes) != 3:
-            return []
-        data = load_images(Path(data), (sizes[0], sizes[1], sizes[2]), options.prune.preprocessing, _SAMPLES * batch)[0]
-    if not isinstance(data, Tensor):
+def real_inputs(options: CompressOptions, example: Any) -> list[Tensor]:
+    """A few of the calibration's images, in batches as large as the example; none for a network that takes no image."""
+    data = options.prune.calibration
+    if not isinstance(example, Tensor) or example.dim() != 4 or not example.is_floating_point():
         return []
-    batches = [data[start : start + batch] for start in range(0, min(len(data), _SAMPLES * batch), batch)]
-    return [whole for whole in batches if tuple(whole.shape) == options.input_shape]
+    if isinstance(data, (str, Path)):
+        channels, height, width = example.shape[1:]
+        limit = _REAL * len(example)
+        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing, limit)[0]
+    if not isinstance(data, Tensor) or data.shape[1:] != example.shape[1:]:
+        return []
+    batches = torch.split(data.to(example.device, example.dtype), len(example))
+    return [batch for batch in batches[:_REAL] if len(batch) == len(example)]
 
 
-def with_images(options: CompressOptions) -> tuple[CompressOptions, Tensor | None]:
+def with_images(options: CompressOptions, example: Any) -> tuple[CompressOptions, Tensor | None]:
     """The images of the recalibration, which the precisions use as well, read once; and the options that hold them."""
     data = options.prune.calibration
     if isinstance(data, (str, Path)):
-        if len(options.input_shape) != 4:
+        shape = tuple(example.shape) if isinstance(example, Tensor) else ()
+        if len(shape) != 4:
             return options, None
-        _, channels, height, width = options.input_shape
+        channels, height, width = shape[1:]
         data = load_images(Path(data), (channels, height, width), options.prune.preprocessing)[0]
     elif data is not None and not isinstance(data, Tensor):
         data = list(data)
@@ -306,10 +328,17 @@ def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list
     return [f"{part['path']}: {warning}" for part in parts for warning in part.get("warnings", ())]
 
 
-def notes(measurement: Measurement | None, options: CompressOptions) -> list[str]:
+def notes(measurement: Measurement | None, options: CompressOptions, source: Source, plan: Plan) -> list[str]:
     """What a reader of the report must not miss."""
     found = []
-    if measurement is not None and not measurement.faster:
+    if source.weights.startswith(RANDOM):
+        found.append(
+            "The weights are random: which channels are kept was decided by noise, and the accuracy of the result says "
+            "nothing. Give --weights pretrained, or --weights FILE with trained ones."
+        )
+    if plan.after == plan.before:
+        found.append(met_already(plan) or "Nothing was removed: every group keeps all of its channels.")
+    if measurement is not None and not measurement.faster and not measurement.disturbed:
         found.append(
             "The pruned network is not faster than the original by more than the noise of this measurement. Try a "
             "smaller budget, --align 8 or 16, or a quieter machine."

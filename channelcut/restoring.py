@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
@@ -18,7 +19,7 @@ from channelcut.recovery import cut_means, rescale, rescales
 
 
 def rescaled(
-    smaller: nn.Module, plan: Plan, batches: Sequence[Tensor], choice: str, watch: Stopwatch
+    smaller: nn.Module, plan: Plan, batches: Sequence[Any], choice: str, watch: Stopwatch
 ) -> tuple[nn.Module, Rescaling | None]:
     """The cut model with what survives in the size that it had, and what was rescaled; see `channelcut.prune`."""
     context = plan.context

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from channelcut import steps
 from channelcut.core.errors import UserError
-from channelcut.core.inputs import check_network, split_inputs
+from channelcut.core.inputs import check_network, check_path, check_values, positional_inputs
+from channelcut.core.plan import Plan
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult
 from channelcut.cutting import restore, store
+from channelcut.sources.names import open_source
 
 if TYPE_CHECKING:
     from channelcut.onnx_out.module import ExportReport
@@ -50,7 +52,9 @@ def save(
         ...     print(sorted(path.name for path in Path(folder).iterdir()))
         ['model.safetensors', 'plan.json']
     """
+    check_path(folder, "folder")
     model = result.model if isinstance(result, PruneResult) else result
+    check_network(model)
     record = record_of(model)
     if record is None:
         raise UserError(
@@ -59,7 +63,7 @@ def save(
         )
     _refuse_unproven(model, allow_unproven)
     chosen = result.plan if isinstance(result, PruneResult) else record.plan
-    store(model, chosen if source is None else steps.with_source(chosen, source), Path(folder))
+    store(model, chosen if source is None else _with_source(chosen, source), Path(folder))
 
 
 def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
@@ -87,7 +91,14 @@ def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
         ...     print(torch.equal(cc.load(build, folder)(x), result.model(x)))
         True
     """
-    return restore(build, Path(folder))
+    check_path(folder, "folder")
+    if isinstance(build, nn.Module) or not callable(build):
+        raise UserError(
+            f"build is a {type(build).__name__}. Expected a function without arguments that makes the original "
+            "network: "
+            "channelcut.load(lambda: Net(), folder)."
+        )
+    return restore(lambda: _built(build), Path(folder))
 
 
 def export(
@@ -105,7 +116,7 @@ def export(
     Args:
         result: what `prune` returned, or any module; it is not changed.
         path: the file to write.
-        x: an example input: a tensor, or a tuple of positional inputs.
+        x: an example input, see `analyze`; what is passed by name is an input of the file by position.
         opset: of ONNX, 18 or later.
         dynamic_batch: leave the first axis of every input open.
         dynamic_size: leave height and width of images (N, C, H, W) open.
@@ -130,13 +141,27 @@ def export(
     """
     from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 
+    check_path(path, "path")
     model = result.model if isinstance(result, PruneResult) else result
     check_network(model)
+    check_values(model)
     _refuse_unproven(model, allow_unproven)
-    args, kwargs = split_inputs(x)
-    if kwargs:
-        raise UserError("An ONNX file has positional inputs. Pass x as a tensor or as a tuple in the forward's order.")
-    return onnx_from_module(model, args, Path(path), ExportOptions(opset, dynamic_batch, dynamic_size))
+    return onnx_from_module(
+        model, positional_inputs(model, x), Path(path), ExportOptions(opset, dynamic_batch, dynamic_size)
+    )
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    """What the caller's function makes, which must be a network."""
+    try:
+        model = build()
+    except TypeError as error:
+        raise UserError(
+            f"build() fails with TypeError: {error}. Expected a function without arguments that makes the original "
+            "network: channelcut.load(lambda: Net(), folder)."
+        ) from error
+    check_network(model)
+    return model
 
 
 def _refuse_unproven(model: nn.Module, allowed: bool) -> None:
@@ -146,3 +171,15 @@ def _refuse_unproven(model: nn.Module, allowed: bool) -> None:
             "This cut has not been proven: nothing shows that it computes what the original computes without these "
             "channels. Run channelcut.prove(model, small, plan, x) on it first, or pass allow_unproven=True."
         )
+
+
+def _with_source(plan: Plan, source: str) -> Plan:
+    """The plan with what makes its original, so that the command line opens its folder.
+
+    Raises:
+        UserError: the source has no known form.
+    """
+    if not isinstance(source, str):
+        raise UserError(f"source={source!r} names no model. Expected a text such as 'nets.py:build'.")
+    open_source(source)
+    return replace(plan, options={**plan.options, "model": source})

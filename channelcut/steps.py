@@ -15,11 +15,12 @@ from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
 from channelcut.core.graph import Graph, as_spec, named_outputs, specs
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import Inputs
+from channelcut.core.inputs import Inputs, check_patterns
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
+from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import kept_channels, named_tensors
 from channelcut.core.trees import leaves
 from channelcut.core.unused import sizes, unused_modules, unused_parameters
@@ -32,7 +33,6 @@ from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_ea
 from channelcut.restoring import restored
 from channelcut.retrace import CutForwards
 from channelcut.scoring import Importance, importance_name, score
-from channelcut.sources.names import open_source
 from channelcut.sources.outputs import check_outputs, tensorless, uncounted_outputs
 from channelcut.tracing import result_of, trace, trace_modes
 
@@ -54,8 +54,9 @@ class AnalyzeOptions:
             raise UserError(
                 f"grouped={self.grouped!r} is no policy for grouped convolutions: use 'auto', 'groups' or 'offsets'."
             )
-        if isinstance(self.prunable_outputs, str):
-            raise UserError(f"prunable_outputs={self.prunable_outputs!r}: expected a sequence of patterns.")
+        check_patterns(self.prunable_outputs, "prunable_outputs", "the paths of outputs, such as ['1.feats.*']")
+        if not isinstance(self.probe, bool):
+            raise UserError(f"probe={self.probe!r}: expected True or False.")
 
     def coupling(self, model: nn.Module) -> CoupleOptions:
         """How to couple a model; what its library is known to leave uncounted may go unless told otherwise."""
@@ -134,20 +135,6 @@ def context_of(plan: Plan) -> PlanContext:
     return plan.context
 
 
-def with_source(plan: Plan, source: str) -> Plan:
-    """The plan with what makes its original, so that the command line opens its folder.
-
-    Raises:
-        UserError: the source has no known form, or the network takes several inputs, which the command line cannot.
-    """
-    open_source(source)
-    if "input" not in plan.options:
-        raise UserError(
-            "The command line runs networks with one input tensor, and this one takes several. Leave source out."
-        )
-    return replace(plan, options={**plan.options, "model": source})
-
-
 def _check_groups(model: nn.Module, groups: Groups) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     wrong = sorted({s.tensor for s in groups.slots if shapes.get(s.tensor) != tuple(groups.shapes[s.tensor])})
@@ -184,9 +171,11 @@ def _recorded(
 
 
 def _input_shape(graph: Graph) -> str:
-    """The shape of the one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
+    """The one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
     found = [spec for node in graph.nodes if node.kind == "input" for spec in specs(node.value)]
-    return "x".join(map(str, found[0].shape)) if len(found) == 1 else ""
+    if len(found) != 1:
+        return ""
+    return str(InputSpec(tuple(found[0].shape), str(found[0].dtype).removeprefix("torch.")))
 
 
 def applied(model: nn.Module, plan: Plan, watch: Stopwatch) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import numpy as np
 
 from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
+from channelcut.core.inputs import positional_inputs
+from channelcut.core.specs import InputSpec, write_specs
 from channelcut.cutting.storage import PLAN
-from channelcut.onnx_out.inputs import image_like
+from channelcut.onnx_out.inputs import random_array
 from channelcut.parity import compare_files
-from channelcut.parity.chain import Array
+from channelcut.parity.chain import Batch
 from channelcut.recovery.images import Preprocessing, load_images
-from channelcut.sources import open_source
+from channelcut.sources import open_source, specs_of
 
 PARITY = "parity.json"
 
@@ -59,28 +61,40 @@ def verify(
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no result of `channelcut compress`: it has no {PLAN}.")
     source = open_source(str(folder), trust=options.trust)
-    if source.input_shape is None:
-        raise UserError(f"{folder}/{PLAN} does not say the input's shape, so nothing can be run.")
-    module = source.build().eval()
-    batches, said = _batches(options, source.input_shape)
+    model, x = source.open()
+    specs = specs_of(positional_inputs(model, x))
+    if specs is None:
+        raise UserError(
+            f"verify compares networks whose inputs are tensors, and that of {folder} takes other things beside them."
+        )
+    # The ONNX files are in float32.
+    module = model.eval().float()
+    batches, said = _batches(options, specs)
     found = compare_files(folder, module, batches, score=options.score, on_progress=on_progress)
     found["inputs"] = said
     write_json(folder / PARITY, found)
     return found
 
 
-def _batches(options: VerifyOptions, shape: tuple[int, ...]) -> tuple[list[Array], str]:
-    """Inputs of this shape, and what they are in words."""
-    batch = shape[0]
+def _batches(options: VerifyOptions, specs: Sequence[InputSpec]) -> tuple[list[Batch], str]:
+    """Inputs of these kinds, and what they are in words."""
+    shape, batch = specs[0].shape, specs[0].shape[0]
+    kinds = [(spec.shape, "float32" if "float" in spec.dtype else spec.dtype) for spec in specs]
     count = max(1, -(-options.images // batch))
     if options.data is None:
         generator = np.random.default_rng(0)
-        return [image_like(shape, generator) for _ in range(count)], f"{count * batch} random image-like inputs"
-    if len(shape) != 4:
-        raise UserError(f"A folder of images fits a network with one image input (N, C, H, W); this one takes {shape}.")
+        drawn = [tuple(random_array(s, dtype, generator) for s, dtype in kinds) for _ in range(count)]
+        return list(drawn), f"{count * batch} random image-like inputs"
+    if len(shape) != 4 or len(specs) != 1:
+        raise UserError(
+            "A folder of images fits a network with one image input (N, C, H, W); this one takes "
+            f"{write_specs(specs)}. Leave --data out for random inputs."
+        )
     images, broken = load_images(options.data, (shape[1], shape[2], shape[3]), options.preprocessing, count * batch)
     if len(images) < batch:
         raise UserError(f"{options.data} holds {len(images)} readable images; one batch needs {batch}.")
     whole = len(images) // batch
     more = f", {len(broken)} unreadable ones skipped" if broken else ""
-    return [images[i * batch : (i + 1) * batch].numpy() for i in range(whole)], f"{whole * batch} images{more}"
+    return [
+        images[i * batch : (i + 1) * batch].numpy().astype(kinds[0][1]) for i in range(whole)
+    ], f"{whole * batch} images{more}"

@@ -23,6 +23,7 @@ def make_report() -> Json:
         "format": 1,
         "model": "demo:tiny",
         "input": ["1x3x64x64"],
+        "weights": "tuned.pt",
         "options": {"macs": 0.5, "align": 8, "importance": "l2", "floor": 0.1},
         "cost": {"before": {"macs": 3.04e9, "params": 2572280}, "after": {"macs": 1.52e9, "params": 1525120}},
         "groups": [

@@ -37,6 +37,8 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    thread_time = process_time = perf_counter
+
     def work(self, milliseconds: float) -> Callable[[], None]:
         def call() -> None:
             drift = 1 + 0.3 * np.sin(self.now / 3)  # a neighbour that comes and goes

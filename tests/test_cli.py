@@ -65,6 +65,7 @@ def test_the_report_holds_the_run(result: Path) -> None:
     assert report["proof"]["passed"]
     assert report["recalibration"]["images"] == 20
     assert report["onnx"]["pruned"]["max_relative_error"] <= 1e-4
+    assert {"sample 1", "sample 2"} <= set(report["onnx"]["pruned"]["compared_on"]), "real images"
     assert [e["capability"] for e in report["engines"]] == ["sm86", "sm89"]
     assert len(report["measurement"]["baseline"]["samples_ms"]) > 5
     assert report["layers"][0] == {"name": "stem.0", "before": [16, 3], "after": [report["layers"][0]["after"][0], 3]}
@@ -128,7 +129,9 @@ def test_bench_and_report_again(result: Path, capsys: pytest.CaptureFixture[str]
 def test_analyze_prints_groups_and_pins(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", MODEL, "--input", "1x3x16x16"]) == 0
     text = capsys.readouterr().out
-    assert "2 groups with 40 removable channels" in text
+    assert (
+        "2 groups with 40 removable channels. With every group at its least width (--align 8, --min-keep 0.1," in text
+    )
     assert "network output" in text
 
 
@@ -176,6 +179,6 @@ def test_the_library_draws_from_a_generator_of_its_own(tmp_path: Path) -> None:
     net = networks.residual()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    options = CompressOptions((2, 3, 16, 16), PruneOptions(keep=0.5), capabilities=(), measure=False)
-    compress(Source("networks:residual", lambda: net), tmp_path / "out", options)
+    options = CompressOptions(PruneOptions(keep=0.5), capabilities=(), measure=False)
+    compress(Source("networks:residual", lambda: (net, networks.example())), tmp_path / "out", options)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -250,13 +250,13 @@ def test_build_command_open_resolution(tmp_path: Path, capsys: pytest.CaptureFix
     pytest.importorskip("tensorrt_rtx")
     source = convnet(tmp_path / "m.onnx", batch="n", side="s")
     flags = ["build", str(source), "--out", str(tmp_path / "e"), "--capability", "sm89", "--json"]
-    assert main(flags) == 2 and "--resolution" in capsys.readouterr().err
-    assert main([*flags, "--resolution", "16x16,32x32,64x64", "--batch", "1,2,4"]) == 0
+    assert main(flags) == 2 and "--size" in capsys.readouterr().err
+    assert main([*flags, "--size", "16x16,32x32,64x64", "--batch", "1,2,4"]) == 0
     assert json.loads(capsys.readouterr().out)["batch"] == [1, 2, 4]
     assert main([*flags, "--force", "--batch", "4,1"]) == 2 and "--batch: '4,1'" in capsys.readouterr().err
 
 
 def test_env_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["env"]) == 0
+    assert main(["env", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["backends"]["onnxruntime"] and "gpu_problem" in found and "torch" in found["libraries"]

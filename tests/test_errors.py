@@ -294,7 +294,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["analyze", "resnet50"], "names no model. Expected one of: ultralytics:NAME"),
+        (["analyze", "resnet50"], "'resnet50' names no model."),
         (["analyze", "nowhere.py:build"], "There is no file nowhere.py"),
         (["analyze", "no.such.module:build"], "No module named 'no'"),
         (["analyze", f"{HERE / 'networks.py'}:nothing", "--input", "1x3x16x16"], "there is no function 'nothing'"),

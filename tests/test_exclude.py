@@ -117,7 +117,9 @@ class TestExclude:
         assert ("fold.width" in result.plan.attributes.get("", {})) == (held != "b.0.weight")
 
     def test_everything_excluded(self) -> None:
-        with pytest.raises(cc.UserError, match=r"No channel of this model can be removed: excluded by '\*'"):
+        with pytest.raises(
+            cc.UserError, match=r"No channel is left to remove: every one that could go is excluded by '\*'"
+        ):
             pruned(exclude=["*"])
 
     @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_provenance_of_every_kind_of_source(tmp_path: Path) -> None:
     checksum = hashlib.sha256(b"weights").hexdigest()[:16]
     make = lambda: nn.Linear(1, 1)  # noqa: E731
     assert provenance(Source("package.module:make", make))["source"] == "package.module:make"
-    assert provenance(Source("a.b:make", make, None, weights))["source"] == (
+    assert provenance(Source("a.b:make", make, (), "w.safetensors", weights))["source"] == (
         f"a.b:make, weights w.safetensors sha256:{checksum}"
     )
     said = provenance(Source("timm:resnet18", make))["source"]
@@ -93,7 +93,7 @@ def test_provenance_of_every_kind_of_source(tmp_path: Path) -> None:
     onnx.parent.mkdir()
     onnx.write_bytes(b"weights")
     assert provenance(Source(str(onnx), make))["source"] == f"model.onnx sha256:{checksum}"
-    assert open_source("torch.nn:Identity", None).weights is None
+    assert open_source("torch.nn:Identity", None).weights_file is None
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     assert weights_digest(one) != weights_digest(other)
     other.load_state_dict(one.state_dict())

@@ -152,7 +152,7 @@ def test_command_and_engine_with_a_range_of_sizes(tmp_path: Path, capsys: pytest
     options = EngineOptions(capability="sm89", resolution=sizes, batch=(1, 2, 4))
     report = tensorrt_rtx.build(path, tmp_path / "m.engine", options)
     assert report.batch == (1, 2, 4) and (tmp_path / "m.engine").stat().st_size > 0
-    with pytest.raises(UserError, match=r"open along axes \[0, 2, 3\].*--resolution"):
+    with pytest.raises(UserError, match=r"open along axes \[0, 2, 3\].*--size"):
         tensorrt_rtx.build(path, tmp_path / "n.engine", EngineOptions(capability="sm89"))
     assert not (tmp_path / "n.engine").exists() and len(onnx.load(str(path)).graph.input) == 1
 

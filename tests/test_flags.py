@@ -105,7 +105,7 @@ def test_help_and_import_are_light() -> None:
         (["bench", "a", "b", "--pin", "x"], "--pin: 'x' is neither auto, none, nor core numbers"),
         (["bench", "a", "b", "--size", "3"], "--size: '3' is no height and width such as 640x480"),
         (["build", "a.onnx", "--out", "o", "--batch", "1,2"], "--batch: '1,2' is no range of batches"),
-        (["build", "a.onnx", "--out", "o", "--resolution", "1x1,2"], "--resolution: '1x1,2' is no range of sizes"),
+        (["build", "a.onnx", "--out", "o", "--size", "1x1,2"], "--size: '1x1,2' is no range of sizes"),
         (["verify", "a", "--images", "0"], "--images: '0' is no number"),
         ([], "the following arguments are required: COMMAND"),
     ],

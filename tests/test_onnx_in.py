@@ -22,6 +22,7 @@ from benchmarks.zoo import data
 from benchmarks.zoo.registry import ENTRIES
 from channelcut.cli import main
 from channelcut.core.errors import UserError
+from channelcut.core.specs import InputSpec
 from channelcut.onnx_in import example_inputs_from_onnx, module_from_onnx
 from channelcut.onnx_in.registry import OPERATORS
 from channelcut.onnx_in.reshape import blocks
@@ -441,16 +442,20 @@ def test_the_command_line_takes_an_onnx_file(tmp_path: Path, capsys: pytest.Capt
     flags = ["--macs", "0.6", "--align", "1", "--no-engine", "--no-bench", "--quiet"]
     assert main(["compress", str(path), *flags, "--out", str(out)]) == 0
     smaller = open_source(str(out))
-    assert smaller.input_shape == (1, 3, 16, 16)
-    x = torch.rand(smaller.input_shape)
+    assert [spec.shape for spec in smaller.inputs] == [(1, 3, 16, 16)]
+    x = torch.rand(1, 3, 16, 16)
     assert_close(outputs(smaller.build(), (x,)), runtime(out / "model.onnx", (x,)), 1e-5)
     capsys.readouterr()
 
 
-def test_a_file_with_several_inputs_says_how_to_use_it(tmp_path: Path) -> None:
+def test_a_file_with_several_inputs_is_opened(tmp_path: Path) -> None:
     feeds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("a", "b")]
     node = helper.make_node("Add", ["a", "b"], ["y"])
     graph = helper.make_graph([node], "g", feeds, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])])
     path = saved(onnx_cases.make(graph, 17), tmp_path)
-    with pytest.raises(UserError, match=r"has 2 inputs \(a, b\); the command line runs networks with one. In Python"):
-        open_source(str(path))
+    model, x = open_source(str(path)).open()
+    assert_close(outputs(model, x), runtime(path, x), 0.0)
+    with pytest.raises(UserError, match=r"several have no name\. Give each by its name in the file"):
+        open_source(str(path), inputs=(InputSpec((1, 3)), InputSpec((1, 3))))
+    with pytest.raises(UserError, match=r"has no input .c.\. Its inputs are: a, b"):
+        open_source(str(path), inputs=(InputSpec((1, 3), name="c"),))

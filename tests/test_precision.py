@@ -19,6 +19,7 @@ import channelcut
 from channelcut.cli import main
 from channelcut.compress import CompressOptions, PruneOptions, compress
 from channelcut.core.errors import BudgetError, UserError
+from channelcut.core.specs import InputSpec
 from channelcut.engine.protocol import EngineOptions
 from channelcut.onnx_out.runtime import session_from_file
 from channelcut.precision.cast import castable, prepared, simulated
@@ -230,10 +231,10 @@ def test_compress_writes_each_precision_and_builds_it(tmp_path: Path, capsys: py
 def test_compress_takes_calibration_images_as_a_tensor(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     options = CompressOptions(
-        (1, 3, 16, 16), PruneOptions(keep=0.5, calibration=torch.rand(8, 3, 16, 16)),
+        PruneOptions(keep=0.5, calibration=torch.rand(8, 3, 16, 16)),
         capabilities=(), measure=False, precisions=("int8",),
     )  # fmt: skip
-    report = compress(Source("net", lambda: net), tmp_path / "out", options)
+    report = compress(Source("net", lambda: (net, torch.rand(1, 3, 16, 16))), tmp_path / "out", options)
     assert (tmp_path / "out" / "model.int8.onnx").is_file()
     assert not any("not recalibrated" in note for note in report["notes"])
 
@@ -381,9 +382,11 @@ def test_compress_counts_and_reads_images_once_and_before_pruning(
     few, many = pictures(tmp_path / "few", count=3), pictures(tmp_path / "many", count=9)
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
 
+    shape = (InputSpec((1, 3, 16, 16)),)
+
     def options(data: Path) -> CompressOptions:
         return CompressOptions(
-            (1, 3, 16, 16), PruneOptions(keep=0.5, calibration=data), capabilities=(), measure=False,
+            PruneOptions(keep=0.5, calibration=data), capabilities=(), measure=False,
             precisions=("fp16", "int8"),
         )  # fmt: skip
 
@@ -393,7 +396,7 @@ def test_compress_counts_and_reads_images_once_and_before_pruning(
     with monkeypatch.context() as patch:
         patch.setattr(module, "prune", never)
         with pytest.raises(UserError, match="at least 8, got 3"):
-            compress(Source("net", lambda: net), tmp_path / "out", options(few))
+            compress(Source("net", lambda: net, shape), tmp_path / "out", options(few))
     assert not (tmp_path / "out").exists()
     opened: list[str] = []
     plain = Image.open
@@ -403,7 +406,7 @@ def test_compress_counts_and_reads_images_once_and_before_pruning(
         return plain(file, *rest, **named)
 
     monkeypatch.setattr(Image, "open", counted)
-    compress(Source("net", lambda: net), tmp_path / "out", options(many))
+    compress(Source("net", lambda: net, shape), tmp_path / "out", options(many))
     assert len(opened) == len(set(opened)) >= 9
 
 

@@ -34,6 +34,23 @@ def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 2
 
 
+def test_it_installs_from_a_checkout() -> None:
+    """There is no package elsewhere: every line installs this folder, with extras that it has."""
+    lines = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines() if "pip install" in line]
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert lines
+    for line in lines:
+        found = re.fullmatch(r"pip install -e (?:\.|'\.\[([a-z,]+)\]')", line)
+        assert found, line
+        for extra in (found[1] or "").split(","):
+            assert not extra or re.search(rf"^{extra} = \[", project, re.M), extra
+
+
+def test_what_it_does_not_do_stands_near_the_top() -> None:
+    titles = re.findall(r"^## (.*)$", README, re.M)
+    assert titles[:4] == ["Install", "Sixty seconds", "What it does not do", "Measured"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
     assert callable(parser().parse_args(shlex.split(command)[1:]).run)

@@ -13,6 +13,7 @@ from channelcut.allocation.layers import check_keep
 from channelcut.allocation.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.groups import Group, Groups, Role
+from channelcut.core.reasons import EXCLUDED
 from channelcut.core.unused import unused_words
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
@@ -114,12 +115,7 @@ def allocate(
         BudgetError: the budget is below what the least widths allow; names the nearest that can be met.
     """
     if not groups.groups:
-        reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "the model has no convolution or linear layer"
-        raise UserError(
-            f"No channel of this model can be removed: {reasons}. Expected at least one convolution or linear layer "
-            f"whose "
-            "output is not the network's. See `channelcut analyze` for every pin and its remedy."
-        )
+        raise _nothing_to_remove(groups)
     if shares is None:
         shares = np.full(len(groups.groups), budget.keep if isinstance(budget.keep, float | int) else np.nan)
     order = [_descending(group, scores) for group in groups.groups]
@@ -149,6 +145,30 @@ def allocate(
             "channels). Lower the alignment or the least widths, or ask for less to be kept."
         )
     return kept
+
+
+def _nothing_to_remove(groups: Groups) -> UserError:
+    """The error of groups of which none is left, with what holds them."""
+    held = sorted({pin.reason for pin in groups.pins if pin.reason.startswith(EXCLUDED.text)})
+    if held:
+        return UserError(
+            f"No channel is left to remove: every one that could go is {', '.join(held)}, or coupled to such a layer. "
+            "Expected exclude to leave some layers: name fewer, such as ['head.*']."
+        )
+    reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "the model has no convolution or linear layer"
+    return UserError(
+        f"No channel of this model can be removed: {reasons}. Expected at least one convolution or linear layer whose "
+        "output is not the network's. See `channelcut analyze` for every pin and its remedy."
+    )
+
+
+def least_widths(groups: Groups, budget: Budget) -> Widths:
+    """The width that each group has at least under a limit, at the alignment and the floors of a budget."""
+    found = []
+    for group in groups.groups:
+        align = width_alignment(groups, group, budget.align)
+        found.append(admissible_widths(group.width, align, least_width(group, budget, math.nan))[0])
+    return np.array(found, dtype=np.int64)
 
 
 def least_width(group: Group, budget: Budget, share: float) -> int:

@@ -24,7 +24,8 @@ from channelcut.core.errors import UserError
 from channelcut.core.measurement import Latency, Measurement
 from channelcut.engine.protocol import Arrays, EngineOptions
 from channelcut.engine.registry import require
-from channelcut.onnx_out.files import file_bytes
+from channelcut.onnx_out.files import file_bytes, load_onnx
+from channelcut.onnx_out.subnormal import subnormal_weights
 
 STAGES = ("upload", "compute", "download")
 _STAGE_ROUNDS, _STAGE_S = 200, 2.0
@@ -90,7 +91,21 @@ def measure_files(
                 name: peak_memory(path, what.backend, (options.threads, options.batch), what.cuda, what.size)
                 for name, path in (("baseline", baseline), ("candidate", candidate))
             }
-    return replace(found, details=details)
+    slowed = _subnormal(("baseline", what.baseline), ("candidate", what.candidate))
+    return replace(found, details=details, warnings=(*found.warnings, *slowed))
+
+
+def _subnormal(*files: tuple[str, Path]) -> list[str]:
+    """A warning for each ONNX file with subnormal weights, whose time is theirs."""
+    found = []
+    for name, path in files:
+        count, total = subnormal_weights(load_onnx(path)) if path.suffix.lower() == ".onnx" else (0, 0)
+        if count:
+            found.append(
+                f"{count:,} of the {total:,} weights of the {name} are subnormal (below 1.2e-38), over which "
+                "processors take many times as long: its time may be theirs. `channelcut export` writes none"
+            )
+    return found
 
 
 def stage_times(runners: tuple[Any, Any], inputs: Arrays) -> dict[str, Any]:

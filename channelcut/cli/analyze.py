@@ -30,6 +30,7 @@ EXAMPLES = (
         "channelcut analyze nets.py:build --input 1x3x224x224 --exclude 'head.*'",
     ),
 )
+_FIGURES = 54  # columns that the figures of a group take beside its name
 _SHOWN, _PLACES = 10, 3  # groups and followers; places and remedies of a reason
 
 
@@ -37,6 +38,7 @@ def add_flags(parser: ArgumentParser) -> None:
     """The flags of the command."""
     groups.add_model(parser)
     groups.add_coupling(parser)
+    groups.add_floors(parser.add_argument_group("how far a cut may go"))
     output = parser.add_argument_group("output")
     output.add_argument("--svg", type=Path, metavar="FILE", help="write the picture of the coupled graph")
     output.add_argument("--force", action="store_true", help="replace an existing --svg file")
@@ -51,18 +53,18 @@ def run(flags: Namespace) -> int:
     from channelcut.report.analysis import analysis_data
     from channelcut.report.graph_svg import draw_graph
     from channelcut.report.reader import Part
-    from channelcut.sources import example_input
 
     if flags.svg is not None:
         refuse_existing(flags.svg, flags.force, "--svg")
-    source, shape = groups.read_model(flags)
+    floors = groups.read_floors(flags)
+    source = groups.read_model(flags)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         with progress.stage("load"):
-            model = source.build()
+            model, x = source.open()
         with progress.stage("analyze"):
-            found = analyze(model, example_input(shape), **groups.read_coupling(flags))
+            found = analyze(model, x, **groups.read_coupling(flags))
             found = excluded(model, found, flags.exclude)
-    data = analysis_data(model, found)
+    data = {"weights": source.weights, **analysis_data(model, found, floors)}
     if flags.svg is not None:
         write_atomically(flags.svg, draw_graph(Part(data["graph"], "graph"), standalone=True).encode())
     if flags.json:
@@ -77,19 +79,20 @@ def print_analysis(data: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     from channelcut.cli.console import console
-    from channelcut.report.numbers import count, scaled
+    from channelcut.report.numbers import count, plural, scaled
 
     out = console()
     total = data["totals"]
     out.print(trace_line(data["trace"]), markup=False, soft_wrap=True)
+    floors = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in total["floors"].items())
     out.print(
-        f"{len(data['groups'])} groups with {total['removable_channels']} removable channels. At most "
-        f"{1 - total['least_macs']:.1%} of {scaled(total['macs'])} MACs and {1 - total['least_params']:.1%} of "
-        f"{count(total['params'])} parameters can go.\n",
+        f"{plural(len(data['groups']), 'group')} with {plural(total['removable_channels'], 'removable channel')}. "
+        f"With every group at its least width ({floors}), {1 - total['least_macs']:.1%} of {scaled(total['macs'])} "
+        f"MACs and {1 - total['least_params']:.1%} of {count(total['params'])} parameters can go at most.\n",
         soft_wrap=True,
     )
     if data["groups"]:
-        out.print(_largest(data))
+        out.print(_largest(data, out.width))
     for row in data["reasons"]:
         _print_reason(out, row, [data["pins"][i] for i in row["pins"]])
     if data["followers"]:
@@ -100,26 +103,38 @@ def print_analysis(data: Mapping[str, Any]) -> None:
             out.print(f"  and {len(data['followers']) - _SHOWN} more")
 
 
-def _largest(data: Mapping[str, Any]) -> Table:
+def _largest(data: Mapping[str, Any], width: int) -> Table:
     """The groups that most parameters hang on; what hangs on two groups is counted at both."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
+    from channelcut.cli.console import at_dots
     from channelcut.report.numbers import scaled
 
     total = data["totals"]
-    table = Table(title="Largest groups, by the parameters that hang on them", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("group", "lanes", "width", "slots", "parameters", "", "MACs", ""):
-        table.add_column(column, justify="left" if column == "group" else "right", overflow="fold")
+    table = Table(
+        title="Largest groups, by the parameters that hang on them",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("group", "lanes", "width", "slots", "parameters", "MACs"):
+        table.add_column(column, justify="left" if column == "group" else "right", no_wrap=True)
     ordered = sorted(data["groups"], key=lambda group: -group["params"])
     for group in ordered[:_SHOWN]:
         costs = [
-            text
+            f"{scaled(group[name])} {f'{group[name] / total[name]:.1%}' if total[name] else '':>6}"
             for name in ("params", "macs")
-            for text in (scaled(group[name]), f"{group[name] / total[name]:.1%}" if total[name] else "")
         ]
-        table.add_row(Text(group["name"]), str(group["lanes"]), str(group["width"]), str(group["slots"]), *costs)
+        table.add_row(
+            Text(at_dots(group["name"], max(20, width - _FIGURES))),
+            str(group["lanes"]),
+            str(group["width"]),
+            str(group["slots"]),
+            *costs,
+        )
     if len(ordered) > _SHOWN:
         table.caption = f"and {len(ordered) - _SHOWN} smaller groups"
         table.caption_justify = "left"

@@ -35,13 +35,23 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     parser.add_argument("pruned", nargs="?", metavar="PRUNED", help="the candidate, likewise")
     model = parser.add_argument_group("what is run")
-    model.add_argument("--backend", default="onnxruntime", metavar="NAME", help="what runs both (default onnxruntime)")
+    from channelcut.engine.registry import backends
+
     model.add_argument(
-        "--capability", metavar="NAME", help="compute capability, where the backend builds engines from ONNX first"
+        "--backend",
+        type=parsing.choice(*backends()),
+        default="onnxruntime",
+        metavar="NAME",
+        help=f"what runs both: {', '.join(backends())} (default onnxruntime)",
     )
     model.add_argument(
-        "--input", type=parsing.shape, metavar="1x3x640x640", help="input shape of a model that is no file yet"
+        "--capability",
+        type=parsing.capability,
+        metavar="NAME",
+        help="compute capability, where the backend builds engines from ONNX first",
     )
+    groups.add_input(model)
+    model.add_argument("--weights", metavar="pretrained|random|FILE", help=groups.WEIGHTS)
     model.add_argument("--trust", action="store_true", help=groups.TRUST)
     model.add_argument(
         "--batch", type=parsing.positive, default=1, metavar="N", help="for an open batch axis (default 1)"
@@ -59,7 +69,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     timing.add_argument("--warm-up", type=float, default=0.5, metavar="S", help="seconds before (default 0.5)")
     timing.add_argument(
-        "--precision",
+        "--half-width",
         type=float,
         default=0.01,
         metavar="X",
@@ -86,7 +96,7 @@ def run(flags: Namespace) -> int:
     options = BenchOptions(
         warmup_s=flags.warm_up,
         time_limit_s=flags.time_limit,
-        target_half_width=flags.precision,
+        target_half_width=flags.half_width,
         threads=flags.threads,
         batch=flags.batch,
         device="cpu" if flags.backend.startswith(("onnxruntime", "openvino")) else "gpu",
@@ -136,11 +146,11 @@ def _file(name: str, flags: Namespace, made: Path) -> Path:
         return path
     if path.suffix.lower() in (".onnx", ".engine"):
         raise UserError(f"There is no file {name}. bench takes an .onnx file, an engine, a result folder or a model.")
+    from channelcut.core.inputs import positional_inputs
     from channelcut.onnx_out.module import onnx_from_module
-    from channelcut.sources import example_input
 
-    source, shape = groups.find_model(name, flags.input, trust=flags.trust)
-    onnx_from_module(source.build(), (example_input(shape),), made)
+    model, x = groups.find_model(name, flags.input, flags.weights, trust=flags.trust).open()
+    onnx_from_module(model, positional_inputs(model, x), made)
     return made
 
 
@@ -156,11 +166,12 @@ def _cores(text: str) -> tuple[int, ...] | str:
 
 def print_measurement(measurement: Measurement) -> None:
     """Both latencies and the ratio with its interval."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from channelcut.cli.console import console
 
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "median ms", "mean", "p90", "p95", "p99", "runs"):
         table.add_column(column, justify="right" if column else "left")
     for latency in (measurement.baseline, measurement.candidate):
@@ -168,14 +179,25 @@ def print_measurement(measurement: Measurement) -> None:
         table.add_row(latency.name, *(f"{n:.3f}" for n in numbers), str(len(latency.samples_ms)))
     out = console()
     out.print(table)
-    verdict = "faster" if measurement.faster else "slower" if measurement.slower else "no difference beyond the noise"
     out.print(
         f"candidate / baseline = {measurement.ratio:.3f} (95 % interval {measurement.ratio_low:.3f} to "
-        f"{measurement.ratio_high:.3f}): {verdict}",
+        f"{measurement.ratio_high:.3f}): {_verdict(measurement)}",
         soft_wrap=True,
     )
+    if (thread := measurement.thread) is not None:
+        out.print(
+            f"in processor time of the thread: {thread.estimate:.3f} (95 % interval {thread.low:.3f} to "
+            f"{thread.high:.3f})",
+            soft_wrap=True,
+        )
     for warning in measurement.warnings:
         out.print(f"warning: {warning}", soft_wrap=True)
+
+
+def _verdict(measurement: Measurement) -> str:
+    if measurement.disturbed:
+        return "no verdict, because processor time says otherwise"
+    return "faster" if measurement.faster else "slower" if measurement.slower else "no difference beyond the noise"
 
 
 def _print_details(details: Mapping[str, Any]) -> None:

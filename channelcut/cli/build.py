@@ -36,12 +36,17 @@ def add_flags(parser: ArgumentParser) -> None:
     target = parser.add_argument_group("what it is for")
     target.add_argument(
         "--backend",
-        choices=tuple(backends()),
+        type=parsing.choice(*backends()),
         default="tensorrt_rtx",
-        help="what builds and will run it (default tensorrt_rtx)",
+        metavar="NAME",
+        help=f"what builds and will run it: {', '.join(backends())} (default tensorrt_rtx)",
     )
     target.add_argument(
-        "--capability", metavar="NAME", help="compute capability such as sm89; without it, this machine's GPU"
+        "--capability",
+        type=parsing.capability,
+        metavar="NAME",
+        help="compute capability such as sm89, 8.9 or rtx4090, several joined by commas; without it, "
+        "this machine's GPU",
     )
     target.add_argument(
         "--provider",
@@ -57,8 +62,8 @@ def add_flags(parser: ArgumentParser) -> None:
         help="least, best and greatest batch, where the ONNX leaves it open (default 1,1,8)",
     )
     target.add_argument(
-        "--resolution",
-        type=_resolution,
+        "--size",
+        type=_sizes,
         metavar="320x320,640x640,1280x1280",
         help="least, best and greatest height x width, if open",
     )
@@ -92,7 +97,7 @@ def run(flags: Namespace) -> int:
         batch=flags.batch,
         timing_cache=flags.timing_cache,
         version_compatible=flags.version_compatible,
-        resolution=flags.resolution,
+        resolution=flags.size,
         hardware_compatible=flags.hardware_compatible,
         layers=flags.layers,
         provider=flags.provider,
@@ -123,7 +128,7 @@ def _batch(text: str) -> tuple[int, int, int]:
     return least, best, greatest
 
 
-def _resolution(text: str) -> Sizes:
+def _sizes(text: str) -> Sizes:
     try:
         first, second, third = (parsing.size(part) for part in text.split(","))
     except (ValueError, ArgumentTypeError):

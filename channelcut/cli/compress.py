@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -54,41 +55,47 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     output.add_argument(
         "--capability",
-        type=parsing.names,
+        type=parsing.capabilities,
         default=("sm89",),
         metavar="NAMES",
-        help="compute capabilities to build engines for, joined by commas (default sm89)",
+        help="compute capabilities to build engines for, such as sm89, 8.9 or rtx4090, joined by commas (default sm89)",
     )
     output.add_argument(
         "--backend",
-        choices=("tensorrt_rtx", "tensorrt"),
+        type=parsing.choice("tensorrt_rtx", "tensorrt"),
         default="tensorrt_rtx",
+        metavar="NAME",
         help="engine builder: tensorrt_rtx needs no GPU (default), tensorrt does",
     )
     output.add_argument("--no-engine", action="store_true", help="build no engine")
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
+    output.add_argument(
+        "--time-limit", type=float, default=30.0, metavar="S", help="seconds for the latency (default 30)"
+    )
     output.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
 
 
 def run(flags: Namespace) -> int:
     """Run the whole path and print the report; returns 0."""
+    from channelcut.bench.measure import BenchOptions
     from channelcut.cli.console import Bars, console, print_json
     from channelcut.compress import CompressOptions, compress
     from channelcut.report import print_report
 
     prune = groups.read_prune(flags)
-    source, shape = groups.read_model(flags)
+    source = groups.read_model(flags)
     options = CompressOptions(
-        input_shape=shape,
         prune=prune,
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
         precisions=flags.precision,
         measure=not flags.no_bench,
+        bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
         profile=flags.profile,
         force=flags.force,
     )
-    with Bars(quiet=flags.quiet or flags.json) as progress:
+    with Bars(quiet=flags.quiet or flags.json) as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it
         report = compress(source, flags.out, options, progress)
     if flags.json:
         print_json(report)

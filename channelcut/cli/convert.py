@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from channelcut.cli import flags as groups
-from channelcut.cli.parsing import positive, refuse_existing
+from channelcut.cli.parsing import positive, refuse_existing, size
 
 NAME = "convert"
 HELP = "Write an ONNX file in fp16, bf16 or int8, with more bits where the measured error asks for it."
@@ -14,7 +14,7 @@ EXAMPLES = (
     ("fp16", "channelcut convert model.onnx --precision fp16 --out model.fp16.onnx"),
     (
         "int8, calibrated on images, within 5 % of the outputs' range",
-        "channelcut convert model.onnx --precision int8 --data images/ --budget 0.05 --out model.int8.onnx",
+        "channelcut convert model.onnx --precision int8 --data images/ --max-error 0.05 --out model.int8.onnx",
     ),
 )
 
@@ -28,7 +28,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "--precision", choices=("fp16", "bf16", "int8"), required=True, help="what the layers compute in"
     )
     precision.add_argument(
-        "--budget",
+        "--max-error",
         type=float,
         metavar="X",
         help="largest relative output error (default 0.01 for fp16, 0.05 for bf16, 0.1 for int8)",
@@ -44,10 +44,10 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     precision.add_argument(
         "--size",
-        type=positive,
-        default=640,
-        metavar="N",
-        help="height and width where the file leaves them open (default 640)",
+        type=size,
+        default=(640, 640),
+        metavar="640x640",
+        help="height and width, where the file leaves them open (default 640x640)",
     )
     groups.add_images(parser, "folder of unlabelled images; int8 needs it")
     parser.add_argument(
@@ -64,7 +64,7 @@ def run(flags: Namespace) -> int:
     from channelcut.recovery.images import load_images
 
     refuse_existing(flags.out, flags.force)
-    options = PrecisionOptions(budget=flags.budget, method=flags.method, rest=flags.rest, size=(flags.size, flags.size))
+    options = PrecisionOptions(budget=flags.max_error, method=flags.method, rest=flags.rest, size=flags.size)
     images = None
     broken: list[str] = []
     if flags.data is not None:

@@ -34,17 +34,26 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(flags: Namespace) -> int:
     """Export and print what was checked; returns 0."""
     from channelcut.cli.console import Bars, console, print_json
+    from channelcut.core.inputs import positional_inputs
     from channelcut.onnx_out.module import ExportOptions, onnx_from_module
-    from channelcut.sources import example_input
     from channelcut.sources.provenance import provenance
 
-    source, shape = groups.read_model(flags)
+    source = groups.read_model(flags)
     refuse_existing(flags.out, flags.force)
-    with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("export"):
+    with Bars(quiet=flags.quiet or flags.json) as progress:
+        with progress.stage("load"):
+            model, x = source.open()
         options = ExportOptions(
             flags.opset, flags.dynamic_batch, flags.dynamic_size, metadata=tuple(provenance(source).items())
         )
-        report = onnx_from_module(source.build(), (example_input(shape),), flags.out, options)
+        progress("export", 0, 1)
+        report = onnx_from_module(
+            model,
+            positional_inputs(model, x),
+            flags.out,
+            options,
+            on_progress=lambda done, total: progress("export", done, total),
+        )
     if flags.json:
         print_json(report.to_dict())
     elif not flags.quiet:

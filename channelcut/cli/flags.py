@@ -6,6 +6,8 @@ Heavy imports wait in what reads, so that `--help` answers at once.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,9 @@ from channelcut.cli import parsing
 from channelcut.core.errors import UserError
 
 if TYPE_CHECKING:
+    from channelcut.allocation import Budget
     from channelcut.compress import PruneOptions
+    from channelcut.core.specs import InputSpec
     from channelcut.recovery import Preprocessing
     from channelcut.sources import Source
 
@@ -22,19 +26,23 @@ MODEL = (
     "a .onnx file, or a result folder"
 )
 TRUST = "allow a model or weights that are a pickle, which runs its author's code"
+INPUT = (
+    "shape of the input, batch first; a name and a type where they are needed, such as mask=1x1x320x320:uint8; "
+    "repeated "
+    "for several inputs; by default what the model's factory, file or library says"
+)
+WEIGHTS = (
+    "pretrained or random (default random) for torchvision: and timm:, which may download; or a state dict to load "
+    "(.pt, .pth, .safetensors)"
+)
 
 
 def add_model(parser: ArgumentParser) -> None:
     """The model, and how it is brought in."""
     group = parser.add_argument_group("model")
     group.add_argument("model", metavar="MODEL", help=MODEL)
-    group.add_argument(
-        "--input",
-        type=parsing.shape,
-        metavar="1x3x640x640",
-        help="shape of the input; by default the library's customary one",
-    )
-    group.add_argument("--weights", type=Path, metavar="FILE", help="state dict to load (.pt, .pth, .safetensors)")
+    add_input(group)
+    group.add_argument("--weights", metavar="pretrained|random|FILE", help=WEIGHTS)
     group.add_argument("--trust", action="store_true", help=TRUST)
     group.add_argument(
         "--threads",
@@ -45,25 +53,34 @@ def add_model(parser: ArgumentParser) -> None:
     )
 
 
-def read_model(flags: Namespace) -> tuple[Source, tuple[int, ...]]:
-    """The model and the shape of its input, (N, C, H, W); the process gets the threads that were asked for."""
+def add_input(group: Any) -> None:
+    """The inputs of a model that is no file yet."""
+    group.add_argument(
+        "--input", type=parsing.input_spec, action="append", default=[], metavar="[NAME=]1x3x640x640[:TYPE]", help=INPUT
+    )
+
+
+def read_model(flags: Namespace) -> Source:
+    """The model; the process gets the threads that were asked for."""
     import torch
 
     torch.set_num_threads(flags.threads)
     return find_model(flags.model, flags.input, flags.weights, trust=flags.trust)
 
 
-def find_model(
-    name: str, given: tuple[int, ...] | None, weights: Path | None = None, *, trust: bool = False
-) -> tuple[Source, tuple[int, ...]]:
-    """The model of that name and the shape of its input: as given, or the customary one."""
+def find_model(name: str, given: Sequence[InputSpec], weights: str | None = None, *, trust: bool = False) -> Source:
+    """The model of that name; what its code prints goes to standard error."""
+    from channelcut.cli.console import printing_to_stderr
     from channelcut.sources import open_source
 
-    source = open_source(name, weights, trust=trust, input_shape=given)
-    shape = given or source.input_shape
-    if shape is None:
-        raise UserError(f"The input shape of {name} is not known. Give it, batch first: --input 1x3x640x640.")
-    return source, shape
+    with printing_to_stderr():
+        source = open_source(name, weights, trust=trust, inputs=given)
+
+    def make() -> Any:
+        with printing_to_stderr():
+            return source.make()
+
+    return replace(source, make=make)
 
 
 def add_coupling(parser: ArgumentParser) -> None:
@@ -130,6 +147,29 @@ def add_allocation(parser: ArgumentParser) -> None:
         "--macs or --params the least share that PATTERN keeps; may be repeated, and where patterns overlap the last "
         "wins",
     )
+    add_floors(group)
+    group.add_argument(
+        "--importance",
+        default="l2",
+        metavar="NAME",
+        help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)",
+    )
+    group.add_argument(
+        "--drop-unused",
+        action="store_true",
+        help="modules that the forward never reads, such as a head that training alone needs, go as wholes",
+    )
+    group.add_argument(
+        "--rescale",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="keep the size of what survives under weight norms and behind means over channels (default auto: where "
+        "--data shows that the outputs come closer to the original's)",
+    )
+
+
+def add_floors(group: Any) -> None:
+    """The least widths."""
     group.add_argument(
         "--min-channels", type=parsing.positive, default=1, metavar="N", help="least channels of any group (default 1)"
     )
@@ -143,19 +183,13 @@ def add_allocation(parser: ArgumentParser) -> None:
     group.add_argument(
         "--align", type=parsing.positive, default=8, metavar="N", help="kept widths are multiples of this (default 8)"
     )
-    group.add_argument(
-        "--importance",
-        default="l2",
-        metavar="NAME",
-        help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)",
-    )
-    group.add_argument(
-        "--rescale",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="keep the size of what survives under weight norms and behind means over channels (default auto: where "
-        "--data shows that the outputs come closer to the original's)",
-    )
+
+
+def read_floors(flags: Namespace) -> Budget:
+    """The least widths, as a budget that asks for nothing."""
+    from channelcut.allocation import Budget
+
+    return Budget(macs=1.0, align=flags.align, min_keep=flags.min_keep, min_channels=flags.min_channels)
 
 
 def read_keep(flags: Namespace) -> float | dict[str, float] | None:
@@ -203,6 +237,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         calibration=flags.data,
         preprocessing=read_images(flags),
         rescale=flags.rescale,
+        drop_unused=flags.drop_unused,
         prove=flags.prove,
         **read_coupling(flags),
     )

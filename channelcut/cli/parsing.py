@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from channelcut.core.errors import UserError
+from channelcut.core.specs import InputSpec
+
+# Compute capabilities of cards, by their names without spaces (developer.nvidia.com/cuda-gpus).
+CARDS = {
+    "t4": "sm75", "rtx2060": "sm75", "rtx2070": "sm75", "rtx2080": "sm75", "a100": "sm80", "a30": "sm80",
+    "rtx3050": "sm86", "rtx3060": "sm86", "rtx3070": "sm86", "rtx3080": "sm86", "rtx3090": "sm86", "a10": "sm86",
+    "rtxa2000": "sm86", "rtxa4000": "sm86", "rtxa5000": "sm86", "rtxa6000": "sm86", "a40": "sm86", "orin": "sm87",
+    "rtx4050": "sm89", "rtx4060": "sm89", "rtx4070": "sm89", "rtx4080": "sm89", "rtx4090": "sm89", "l4": "sm89",
+    "l40": "sm89", "l40s": "sm89", "rtx6000ada": "sm89", "h100": "sm90", "h200": "sm90", "b200": "sm100",
+    "rtx5050": "sm120", "rtx5060": "sm120", "rtx5070": "sm120", "rtx5080": "sm120", "rtx5090": "sm120",
+}  # fmt: skip
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
@@ -55,9 +67,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong."""
-        said = message.removeprefix("argument ")
+        said = self._nearest(message.removeprefix("argument "))
         end = "" if said.endswith(("?", ".")) else "."
         raise UserError(f"{said}{end} `{self.prog} --help` lists the flags and shows examples.")
+
+    def _nearest(self, said: str) -> str:
+        """What argparse says of a choice that is none, in one way for all versions of Python, with the nearest one."""
+        wrong = re.match(r"(.*): invalid choice: '(.*)' \(choose from (.*)\)", said)
+        if wrong is None:
+            return said
+        known = [name.strip(" '") for name in wrong[3].split(",")]
+        near = difflib.get_close_matches(wrong[2], known, 1, 0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"{wrong[1]}: invalid choice: {wrong[2]!r} is none of {', '.join(known)}.{hint}"
 
 
 def add_command(commands: Any, command: Command) -> None:
@@ -79,17 +101,12 @@ def add_command(commands: Any, command: Command) -> None:
     parser.set_defaults(run=command.run)
 
 
-def shape(text: str) -> tuple[int, ...]:
-    """`1x3x640x640` as (1, 3, 640, 640)."""
+def input_spec(text: str) -> InputSpec:
+    """`mask=1x1x320x320:uint8` as a name, a shape and a type."""
     try:
-        extents = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        extents = ()
-    if not extents or min(extents) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no shape. Expected extents joined by x, batch first, such as 1x3x640x640"
-        )
-    return extents
+        return InputSpec.parse(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def size(text: str) -> tuple[int, int]:
@@ -102,18 +119,34 @@ def size(text: str) -> tuple[int, int]:
 
 
 def share(text: str) -> float:
-    """A number above 0 and at most 1."""
+    """A number above 0 and at most 1, or `50%`."""
+    found = _percent(text)
     try:
-        found = float(text)
+        found = float(text) if found is None else found
     except ValueError:
         found = 0.0
     if not 0 < found <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share. Expected a number above 0 and at most 1, such as 0.5")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share. Expected a number above 0 and at most 1, such as 0.5 or 50%"
+        )
     return found
 
 
+def _percent(text: str) -> float | None:
+    """`50%` as 0.5; None for what is no percentage."""
+    if not text.endswith("%"):
+        return None
+    try:
+        found = float(text[:-1]) / 100
+    except ValueError:
+        return 0.0
+    return found if 0 < found <= 1 else 0.0
+
+
 def amount(text: str) -> float:
-    """A share (at most 1), or a number such as 1.5e9, 1.5G, 800M or 250k."""
+    """A share (at most 1, or `50%`), or a number such as 1.5e9, 1.5G, 800M or 250k."""
+    if (found := _percent(text)) is not None and found:
+        return found
     digits, factor = (text[:-1], _SUFFIXES[text[-1].lower()]) if text[-1:].lower() in _SUFFIXES else (text, 1.0)
     try:
         found = float(digits) * factor
@@ -121,8 +154,8 @@ def amount(text: str) -> float:
         found = 0.0
     if not 0 < found < float("inf"):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no budget. Expected a share above 0 and at most 1, such as 0.5, or what may remain as a "
-            "number, such as 1.5e9, 1.5G or 800M"
+            f"{text!r} is no budget. Expected a share above 0 and at most 1, such as 0.5 or 50%, or what may remain "
+            "as a number, such as 1.5e9, 1.5G or 800M"
         )
     return found
 
@@ -154,6 +187,44 @@ def numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no list of numbers. Expected one or three, joined by commas, such as 0.485,0.456,0.406"
         ) from None
+
+
+def capability(text: str) -> str:
+    """`sm89`, `sm_89`, `8.9`, `89` or `rtx4090` as `sm89`; several joined by commas."""
+    return ",".join(_capability(part) for part in names(text))
+
+
+def capabilities(text: str) -> tuple[str, ...]:
+    """The same as a tuple."""
+    return tuple(_capability(part) for part in names(text))
+
+
+def _capability(text: str) -> str:
+    plain = re.sub(r"[\s_.-]|nvidia|geforce", "", text.lower())
+    number = re.fullmatch(r"(?:sm|cc|compute)?(\d{2,3})a?", plain)
+    card = CARDS.get(plain.removesuffix("super").removesuffix("ti").removesuffix("laptop"))
+    if number is None and card is None:
+        near = difflib.get_close_matches(plain, CARDS, 1, 0.75)
+        hint = f" Did you mean {near[0]} ({CARDS[near[0]]})?" if near else ""
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no compute capability.{hint} Expected such as sm89, 8.9, or a card such as rtx4090; several "
+            "joined by commas"
+        )
+    return f"sm{number[1]}" if number is not None else str(card)
+
+
+def choice(*known: str) -> Callable[[str], str]:
+    """One of some names, however it is written: TensorRT-RTX is tensorrt_rtx."""
+
+    def read(text: str) -> str:
+        plain = re.sub(r"[\s-]+", "_", text.strip().lower())
+        if plain in known:
+            return plain
+        near = difflib.get_close_matches(plain, known, 1, 0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}.{hint}")
+
+    return read
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from channelcut.cli import flags as groups
-from channelcut.cli.parsing import positive
+from channelcut.cli.parsing import choice, positive
 
 NAME = "profile"
 HELP = "Where the time goes: every layer before and after."
@@ -15,7 +15,8 @@ EXAMPLES = (
     ("with ONNX Runtime, which needs no GPU", "channelcut profile out --runs 50"),
     ("the layers of TensorRT engines for this machine's GPU", "channelcut profile out --backend tensorrt"),
 )
-_ROWS = 25
+_ROWS, _FIGURES = 25, 66  # layers; columns that the figures take beside a name
+_INTENSITY = 5
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -24,14 +25,16 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--runs", type=positive, default=30, metavar="N", help="runs of each file (default 30)")
     parser.add_argument(
         "--backend",
-        choices=("onnxruntime", "tensorrt", "tensorrt-rtx"),
+        type=choice("onnxruntime", "tensorrt", "tensorrt_rtx"),
         default="onnxruntime",
-        help="whose layers (default onnxruntime); the TensorRTs build both files for this machine's GPU first",
+        metavar="NAME",
+        help="whose layers: onnxruntime, tensorrt or tensorrt_rtx (default onnxruntime); the "
+        "TensorRTs build both files for this machine's GPU first",
     )
     parser.add_argument("--cuda", choices=("bindings", "pycuda"), help="CUDA package; by default whichever imports")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
     parser.add_argument(
-        "--multiple", type=positive, default=8, metavar="N", help="what widths should be a multiple of (default 8)"
+        "--align", type=positive, default=8, metavar="N", help="what widths should be a multiple of (default 8)"
     )
 
 
@@ -51,10 +54,10 @@ def run(flags: Namespace) -> int:
     with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("profile"):
         files = flags.folder / ORIGINAL, flags.folder / PRUNED
         if flags.backend == "onnxruntime":
-            found = profile_pair(*files, runs=flags.runs, threads=flags.threads, multiple=flags.multiple)
+            found = profile_pair(*files, runs=flags.runs, threads=flags.threads, multiple=flags.align)
         else:
             options = EngineOptions(cuda=flags.cuda)
-            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=flags.multiple)
+            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=flags.align)
     write_json(flags.folder / "profile.json", found)
     write_atomically(flags.folder / "report.html", render_html(read_report(flags.folder)).encode())
     if flags.json:
@@ -68,8 +71,9 @@ def print_profile(found: Mapping[str, Any]) -> None:
     """The layers that take most of the time."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    from channelcut.cli.console import console
+    from channelcut.cli.console import at_dots, console
     from channelcut.report.deployment import profile_rows
 
     heads, rows = profile_rows(found)
@@ -77,7 +81,10 @@ def print_profile(found: Mapping[str, Any]) -> None:
         title="Where the time goes", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for position, head in enumerate(heads):
-        table.add_column(head, overflow="fold", min_width=0 if position else 14)
-    for row in rows[:_ROWS]:
-        table.add_row(*row)
-    console().print(table)
+        if position != _INTENSITY:
+            table.add_column(head, overflow="fold", no_wrap=True)
+    out = console()
+    for name, *cells in rows[:_ROWS]:
+        del cells[_INTENSITY - 1]  # the page has it
+        table.add_row(Text(at_dots(name, max(16, out.width - _FIGURES))), *cells)
+    out.print(table)

@@ -30,11 +30,11 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Compare, write parity.json, print; returns 0, or 1 where a file breaks."""
-    from channelcut.cli.console import Bars, print_json
+    from channelcut.cli.console import Bars, print_json, printing_to_stderr
     from channelcut.verify import VerifyOptions, verify
 
     options = VerifyOptions(flags.data, flags.images, groups.read_images(flags), flags.score, flags.trust)
-    with Bars(quiet=flags.quiet or flags.json) as progress:
+    with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr():
         found = verify(flags.folder, options, lambda done, total: progress("verify", done, total))
     if flags.json:
         print_json(found)

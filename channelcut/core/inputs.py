@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
@@ -35,6 +37,32 @@ def split_inputs(x: Any) -> Inputs:
     )
 
 
+def positional_inputs(model: nn.Module, x: Any) -> tuple[Any, ...]:
+    """The inputs of a forward by position, those with names too.
+
+    Raises:
+        UserError: an input can only be passed by its name, or one before it is missing.
+    """
+    args, kwargs = split_inputs(x)
+    if not kwargs:
+        return args
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(
+            f"The inputs {', '.join(kwargs)} do not fit the forward of {type(model).__name__} ({error}). Expected the "
+            "names of its parameters."
+        ) from error
+    if bound.kwargs:
+        raise UserError(
+            f"An ONNX file has positional inputs, and {', '.join(bound.kwargs)} can only be passed to the forward of "
+            f"{type(model).__name__} by name, or after inputs that are not given. Pass every input of the forward up "
+            "to "
+            "the last one."
+        )
+    return bound.args
+
+
 def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
     """Refuse a value that is not what another step makes.
 
@@ -43,6 +71,66 @@ def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
     """
     if not isinstance(value, kind):
         raise UserError(f"{name} is a {type(value).__name__}. Expected a {kind.__name__}, as {made_by} makes it.")
+
+
+def finite_inputs(inputs: Inputs) -> Inputs:
+    """The same inputs, which a proof can compare outputs on.
+
+    Minus infinity among other values is left alone: masks of attention hold it.
+
+    Raises:
+        UserError: a tensor holds NaN or infinity.
+    """
+    args, kwargs = inputs
+    named = [(f"input {place}", value) for place, value in enumerate(args)] + list(kwargs.items())
+    for name, value in named:
+        if not isinstance(value, Tensor) or value.is_meta or not (value.is_floating_point() or value.is_complex()):
+            continue
+        parts = torch.view_as_real(value) if value.is_complex() else value
+        wrong = parts.isnan() | (parts == float("inf"))
+        if bool(wrong.any()) or bool(parts.isinf().all()):
+            raise UserError(
+                f"The example input x is not finite: {name} ({'x'.join(map(str, value.shape))}) holds NaN or infinity, "
+                "on which no outputs can be compared. Expected values as the model gets them in deployment, such as "
+                "torch.rand for images."
+            )
+    return inputs
+
+
+def check_values(model: nn.Module) -> None:
+    """Refuse a model whose tensors have shapes and no values.
+
+    Raises:
+        UserError: names the first ones.
+    """
+    empty = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if empty:
+        raise UserError(
+            f"The model has no weights: {', '.join(empty[:3])}{' and others' if len(empty) > 3 else ''} are on the "
+            "meta "
+            "device, so nothing can be ranked or proven. Load the weights first: model.to_empty(device='cpu'), then "
+            "model.load_state_dict(...), or load_state_dict(..., assign=True)."
+        )
+
+
+def check_callable(value: Any, name: str, call: str) -> None:
+    """Refuse what is neither None nor a function; `call` shows how it is called."""
+    if value is not None and not callable(value):
+        raise UserError(f"{name} is a {type(value).__name__}. Expected a function that is called as {call}, or None.")
+
+
+def check_patterns(value: Any, name: str, on: str) -> None:
+    """Refuse what is neither None nor a sequence of texts; `on` says what they are compared with."""
+    if value is None:
+        return
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(text, str) for text in value):
+        raise UserError(f"{name}={value!r}: expected a sequence of patterns on {on}.")
+
+
+def check_path(value: Any, name: str) -> None:
+    """Refuse what names no file or folder."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise UserError(f"{name} is {value!r}, a {type(value).__name__}. Expected a path.")
 
 
 def check_network(model: Any) -> None:
@@ -56,6 +144,11 @@ def check_network(model: Any) -> None:
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise UserError(f"The model is a {kind}. Expected a torch.nn.Module{_remedy(model)}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            f"The model is a {kind}, which torch.jit has compiled: its code cannot be followed or cut. Pass the module "
+            "that it was made from; where there is only the file, export it as ONNX and use channelcut.from_onnx."
+        )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {kind}. Pass the network itself: model.module.")
     if kind == "OptimizedModule" and "_orig_mod" in model._modules:

@@ -12,17 +12,22 @@ from channelcut.core.errors import UserError
 
 FORMAT = "channelcut-measurement-1"
 
+# Wall time and processor time of one thread's work differ by this much of the ratio without anybody else's doing.
+_ALIKE = 0.01
+
 
 @dataclass(frozen=True)
 class Latency:
     """The raw times of one callable, in milliseconds a call, in the order in which they were taken.
 
-    `items_per_call` (the batch size) turns the median into a throughput.
+    `items_per_call` (the batch size) turns the median into a throughput. `thread_ms`: the processor time that the
+    calling thread spent in each sample, where it does all the work; else empty.
     """
 
     name: str
     samples_ms: tuple[float, ...]
     items_per_call: int = 1
+    thread_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples_ms or not all(math.isfinite(t) and t > 0 for t in self.samples_ms):
@@ -78,11 +83,21 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A ratio of medians with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Two models timed in turns; `ratio` is candidate / baseline of the medians (below 1: the candidate is faster).
 
     `ratio_low` and `ratio_high` bound the 95 % bootstrap interval of that ratio. `details`: JSON values beside the
-    times, such as file sizes, peak memory and the stages' times.
+    times, such as file sizes, peak memory and the stages' times. `thread`: the same ratio in processor time of the
+    calling thread, where that does all the work; else None.
     """
 
     baseline: Latency
@@ -93,6 +108,7 @@ class Measurement:
     environment: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    thread: Ratio | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio_low <= self.ratio_high or not self.ratio > 0:
@@ -116,12 +132,23 @@ class Measurement:
     @property
     def faster(self) -> bool:
         """Whether the candidate is faster by more than the noise: the whole interval lies below 1."""
-        return self.ratio_high < 1
+        return self.ratio_high < 1 and not self.disturbed
 
     @property
     def slower(self) -> bool:
         """Whether the candidate is slower by more than the noise: the whole interval lies above 1."""
-        return self.ratio_low > 1
+        return self.ratio_low > 1 and not self.disturbed
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether wall time and the thread's processor time disagree by more than their intervals.
+
+        Then something else ran while one side waited, which no interval of wall time covers, and nothing is faster.
+        """
+        if self.thread is None:
+            return False
+        halves = (self.ratio_high - self.ratio_low + self.thread.high - self.thread.low) / 2
+        return abs(self.ratio - self.thread.estimate) > halves + _ALIKE * self.ratio
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measurement as plain JSON values, raw times included."""
@@ -132,6 +159,7 @@ class Measurement:
             "ratio": self.ratio,
             "ratio_low": self.ratio_low,
             "ratio_high": self.ratio_high,
+            "thread": None if self.thread is None else vars(self.thread),
             "environment": dict(self.environment),
             "warnings": list(self.warnings),
             "details": dict(self.details),
@@ -154,7 +182,8 @@ class Measurement:
                 ratio_high=float(data["ratio_high"]),
                 environment=dict(data["environment"]),
                 warnings=tuple(str(w) for w in data["warnings"]),
-                details=dict(data.get("details", {})),
+                details=dict(data["details"]),
+                thread=None if data["thread"] is None else Ratio(**{k: float(v) for k, v in data["thread"].items()}),
             )
         except (KeyError, TypeError, ValueError) as problem:
             raise UserError(
@@ -179,9 +208,16 @@ def _latency_to_dict(latency: Latency) -> dict[str, Any]:
             "throughput_per_s": latency.throughput,
         },
         "samples_ms": samples,
+        "thread_ms": list(latency.thread_ms),
     }
 
 
 def _latency_from_dict(data: Mapping[str, Any]) -> Latency:
     samples: Sequence[Any] = data["samples_ms"]
-    return Latency(str(data["name"]), tuple(float(t) for t in samples), int(data["items_per_call"]))
+    thread: Sequence[Any] = data["thread_ms"]
+    return Latency(
+        str(data["name"]),
+        tuple(float(t) for t in samples),
+        int(data["items_per_call"]),
+        tuple(float(t) for t in thread),
+    )

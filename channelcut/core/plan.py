@@ -32,6 +32,19 @@ class GroupPlan:
     kept: int
 
 
+def met_already(plan: Plan) -> str:
+    """Why a budget asks for nothing: the network costs no more than that; empty where it asks for something."""
+    for name in ("macs", "params"):
+        asked, whole = plan.options.get(name), float(getattr(plan.before, name))
+        if asked is not None and asked > 1 and asked >= whole:
+            return (
+                f"The budget {name}={asked:g} is met already: the network has {whole:g} {name}, so nothing was "
+                "removed. "
+                f"Ask for a smaller number, or for a share of it, such as {name}=0.5."
+            )
+    return ""
+
+
 class Context(Protocol):
     """What a plan was made from, which a file does not hold: the model, its groups, the scores of their channels."""
 

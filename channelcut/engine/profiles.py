@@ -43,7 +43,7 @@ def _filled(name: str, shape: tuple[int, ...], which: int, options: EngineOption
     if not set(axes) <= set(known):
         raise UserError(
             f"Input {name!r} of the ONNX model is open along axes {axes}; only the batch (axis 0) may be, and the "
-            "height and width of a four-axis input when a range of resolutions is given (--resolution). "
+            "height and width of a four-axis input when a range of resolutions is given (--size). "
             "Export with the resolution that you deploy, or give the range."
         )
     return tuple(known[axis] if extent < 0 else extent for axis, extent in enumerate(shape))

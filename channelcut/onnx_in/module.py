@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
+from channelcut.core.inputs import check_path
 from channelcut.onnx_in import ops  # noqa: F401  fills the table of operators
 from channelcut.onnx_in.builder import Builder
 from channelcut.onnx_in.inputs import Shapes
@@ -52,6 +53,7 @@ def module_from_onnx(
         ...     cc.from_onnx(path, (1, 3, 32, 32))(torch.rand(1, 3, 32, 32)).shape
         torch.Size([1, 8, 30, 30])
     """
+    check_path(path, "path")
     model = read(Path(path), input_shapes, size)
     builder = _built(model)
     fixed = replace(model, inputs=tuple(replace(spec, shape=spec.stored) for spec in model.inputs))
@@ -83,6 +85,7 @@ def example_inputs_from_onnx(
         UserError: the file is damaged, or leaves an axis open that is neither the batch nor in `input_shapes` or
             `size`; see `module_from_onnx`.
     """
+    check_path(path, "path")
     return _examples(read(Path(path), input_shapes, size))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from channelcut.onnx_out.metadata import set_metadata
 from channelcut.onnx_out.names import input_names, output_names, rename
 from channelcut.onnx_out.operators import fold_constants, translations
 from channelcut.onnx_out.parity import ParityCheck
-from channelcut.onnx_out.rewriting import accept_rewrite
+from channelcut.onnx_out.rewriting import Rewrite, accept_rewrite
 from channelcut.onnx_out.simplify import rewrites
+from channelcut.onnx_out.subnormal import flush_subnormals
 
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
+_STEPS = 3  # exported, simplified and compared, judged and written
 _FEW = 3  # outputs that a warning names
 _OTHER_BATCH = 3  # the batch that a dynamic export is checked with, besides the example's
 
@@ -52,7 +54,7 @@ class ExportOptions:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
+        if not isinstance(self.opset, int) or self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
             raise UserError(
                 "The export options need opset 18 or later, a tolerance above 0 and at least one random input; got "
                 f"opset {self.opset}, tolerance {self.tolerance}, random_inputs {self.random_inputs}."
@@ -68,7 +70,8 @@ class ExportReport:
 
     `simplifier`: "onnxsim", "onnxslim" or "none". `max_relative_error`: the worst output over all inputs, ONNX Runtime
     against the module. `selection_error`, `reordered`: see `parity.Parity`. `refusals`: why a simplifier's result
-    was not taken. `warnings`: where the evidence is weak. `compared_on`: the inputs, in words.
+    was not taken. `flushed`: how many subnormal weights were written as zero, see `subnormal`. `warnings`: where the
+    evidence is weak, and that weights were flushed. `compared_on`: the inputs, in words.
     """
 
     path: Path
@@ -83,6 +86,7 @@ class ExportReport:
     output_names: tuple[str, ...]
     selection_error: float = 0.0
     reordered: int = 0
+    flushed: int = 0
     warnings: tuple[str, ...] = ()
     compared_on: tuple[str, ...] = ()
 
@@ -108,6 +112,7 @@ def onnx_from_module(
     path: Path,
     options: ExportOptions = DEFAULTS,
     samples: Sequence[tuple[Any, ...]] = (),
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Write the model to `path` as ONNX (float32, eval mode) that was checked against it; the model is not changed.
 
@@ -115,8 +120,8 @@ def onnx_from_module(
     more of them to check on, real ones where there are any. Every tensor of the result becomes an output; see
     `names.output_names`. The simplified graph is written only if it computes what the module computes, else the graph
     as exported: relative error at most `options.tolerance`, or what rounding alone makes, on the example, the samples,
-    random inputs, and on black, half black, even and far too large ones. Raises `UserError` when the forward cannot be
-    exported or nothing passes.
+    random inputs, and on black, half black, even and far too large ones. `on_progress(done, total)` counts the steps.
+    Raises `UserError` when the forward cannot be exported or nothing passes.
     """
     example_inputs = tuple(example_inputs)
     names_in = input_names(model, example_inputs)
@@ -128,12 +133,19 @@ def onnx_from_module(
             raise UserError("The model's forward returns no tensor, so there is nothing to export.")
         axes = open_axes(module, inputs, batch=options.dynamic_batch, size=options.dynamic_size)
         exported, probes, made_at = _export(module, inputs, (names_in, names_out), axes, options.opset)
+        report = on_progress or (lambda _done, _total: None)
+        report(1, _STEPS)
         check = ParityCheck(module, _trials(inputs, axes, options, samples), options.tolerance)
-        accepted = accept_rewrite(exported, rewrites(options.simplifiers), check)
+        flushed = {"none": flush_subnormals(exported)}
+        accepted = accept_rewrite(exported, _flushing(rewrites(options.simplifiers), flushed), check)
+        report(2, _STEPS)
         weak = refuse_decisions(probes, lambda probe: _difference(module, accepted.model, probe, options), made_at)
         weak += _weak_evidence(check, accepted.model, options) + _allowances(accepted.parity.allowed)
+    zeros = flushed["none"] + (flushed[accepted.name] if accepted.name != "none" else 0)
+    weak += _flushed(zeros)
     set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
     size_bytes = save_onnx(accepted.model, Path(path))
+    report(_STEPS, _STEPS)
     return ExportReport(
         path=Path(path),
         opset=_opset(accepted.model),
@@ -147,9 +159,33 @@ def onnx_from_module(
         output_names=tuple(names_out),
         selection_error=accepted.parity.selection_error,
         reordered=accepted.parity.reordered,
+        flushed=zeros,
         warnings=weak,
         compared_on=check.tried(),
     )
+
+
+def _flushed(zeros: int) -> tuple[str, ...]:
+    if not zeros:
+        return ()
+    return (
+        f"{zeros:,} weights are subnormal (below 1.2e-38) and were written as zero: processors take many times as long "
+        "over such numbers, so that a time would tell of them",
+    )
+
+
+def _flushing(found: Sequence[tuple[str, Rewrite]], flushed: dict[str, int]) -> list[tuple[str, Rewrite]]:
+    """The rewrites, each followed by another flush, because folding may leave new subnormals; counts into `flushed`."""
+
+    def both(name: str, rewrite: Rewrite) -> Rewrite:
+        def run(model: onnx.ModelProto) -> onnx.ModelProto:
+            made = rewrite(model)
+            flushed[name] = flush_subnormals(made)
+            return made
+
+        return run
+
+    return [(name, both(name, rewrite)) for name, rewrite in found]
 
 
 def _float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from channelcut.parity.detections import agreement, agreement_of_rows, is_end_to_end
 
 Array = npt.NDArray[Any]
+Batch = Array | tuple[Array, ...]
+"""One input, or several in the forward's order."""
 Outputs = Mapping[str, Array]
 Decode = Callable[[Outputs], Sequence[Array]]
 """A batch's outputs to the boxes of each of its images: rows (K, 6) of x1, y1, x2, y2, score, class, suppressed."""
@@ -50,7 +52,7 @@ class Stage:
     """
 
     name: str
-    run: Callable[[Array], Outputs] | None
+    run: Callable[[Batch], Outputs] | None
     precision: str = "fp32"
     before: str | None = None
     reason: str = ""
@@ -82,7 +84,7 @@ class Extremes:
     right programs differ at most, in absolute terms.
     """
 
-    batches: Mapping[str, Array]
+    batches: Mapping[str, Batch]
     rounding: Mapping[str, float]
 
 
@@ -140,9 +142,9 @@ def difference(
 
 
 def run_chain(
-    reference: Callable[[Array], Outputs],
+    reference: Callable[[Batch], Outputs],
     stages: Sequence[Stage],
-    batches: Sequence[Array],
+    batches: Sequence[Batch],
     score: float = 0.25,
     on_progress: Callable[[int, int], None] | None = None,
     decode: Decode | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from channelcut.onnx_out.inputs import extremes
 from channelcut.onnx_out.judge import ROUNDINGS
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 from channelcut.onnx_out.noise import FORWARD_FAILURES, rounding_of
-from channelcut.parity.chain import Array, Decode, Extremes, Outputs, Stage, run_chain
+from channelcut.parity.chain import Batch, Decode, Extremes, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
-Run = Callable[[Array], Outputs]
+Run = Callable[[Batch], Outputs]
 
 SIMPLIFIED = "simplified"
 _ENGINES = ("tensorrt_rtx", "tensorrt")  # what is tried where the report does not say who built an engine
@@ -34,7 +34,7 @@ _REASON = 300  # characters of a reason that are kept
 def compare_files(
     folder: Path,
     module: nn.Module,
-    batches: Sequence[Array],
+    batches: Sequence[Batch],
     *,
     score: float = 0.25,
     on_progress: Callable[[int, int], None] | None = None,
@@ -45,7 +45,7 @@ def compare_files(
     Args:
         folder: holds `model.onnx`, and what there is of `model.<precision>.onnx` and `model*.engine`.
         module: what the files were made from, in evaluation mode.
-        batches: inputs (N, C, H, W), all of the same shape.
+        batches: inputs (N, C, H, W), or a tuple of several in the forward's order, all of the same shapes.
         score: boxes of at least this score are matched.
         on_progress: called as on_progress(done, total) before every stage and at the end.
         decode: boxes out of outputs in a form of their own, see `chain.Decode`.
@@ -54,36 +54,35 @@ def compare_files(
         What `run_chain` returns: a row per stage, and the first stage that breaks its tolerance, as JSON values.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        stages, names = _stages(Path(folder), module, torch.from_numpy(batches[0]), Path(temporary))
+        stages, names = _stages(Path(folder), module, _tensors(batches[0]), Path(temporary))
         reference, known = _reference(module, names), _extremes(module, names, batches)
         return run_chain(reference, stages, batches, score, on_progress, decode, known)
 
 
-def _extremes(module: nn.Module, names: Sequence[str], batches: Sequence[Array]) -> Extremes:
+def _extremes(module: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> Extremes:
     """Black, half black and even images, on which the module runs, and what rounding makes of each output."""
-    example = (torch.from_numpy(batches[0]),)
-    found = {}
-    for trial in extremes(example):
+    found: dict[str, Batch] = {}
+    for trial in extremes(_tensors(batches[0])):
         try:
             with torch.no_grad():
                 module(*trial.inputs)
         except FORWARD_FAILURES:
             continue
         if trial.name in _FINITE_ON:
-            found[trial.name] = trial.inputs[0].numpy()
+            found[trial.name] = tuple(part.numpy() for part in trial.inputs)
     rounding = dict.fromkeys(names, 0.0)
     for batch in batches[:_ROUNDED_BATCHES]:
-        for name, change in zip(names, rounding_of(module, (torch.from_numpy(batch),)), strict=True):
+        for name, change in zip(names, rounding_of(module, _tensors(batch)), strict=True):
             rounding[name] = max(rounding[name], ROUNDINGS * change)
     return Extremes(found, rounding)
 
 
 def _stages(
-    folder: Path, module: nn.Module, example: torch.Tensor, temporary: Path
+    folder: Path, module: nn.Module, example: tuple[torch.Tensor, ...], temporary: Path
 ) -> tuple[list[Stage], tuple[str, ...]]:
     """All stages with their runners, and the outputs' names."""
     plain = temporary / "onnx.onnx"
-    report = onnx_from_module(module, (example,), plain, ExportOptions(simplifiers=()))
+    report = onnx_from_module(module, example, plain, ExportOptions(simplifiers=()))
     stages = [Stage("onnx", _fed(load(plain)))]
     previous = "onnx"
     files = [(SIMPLIFIED, "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in BUDGETS)]
@@ -143,11 +142,12 @@ def _engine_backends(folder: Path) -> dict[str, str]:
 
 
 def _fed(runner: Any) -> Run:
-    """Feed the one input in the type that this form of the model takes."""
+    """Feed the inputs in the types that this form of the model takes."""
 
-    def run(batch: Array) -> Outputs:
-        name, (_, dtype) = next(iter(runner.inputs.items()))
-        outputs: Outputs = runner({name: batch.astype(dtype)})
+    def run(batch: Batch) -> Outputs:
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        fed = zip(runner.inputs.items(), parts, strict=True)
+        outputs: Outputs = runner({name: part.astype(dtype) for (name, (_, dtype)), part in fed})
         return outputs
 
     return run
@@ -156,9 +156,13 @@ def _fed(runner: Any) -> Run:
 def _reference(module: nn.Module, names: tuple[str, ...]) -> Run:
     """The module itself, its outputs by the names that they have in the files."""
 
-    def run(batch: Array) -> Mapping[str, Array]:
+    def run(batch: Batch) -> Outputs:
         with torch.no_grad():
-            leaves = tensor_leaves(module(torch.from_numpy(batch)))
+            leaves = tensor_leaves(module(*_tensors(batch)))
         return {name: leaf.float().numpy() for name, leaf in zip(names, leaves, strict=True)}
 
     return run
+
+
+def _tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(part) for part in (batch if isinstance(batch, tuple) else (batch,)))

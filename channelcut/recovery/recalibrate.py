@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.record import add_change
 from channelcut.core.result import Recalibration
-from channelcut.recovery.batches import run_batch
+from channelcut.recovery.batches import batch_length, run_batch
 
 
 def recalibrate(
-    model: nn.Module, batches: Sequence[Tensor], on_progress: Callable[[int, int], None] | None = None
+    model: nn.Module, batches: Sequence[Any], on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[nn.Module, Recalibration]:
     """A copy of `model` whose running means and variances are the averages over `batches`.
 
@@ -25,7 +26,8 @@ def recalibrate(
 
     Args:
         model: a cut network; it is not changed.
-        batches: inputs, each (N, ...), at least one; batches of 16 or more give steadier variances.
+        batches: inputs as `channelcut.prune` takes them, or as (args, kwargs), each (N, ...), at least one; batches of
+            16 or more give steadier variances.
         on_progress: called with (batches done, batches in all).
     """
     start = time.perf_counter()
@@ -48,6 +50,6 @@ def recalibrate(
             )
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    images = sum(len(batch) for batch in batches)
+    images = sum(batch_length(batch) for batch in batches)
     add_change(clone, {"step": "recalibrate", "images": images, "layers": len(norms)})
     return clone.eval(), Recalibration(images, len(norms), time.perf_counter() - start)

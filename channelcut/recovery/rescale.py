@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def rescales(model: nn.Module, plan: Plan, graph: Graph, means: Sequence[Mean]) 
 
 
 def rescale(
-    model: nn.Module, smaller: nn.Module, found: Sequence[Rescale], batches: Sequence[Tensor], *, always: bool
+    model: nn.Module, smaller: nn.Module, found: Sequence[Rescale], batches: Sequence[Any], *, always: bool
 ) -> tuple[nn.Module, Rescaling | None]:
     """A copy of `smaller` with what is to be rescaled; itself and None where nothing is.
 
@@ -119,7 +120,7 @@ def _outputs(model: nn.Module, batch: Tensor) -> list[Tensor]:
     return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _distance(model: nn.Module, batches: Sequence[Tensor], wanted: Sequence[Sequence[Tensor]]) -> float:
+def _distance(model: nn.Module, batches: Sequence[Any], wanted: Sequence[Sequence[Tensor]]) -> float:
     """How far outputs are from those that are wanted, in deviations of each of these; NaN with none to compare."""
     clone = private_copy(model).eval()
     found = []

@@ -7,31 +7,36 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from channelcut.allocation import Budget, least_widths
 from channelcut.core.groups import Follower, Groups
 from channelcut.cost import BilinearCost, macs_cost, params_cost
 from channelcut.cost.bilinear import full_widths
 from channelcut.report.collect import findings, pins, slots
 from channelcut.report.graph import graph_data
 
+NO_FLOORS = Budget(macs=1.0, min_keep=0.0)
 
-def analysis_data(model: nn.Module, groups: Groups) -> dict[str, Any]:
+
+def analysis_data(model: nn.Module, groups: Groups, floors: Budget = NO_FLOORS) -> dict[str, Any]:
     """Groups, pins, followers, slots and the coupled graph, with what could remain at the least.
 
     `macs` and `params` of a group are what hangs on it: what would go if all of its channels went, and nothing else.
-    `least_macs` and `least_params` are the shares that are left when every group has its least width.
+    `least_macs` and `least_params` are the shares that are left when every group has the least width that a budget may
+    reach: a multiple of the alignment that is not below the floors.
     """
     costs = {
         "macs": macs_cost(groups),
         "params": params_cost(groups, {n: p.numel() for n, p in model.named_parameters()}),
     }
     full = full_widths(groups.groups)
-    least = np.ones_like(full)
+    least = least_widths(groups, floors)
     hanging = {name: _hanging(cost, len(full), full) for name, cost in costs.items()}
     return {
         "trace": trace_data(groups),
         "totals": {
             "removable_channels": int(sum(len(g.channels) for g in groups.groups)),
             **{name: cost(full) for name, cost in costs.items()},
+            "floors": {name: getattr(floors, name) for name in ("align", "min_keep", "min_channels")},
             **{f"least_{name}": cost(least) / cost(full) if cost(full) else 1.0 for name, cost in costs.items()},
         },
         "groups": [
@@ -39,6 +44,7 @@ def analysis_data(model: nn.Module, groups: Groups) -> dict[str, Any]:
                 "name": g.name,
                 "lanes": len(g.lanes),
                 "width": g.width,
+                "least": int(least[g.index]),
                 "slots": len(g.slots),
                 "channels": len(g.channels),
             }

@@ -22,7 +22,8 @@ def collect(model: nn.Module, result: PruneResult, environment: Mapping[str, Any
     return {
         "format": 1,
         "model": recorded.pop("model", type(model).__name__),
-        "input": [recorded.pop("input")] if "input" in recorded else [],
+        "weights": recorded.pop("weights", ""),
+        "input": str(recorded.pop("input")).split(", ") if "input" in recorded else [],
         "options": recorded,
         "cost": {"before": vars(plan.before), "after": vars(plan.after)},
         "groups": [vars(group) for group in plan.groups],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from channelcut.core.measurement import Latency, Measurement
+from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.charts import duration_chart, histograms, proof_chart, ratio_chart
 from channelcut.report.facts import MIB, proof_word, rescaled, verdict_of
 from channelcut.report.markup import Html, Section, facts_list, join, table, tag
@@ -32,12 +32,20 @@ def latency(measurement: Measurement | None) -> Section | None:
         tag("p", verdict_of(measurement).sentence),
         tag("h3", "Ratio of the medians, with its 95 % interval"),
         ratio_chart(measurement),
+        _thread_time(measurement.thread),
         tag("h3", "All samples"),
         histograms(measurement),
         tag("p", "Solid line: median. Dashed line: 95th percentile.", class_="quiet"),
         listed,
         *(tag("p", tag("strong", "Caution: "), text, class_="caution") for text in measurement.warnings),
     )
+
+
+def _thread_time(thread: Ratio | None) -> Html | None:
+    if thread is None:
+        return None
+    said = f"{thread.estimate:.3f} (95 % interval {thread.low:.3f} to {thread.high:.3f})"
+    return tag("p", f"The same in processor time of the one thread that did the work: {said}.", class_="quiet")
 
 
 def _statistics(side: Latency) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from channelcut.core.errors import UserError
@@ -34,15 +34,35 @@ def explain(report: Mapping[str, Any], parameter: str) -> dict[str, Any]:
             {s["tensor"] for s in report["slots"] if set(s["groups"]) & set(row["groups"])} - {row["tensor"]}
         )
         axes.append({**row, "groups": groups, "pins": pins, "findings": found, "partners": partners})
-    return {"parameter": parameter, "axes": axes}
+    return {"parameter": parameter, "axes": axes, "layers": _layers(axes)}
+
+
+def _layers(axes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The output channels of every layer with weights: how many there are, are kept, must stay, and why."""
+    found = {}
+    for axis in axes:
+        if axis["role"] in ("out", "depthwise", "group") and not axis["tensor"].endswith("bias"):
+            layer = axis["tensor"].rpartition(".")[0] or axis["tensor"]
+            kept = sum(g["positions"] * g["kept"] // g["width"] for g in axis["groups"])
+            found[layer] = {
+                "layer": layer,
+                "channels": axis["extent"],
+                "kept": axis["fixed"] + kept,
+                "fixed": axis["fixed"],
+                "groups": [g["index"] for g in axis["groups"]],
+                "reasons": sorted({pin["reason"] for pin in axis["pins"]}),
+            }
+    return list(found.values())
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """The explanation in words, one line a fact."""
+    """The explanation in words: one line a fact, or of a module with several layers one line a layer."""
     roles = {
         "out": "output channels", "in": "input channels", "depthwise": "channels", "group": "channels, in whole groups",
         "norm": "channels", "bias": "output channels", "param": "channels",
     }  # fmt: skip
+    if len(found["layers"]) > 1:
+        return [*map(_layer_line, found["layers"]), "Name one of these layers for what holds its channels, and where."]
     lines = []
     for axis in found["axes"]:
         lines.append(f"{axis['tensor']}, axis {axis['axis']}: {axis['extent']} {roles[axis['role']]}")
@@ -72,6 +92,16 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             more = f" and {len(axis['partners']) - 6} others" if len(axis["partners"]) > 6 else ""
             lines.append(f"  removed together with channels of {shown}{more}")
     return lines
+
+
+def _layer_line(layer: Mapping[str, Any]) -> str:
+    """Read as `model.2.cv1.conv: 16 of 32 output channels kept, group 3`."""
+    groups = f", {'group' if len(layer['groups']) == 1 else 'groups'} {', '.join(map(str, layer['groups']))}"
+    held = f", {layer['fixed']} must stay: {'; '.join(layer['reasons']) or 'no channels of a layer'}"
+    return (
+        f"{layer['layer']}: {layer['kept']} of {layer['channels']} output channels kept"
+        f"{groups if layer['groups'] else ''}{held if layer['fixed'] else ''}"
+    )
 
 
 def _place(found: Mapping[str, Any]) -> str:

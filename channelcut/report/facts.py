@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from channelcut.core.errors import UserError
-from channelcut.core.measurement import Latency, Measurement
+from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.numbers import change, comparison, count, scaled, significant, unit
 from channelcut.report.reader import Part
 
@@ -69,6 +69,7 @@ def measurement_of(report: Part) -> Measurement | None:
             high,
             part.part("environment").data,
             tuple(part.texts("warnings")),
+            thread=_ratio(part.part("thread")),
         )
     except ValueError as problem:
         raise UserError(f"The report is damaged: {part.place} holds {problem}. Measure again.") from problem
@@ -80,6 +81,13 @@ def verdict_of(measurement: Measurement | None) -> Verdict:
         return Verdict("not measured", "Latency was not measured.")
     m = measurement
     names = m.candidate.name, m.baseline.name
+    if m.disturbed and m.thread is not None:
+        return Verdict(
+            "undecided",
+            f"Undecided: {names[0]} takes {m.ratio:.3f} times as long as {names[1]} by the clock and "
+            f"{m.thread.estimate:.3f} times in processor time of the thread that did the work, so something else was "
+            "using this machine. Measure again when it is quiet.",
+        )
     if m.faster:
         interval = f"{m.speedup_low:.2f} to {m.speedup_high:.2f}"
         return Verdict(
@@ -178,6 +186,10 @@ def _row(label: str, before: float | None, after: float | None, write: Writer) -
 def _latency(part: Part, name: str) -> Latency:
     samples = [t for t in part.numbers("samples_ms") if t is not None]
     return Latency(part.text("name") or name, tuple(samples), int(part.number("items_per_call") or 1))
+
+
+def _ratio(part: Part) -> Ratio | None:
+    return Ratio(*(_needed(part, key) for key in ("estimate", "low", "high"))) if part else None
 
 
 def _needed(part: Part, key: str) -> float:

@@ -45,7 +45,13 @@ def header(report: Part, measurement: Measurement | None) -> Html:
         "header",
         tag("p", "channelcut report", class_="kicker"),
         tag("h1", report.text("model") or "Model without a name"),
-        facts_list([("Input", ", ".join(report.texts("input"))), ("Options", options_of(report))]),
+        facts_list(
+            [
+                ("Input", ", ".join(report.texts("input"))),
+                ("Weights", report.text("weights")),
+                ("Options", options_of(report)),
+            ]
+        ),
         tag("p", headline_of(report), class_="headline"),
         tag("p", verdict.sentence, class_="verdict"),
         tag("p", join(badges), class_="badges"),

@@ -56,6 +56,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
     """(name, text, style) of what there is to say, without the verdict."""
     described = [report.text("model"), ", ".join(report.texts("input")), options_of(report)]
     found = [("Model", "; ".join(text for text in described if text), "")]
+    if report.text("weights"):
+        found.append(("Weights", report.text("weights"), ""))
     groups = report.parts("groups")
     if groups:
         total, kept = channels_of(report)

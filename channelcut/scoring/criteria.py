@@ -97,9 +97,12 @@ def check_importance(importance: Any) -> None:
                 f"There is no importance {importance!r}. Choose one of {', '.join(sorted(SCORES))}, random, a "
                 "criterion of torch-pruning such as tp:MagnitudeImportance, or pass a function."
             )
-    elif not callable(importance) or _arity(importance) not in (2, 3):
+    elif not callable(importance) or isinstance(importance, type) or _arity(importance) not in (2, 3):
+        kind = importance if isinstance(importance, type) else type(importance)
+        peer = f" It is one of torch-pruning: give its name, 'tp:{kind.__name__}'." if _is_peer(kind) else ""
         raise UserError(
-            f"importance={importance!r} is no criterion. Expected a name ({', '.join(sorted(SCORES))}, random, tp:...) "
+            f"importance={importance!r} is no criterion.{peer} Expected a name ({', '.join(sorted(SCORES))}, random, "
+            "tp:...) "
             "or a function of (tensor, slot) that returns the importance of each position along the slot's axis, or of "
             "(groups, tensors, model) that returns the importance of every channel."
         )
@@ -117,7 +120,13 @@ def _arity(function: Callable[..., Any]) -> int:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a builtin that does not say
         return -1
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        return -1
     return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def _is_peer(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "torch_pruning"
 
 
 def _lane_scores(

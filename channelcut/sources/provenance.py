@@ -11,7 +11,8 @@ from torch import nn
 
 from channelcut.cutting import load_plan
 from channelcut.cutting.storage import PLAN, plan_fingerprint
-from channelcut.sources.names import LIBRARIES, Source
+from channelcut.sources.libraries import LIBRARIES
+from channelcut.sources.source import Source
 
 _DIGITS = 16
 
@@ -27,8 +28,11 @@ def provenance(source: Source) -> dict[str, str]:
         original = load_plan(folder).options.get("model")
         facts = {"plan": plan_fingerprint(folder)}
         return facts | ({"source": _line(str(original))} if original else {})
-    weights = "" if source.weights is None else f", weights {source.weights.name}{_checksum(source.weights)}"
-    return {"source": _line(source.name) + weights}
+    file = source.weights_file
+    said = f"{source.weights}{_checksum(file)}" if file is not None else ""
+    if file is None and source.name.partition(":")[0] in LIBRARIES:
+        said = source.weights
+    return {"source": _line(source.name) + (f", weights {said}" if said else "")}
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -19,6 +19,7 @@ from channelcut.tracing.dispatch import record
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import weightless_copy
 from channelcut.tracing.numbers import Recording
+from channelcut.tracing.resolution import multiple_needed
 from channelcut.tracing.source import innermost_line
 from channelcut.tracing.torch_export import export
 
@@ -189,6 +190,13 @@ def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
                 model(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(describe(a) for a in (*args, *kwargs.values()))
+        multiple, size = multiple_needed(lambda args, kwargs: _run(private_copy(model), args, kwargs), args, kwargs)
+        if multiple:
+            raise UserError(
+                f"The model's own forward fails on the example inputs ({shapes}) and runs on {size}: height and width "
+                f"have to be multiples of {multiple} ({type(error).__name__}: {_first_line(error)}). Give such a size, "
+                f"--input {size} on the command line."
+            ) from error
         raise UserError(
             f"The model's own forward fails on the example inputs ({shapes}): {type(error).__name__}: "
             f"{_first_line(error)}, at {innermost_line(error.__traceback__) or 'an unknown line'}. Expected: inputs "

@@ -1,0 +1,125 @@
+"""Models of other libraries, by their names there."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from channelcut.core.errors import MissingExtraError, UserError
+from channelcut.core.specs import InputSpec
+from channelcut.sources.hints import did_you_mean
+from channelcut.sources.source import RANDOM
+from channelcut.sources.weights import first_line
+
+PRETRAINED = "pretrained"
+
+
+def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
+    """A checkpoint (.pt, a pickle) or an architecture (.yaml) of Ultralytics."""
+    try:
+        from ultralytics import RTDETR, YOLO
+    except ImportError as error:
+        raise MissingExtraError("ultralytics", "ultralytics", f"The model ultralytics:{name}") from error
+    logging.getLogger("ultralytics").setLevel(logging.ERROR)
+    stem = name.rpartition(".")[0] or name
+    if name.endswith(".pt") and weights == RANDOM:
+        raise UserError(
+            f"ultralytics:{name} is a checkpoint, whose weights are trained. The architecture with random weights is "
+            f"ultralytics:{stem}.yaml."
+        )
+    if name.endswith(".yaml") and weights == PRETRAINED:
+        raise UserError(
+            f"ultralytics:{name} is an architecture without weights. The pretrained checkpoint is "
+            f"ultralytics:{stem}.pt "
+            "--trust; a state dict goes with --weights FILE."
+        )
+    if name.endswith(".pt") and not trust:
+        raise UserError(
+            f"{name} is a pickle: loading it runs whatever code its author put in. If you trust where it comes from, "
+            f"add --trust. "
+            f"The architecture alone needs no pickle: ultralytics:{stem}.yaml."
+        )
+    try:
+        model = (RTDETR if "rtdetr" in name else YOLO)(name).model
+    except Exception as error:
+        raise UserError(
+            f"Ultralytics cannot load {name!r} ({first_line(error)}). Expected a .pt or .yaml that the package knows "
+            f"or a path.{did_you_mean('ultralytics', name)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"Ultralytics gives no module for {name!r}. Expected a .pt checkpoint or a .yaml architecture."
+            f"{did_you_mean('ultralytics', name)}"
+        )
+    return model.float().eval()
+
+
+def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
+    """A model of torchvision, with its default weights or random ones."""
+    try:
+        import torchvision
+    except ImportError as error:
+        raise MissingExtraError("torchvision", "zoo", f"The model torchvision:{name}") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"torchvision is installed but does not fit this torch ({first_line(error)}). Install a pair from one "
+            f"place: "
+            "pip install --force-reinstall torch torchvision."
+        ) from error
+    try:
+        builder = torchvision.models.get_model_builder(name)
+    except ValueError as error:
+        raise UserError(
+            f"torchvision has no model {name!r}.{did_you_mean('torchvision', name)} `torchvision.models.list_models()` "
+            "lists them."
+        ) from error
+    options: dict[str, Any] = {"weights": "DEFAULT" if weights == PRETRAINED else None}
+    if weights != PRETRAINED and "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # or a detector would download them
+    return _fetched(f"torchvision:{name}", lambda: builder(**options))
+
+
+def timm(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
+    """A model of timm, with its default weights or random ones."""
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "zoo", f"The model timm:{name}") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"timm cannot be imported, because its torchvision does not fit this torch ({first_line(error)}). "
+            f"Install a pair "
+            "from one place: pip install --force-reinstall torch torchvision."
+        ) from error
+    try:
+        model = timm.create_model(name, pretrained=False)
+    except RuntimeError as error:
+        raise UserError(
+            f"timm has no model {name!r} ({first_line(error)}).{did_you_mean('timm', name)} `timm.list_models()` lists "
+            "them."
+        ) from error
+    if weights != PRETRAINED:
+        return model.eval()  # type: ignore[no-any-return]
+    return _fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
+
+
+def _fetched(name: str, build: Callable[[], Any]) -> nn.Module:
+    """What a library builds, with weights that it may have to download."""
+    try:
+        return build().eval()  # type: ignore[no-any-return]
+    except Exception as error:
+        raise UserError(
+            f"The pretrained weights of {name} cannot be had ({type(error).__name__}: {first_line(error)}). Where this "
+            "machine cannot download, fetch them elsewhere and give --weights FILE; --weights random takes none."
+        ) from error
+
+
+LIBRARIES: dict[str, tuple[InputSpec, Callable[[str, str, bool], nn.Module]]] = {
+    "ultralytics": (InputSpec((1, 3, 640, 640)), ultralytics),
+    "torchvision": (InputSpec((1, 3, 224, 224)), torchvision),
+    "timm": (InputSpec((1, 3, 224, 224)), timm),
+}
