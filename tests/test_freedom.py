@@ -32,6 +32,12 @@ class Gate(nn.Module):
             x = x * g
         elif self.how == "after":
             x = g * x + x
+        elif self.how == "expanded":
+            x = x * g.expand_as(x)
+        elif self.how == "widened":
+            x = x * g.expand(-1, x.shape[1], *x.shape[2:])
+        elif self.how == "repeated":
+            x = x * g.repeat(1, x.shape[1], 1, 1)
         elif self.how == "attention unet":
             x = x * F.interpolate(F.avg_pool2d(g, 2), scale_factor=2.0)
         elif self.how == "masked":
@@ -47,14 +53,18 @@ class Gate(nn.Module):
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
-@pytest.mark.parametrize("how", ["times", "after", "attention unet", "masked", "cbam", "numbers"])
+@pytest.mark.parametrize(
+    "how", ["times", "after", "expanded", "widened", "repeated", "attention unet", "masked", "cbam", "numbers"]
+)
 def test_one_channel_holds_nothing_that_it_weighs(how: str, front_end: str) -> None:
+    if front_end == "export" and how in ("widened", "repeated"):
+        pytest.skip("torch.export does not show where sizes come from")
     model = Gate(how).eval()
     result = cc.prune(model, example(), keep=0.5, tracer=front_end)
     assert result.proof.passed
     assert result.model.a.out_channels == 8
     held = [pin for pin in result.groups.pins if pin.reason == reasons.ONE_FOR_ALL.text]
-    assert len(held) >= (how != "cbam")
+    assert len(held) == (how != "numbers")  # the numbers of a parameter are no channels
     assert all(pin.remedy for pin in held)
     error = difference(model, result, (example(seed=3),), masks=how != "cbam")  # whose means and maxima are of the kept
     assert error is None or error < 1e-9
@@ -226,3 +236,35 @@ def test_what_can_never_lose_a_channel_is_held_and_said() -> None:
     pin = next(pin for pin in groups.pins if pin.reason == reasons.ONE_CHANNEL.text)
     assert (pin.module, len(pin.channels)) == ("one", 1)
     assert [f for f in groups.findings if f.check == "steps"]
+
+
+class Normalised(nn.Module):
+    """Norms over the channels that are written by hand."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.n = how, nn.LayerNorm((16, 1, 1))
+        self.a, self.q, self.h = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if self.how == "global context":
+            x = x + self.q(self.n(x.mean((2, 3), keepdim=True)).relu())
+        elif self.how == "var":
+            x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
+        elif self.how == "std":
+            x = x / (x.std(1, keepdim=True) + 1e-3)
+        elif self.how == "var_mean":
+            v, m = torch.var_mean(x, 1, keepdim=True)
+            x = (x - m) * (v + 1e-3).rsqrt()
+        elif self.how == "normalize":
+            x = F.normalize(x, dim=1)
+        return self.h(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("how", ["global context", "var", "std", "var_mean", "normalize"])
+def test_norms_by_hand_are_over_what_is_kept(how: str, front_end: str) -> None:
+    result = cc.prune(Normalised(how).eval(), example(), keep=0.5, tracer=front_end)
+    assert result.proof.passed
+    assert result.model.h.in_channels == 8

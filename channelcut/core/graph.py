@@ -182,7 +182,7 @@ class Graph:
     @cached_property
     def alive(self) -> tuple[Node, ...]:
         """The nodes without parameters and buffers that no other node reads."""
-        read = {ref.index for node in self.nodes for ref in node.inputs}
+        read = {*self.unsettled, *(ref.index for node in self.nodes for ref in node.inputs)}
         return tuple(node for node in self.nodes if node.kind != "state" or node.index in read)
 
     @property

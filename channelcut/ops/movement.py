@@ -15,12 +15,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from channelcut.core import ids as I
+from channelcut.core.graph import Extent
 from channelcut.core.groups import Role
 from channelcut.core.reasons import (
     ALONG_SPACE,
     COMPUTED_TABLE,
     CONCATENATED_FIXED,
     HARD_CODED_POSITION,
+    ONE_FOR_ALL,
     STACKED_FIXED,
     STRIDES,
     UNEQUAL_PIECES,
@@ -82,9 +84,9 @@ def restride(call: Call) -> Tensor:
 
 @rule(
     "aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims", "aten.numpy_T",
-    "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.expand", "aten.expand_as", "aten.repeat",
-    "aten.tile", "aten.repeat_interleave", "aten.flip", "aten.fliplr", "aten.flipud", "aten.pixel_unshuffle",
-    "aten.alias", "aten.broadcast_to", "aten.moveaxis", "aten.mH", "aten.matrix_H", "aten.atleast_1d",
+    "aten.mT", "aten.adjoint", "aten.unsqueeze", "aten.squeeze", "aten.tile",
+    "aten.repeat_interleave", "aten.flip", "aten.fliplr", "aten.flipud", "aten.pixel_unshuffle",
+    "aten.alias", "aten.moveaxis", "aten.mH", "aten.matrix_H", "aten.atleast_1d",
     "aten.atleast_2d", "aten.atleast_3d",
 )  # fmt: skip
 def rearrange(call: Call) -> Any:
@@ -93,7 +95,38 @@ def rearrange(call: Call) -> Any:
 
 
 know("aten.alias", layout="copy")
+
+
+@rule("aten.expand", "aten.expand_as", "aten.broadcast_to", "aten.repeat")
+def spread(call: Call) -> Any:
+    """Elements repeat as wholes; those that are repeated as often as there are channels elsewhere go with these."""
+    ids = call.ids("self")
+    before = len(call.shape) - ids.dim()
+    for axis in range(len(call.shape)):
+        if axis < before or ids.shape[axis - before] == 1:
+            line = _repeated_along(call, axis)
+            if line is not None:
+                call.pin(ids, ONE_FOR_ALL)
+                return call.along(line, axis)
+    return call.moved()
+
+
+def _repeated_along(call: Call, axis: int) -> Tensor | None:
+    """The channels that an element is repeated for, along an axis of the output."""
+    extents = [source for origin in call.origins(axis) for source in origin.sources() if isinstance(source, Extent)]
+    if call.decide(f"a width along {axis}", any(call.host.varies(extent.node, extent.axis) for extent in extents)):
+        return call.mint(call.shape[axis])
+    if "other" not in call.arguments:
+        return None
+    other = call.ids("other")
+    found = I.line(other, axis)
+    varies = call.decide(f"another varies along {axis}", found is not None and axis in I.varying_axes(other))
+    return found if varies else None
+
+
 know("aten.expand", "aten.broadcast_to", sizes="broadcast")
+know("aten.expand_as", sizes="like")
+know("aten.repeat", sizes="repeats")
 
 
 @rule("aten.pixel_shuffle")

@@ -67,15 +67,18 @@ know("aten.batch_norm", "aten.native_batch_norm", "aten.cudnn_batch_norm", stati
     layers={nn.LayerNorm: normalized, nn.RMSNorm: normalized}, over_kept=-1,
 )  # fmt: skip
 def layer_norm(call: Call) -> Any:
-    """Statistics over the last axes: with one axis the kept channels are normalised among themselves."""
-    ids = call.ids("input")
+    """Statistics over the last axes: with one axis the kept channels are normalised among themselves.
+
+    Axes of extent 1 behind it, as in LayerNorm((64, 1, 1)), change nothing.
+    """
+    ids, shape = call.ids("input"), call["normalized_shape"]
     parameters = [call.get("weight"), call.get("bias")]
-    if len(call["normalized_shape"]) != 1:
+    if any(extent != 1 for extent in shape[1:]):
         call.pin(ids, NORM_SEVERAL_AXES)
         for state in parameters:
             call.pin_value(state, NORM_SEVERAL_AXES)
         return _outputs(call, ids)
-    _attach(call, ids, -1, parameters)
+    _attach(call, ids, -len(shape), parameters)
     return _outputs(call, ids)
 
 

@@ -19,6 +19,8 @@ from channelcut.ops.indexing import index_beside
 from channelcut.ops.pointwise import several
 from channelcut.ops.registry import know, op, rule
 
+_VARIANCES = ("aten.var", "aten.std", "aten.var_mean", "aten.std_mean")
+
 
 @rule(
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.var", "aten.std", "aten.norm",
@@ -34,7 +36,7 @@ def reduction(call: Call) -> Any:
     axes = axes_of(call.get("dim"), ids.dim())
     shape = call.shape
     if ends(call, ids, axes):
-        if not _of_kept(call) or _positions_are_read(call):
+        if not _of_kept(call, ids) or _positions_are_read(call):
             call.pin(ids, OVER_CHANNELS)
         result = I.zeros(shape)
     else:
@@ -50,17 +52,21 @@ def _positions_are_read(call: Call) -> bool:
     """Whether the second output of a maximum, the position along the axis, goes anywhere."""
     nodes = call.graph.nodes
     reads = (node for node in nodes if node.name == "getitem" and refs(node.args)[0].index == call.node.index)
-    return call.several and any(node.args[1] == 1 and _is_read(nodes, node) for node in reads)
+    return call.name in ("aten.max", "aten.min") and any(node.args[1] == 1 and _is_read(nodes, node) for node in reads)
 
 
 def _is_read(nodes: Sequence[Node], node: Node) -> bool:
     return any(ref.index == node.index for other in nodes[node.index + 1 :] for ref in other.inputs)
 
 
-def _of_kept(call: Call) -> bool:
-    """Whether a reduction of the kept channels stands for that of all: a mean, a maximum, a sum of a term for each."""
+def _of_kept(call: Call, ids: Tensor) -> bool:
+    """Whether a reduction of the kept channels stands for that of all: a mean or variance, a maximum, a sum of a term
+    for each.
+    """
     if op(call.name).over_kept is None:
         return False
+    if call.name in _VARIANCES:  # of which nothing is said where several axes are left of a rectangle
+        return len(I.varying_axes(ids)) == 1
     order = call.get("ord", call.get("p", 2))
     return order is None or (isinstance(order, (int, float)) and order >= 0)
 
@@ -68,6 +74,7 @@ def _of_kept(call: Call) -> bool:
 know("aten.mean", over_kept="channels", shape=shapes.mean)
 know("aten.sum", "aten.linalg_vector_norm", "aten.norm", over_kept="channels")
 know("aten.amax", "aten.amin", "aten.max", "aten.min", over_kept="channels")
+know(*_VARIANCES, over_kept="channels")
 
 
 @rule(

@@ -113,21 +113,22 @@ def mix_kept(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], mask: Te
     if axis == "channels":
         return _reduced(node, args, kwargs, mask)
     assert isinstance(axis, int)
-    axis %= mask.dim()
+    # A layer norm's axis is the first that it names: any others have one element.
+    sizes = list(bound_arguments(node.target, args, kwargs)["normalized_shape"]) if axis == -1 else []
+    axis = (-len(sizes) if sizes else axis) % mask.dim()
     line = mask
     for other in range(mask.dim()):
         if other != axis:
             line = line.narrow(other, 0, 1)
     positions = line.reshape(-1).nonzero().flatten().to(args[0].device)
-    extent = mask.shape[axis]
     value = args[0].index_select(axis, positions)
     # The extent itself is an argument of a layer norm, as a list, and of the dispatcher's group norm, as its fifth.
     counts = {4: len(positions)} if node.name == "aten.native_group_norm" else {}
     rest = [
         a.index_select(0, positions)
         if isinstance(a, Tensor)
-        else [len(positions)]
-        if a == [extent]
+        else [len(positions), *sizes[1:]]
+        if isinstance(a, (list, tuple)) and list(a) == sizes
         else counts.get(i, a)
         for i, a in enumerate(args[1:], 1)
     ]

@@ -29,6 +29,7 @@ from channelcut.tracing.dropout import WithoutDropout
 from channelcut.tracing.eager import uncompiled
 from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
 from channelcut.tracing.layout import ContiguousLinear
+from channelcut.tracing.normalize import NormalizeMode
 from channelcut.tracing.numbers import Recording
 from channelcut.tracing.recurrent import RecurrentMode, zeros
 from channelcut.tracing.settled import settled
@@ -37,6 +38,8 @@ from channelcut.tracing.storage import DataMode
 from channelcut.tracing.torch_export import aliases
 from channelcut.tracing.whole import WholeMode
 from channelcut.tracing.widths import WidthMode
+
+_REPLACED = (ContiguousLinear, WithoutDropout, NormalizeMode)  # functions that are recorded as others
 
 
 def record(
@@ -71,7 +74,7 @@ def record(
     try:
         with ExitStack() as modes:
             hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
-            own = (recorder, ContiguousLinear(), WithoutDropout(), AttentionMode(recorder.step), recurrent)
+            own: tuple[Any, ...] = (recorder, *(mode() for mode in _REPLACED), AttentionMode(recorder.step), recurrent)
             own = (*own, DataMode(recorder.same, recorder.step), WholeMode(recorder.step), *((mode,) if widths else ()))
             # The mode entered last sees a call first. Hollow is below the recorder, so that what is recorded has the
             # shapes that Hollow gives; the function modes are above both, and WidthMode above all, because the others

@@ -18,7 +18,7 @@ from channelcut.core.graph import Extent, Free, Origin, Ref, Site, WidthUse
 from channelcut.ops.registry import op
 from channelcut.tracing.numbers import Fraction, Recording, Width, tagged_numbers
 
-_ALWAYS = ("shape", "axis", "sections")  # what they leave to the op, or divide, counts without a number as well
+_ALWAYS = ("shape", "axis", "sections", "like")  # what they leave to the op, or divide, counts without a number as well
 _COUNTS = ("count", "chunks", "sections", "indices_or_sections")
 
 
@@ -74,6 +74,11 @@ class WidthMode(TorchFunctionMode):
         elif sizes == "axis" and isinstance(result, torch.Tensor):
             dim, given = (*args[1:], *kwargs.values())[:2]
             self._extents(result, given, dim % args[0].dim())
+        elif sizes == "like" and isinstance(result, torch.Tensor):
+            other = args[1] if len(args) > 1 else kwargs["other"]
+            self._extents(result, self._size(other, other.shape), 0)
+        elif sizes == "repeats" and isinstance(result, torch.Tensor):
+            self._repeats(args, kwargs, result)
         elif sizes == "fresh" and isinstance(result, torch.Tensor):
             self._fresh(name, args, kwargs, result)
         elif sizes == "sections" and isinstance(result, (tuple, list)) and result:
@@ -100,6 +105,18 @@ class WidthMode(TorchFunctionMode):
             self._use(ref, "extent", axis, number)
             if ref is not None and int(number) == -1:
                 self.uses.append(WidthUse(ref.index, "free", axis, Free(), self.site()))
+
+    def _repeats(self, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+        """How often one element is there is an extent; how often several are must not change."""
+        given = kwargs.get("repeats", args[1:])
+        given = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+        before = result.dim() - args[0].dim()
+        for axis, number in enumerate(given):
+            if axis < before or args[0].shape[axis - before] == 1:
+                self._use(self.reference(result), "extent", axis, number)
+            else:
+                for tagged in tagged_numbers(number, self.recording):
+                    self._number(tagged.origin)
 
     def _fresh(self, name: str, args: Any, kwargs: Any, result: torch.Tensor) -> None:
         """The sizes of a new tensor, `zeros(size)`, `x.new_zeros(size)` or `full(size, value)`; a value stays."""
