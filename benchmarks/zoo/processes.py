@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -19,6 +18,7 @@ from typing import Any
 from benchmarks.zoo.record import Record, read
 
 GIB = 1024**3
+STDOUT, STDERR = 1, 2
 
 
 SETTINGS = {"YOLO_AUTOINSTALL": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -93,8 +93,8 @@ def _perform(task: str, zoo: str, name: str, folder: Path, errors: Path, memory_
     os.setsid()
     warnings.simplefilter("ignore")
     with errors.open("w") as file:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
-        os.dup2(file.fileno(), sys.__stderr__.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        os.dup2(file.fileno(), STDERR)
         limit_memory(memory_gib)
         TASKS[task](zoo, name, Record(folder / f"{task}.jsonl"), folder)
 
