@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cases.json"
 LIMIT_S = 300
 LINES, WIDTH = 24, 200
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.@+-]+/)+")
 NAMES = ("before", "after")
 
 
@@ -51,16 +54,17 @@ def ran(script: Path, tree: Path, limit_s: float) -> dict[str, Any]:
             os.killpg(process.pid, signal.SIGKILL)
             printed, errors = process.communicate()
             status = f"ended after {limit_s:.0f} s"
-    lines = plain(printed, place)
+    lines = plain(printed)
     if process.returncode:
-        lines += [status, *plain(errors, place)[-1:]]
+        lines += [status, *plain(errors)[-1:]]
     return {"status": status, "seconds": round(time.perf_counter() - start, 1), "printed": lines}
 
 
-def plain(printed: bytes, place: str) -> list[str]:
-    """Lines without the names of temporary files, at most so many and so long."""
-    lines = [line.rstrip() for line in printed.decode(errors="replace").replace(place, ".").splitlines()]
-    lines = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines if line.strip()]
+def plain(printed: bytes) -> list[str]:
+    """Lines without colours and the folders of this machine, at most so many and so long."""
+    said = FOLDERS.sub("", COLOURS.sub("", printed.decode(errors="replace")))
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    lines = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
     return lines if len(lines) <= LINES else [*lines[:LINES], f"… {len(lines) - LINES} lines more"]
 
 
