@@ -16,15 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from benchmarks.zoo.catalogue import ZOOS, names, version
-from benchmarks.zoo.processes import Processes, limit_memory
-from benchmarks.zoo.record import Record
+from benchmarks.zoo.processes import Processes
 from benchmarks.zoo.tables import write_tables
 from channelcut.bench.environment import environment
 from channelcut.cli.console import Bars
@@ -121,17 +119,6 @@ def run_zoo(
             raise
 
 
-def perform(task: str, zoo: str, name: str, folder: Path) -> None:
-    """The child's side: one task of one model, recorded in `folder`."""
-    from benchmarks.zoo.extras import extras
-    from benchmarks.zoo.peer import peer
-    from benchmarks.zoo.run_one import analyze, cut
-
-    warnings.simplefilter("ignore")
-    tasks = {"analyze": analyze, "cut": cut, "extras": extras, "peer": peer}
-    tasks[task](zoo, name, Record(folder / f"{task}.jsonl"), folder)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -148,13 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="trace and couple only")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows and tables")
-    parser.add_argument("--task", nargs=4, help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
-    if flags.task:
-        limit_memory(flags.memory_gib)
-        task, zoo, name, folder = flags.task
-        perform(task, zoo, name, Path(folder))
-        return
     if flags.names and len(flags.zoo or ()) != 1:
         parser.error("models are given by name within one --zoo")
     run(flags)

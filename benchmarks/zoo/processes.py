@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
+import warnings
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.zoo.record import read
+from benchmarks.zoo.record import Record, read
 
 GIB = 1024**3
+STDOUT, STDERR = 1, 2
+
+
+SETTINGS = {"YOLO_AUTOINSTALL": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+LOADED = ["benchmarks.zoo.first_use"]
 
 
 @dataclass
 class Processes:
-    """Starts tasks and can end all of them; `memory_gib` limits what each may allocate."""
+    """Starts tasks and can end all of them; `memory_gib` limits what each may allocate.
+
+    A task's process is forked from one that has loaded torch and channelcut, and nothing of any library of models.
+    """
 
     limit_s: float
     memory_gib: float
-    _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _running: set[ForkServerProcess] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: bool = False
 
     def run(self, task: str, zoo: str, name: str, folder: Path) -> dict[str, Any]:
         """Run one task to its end or its limit; returns what it recorded, always with an `outcome`."""
-        path = folder / f"{task}.jsonl"
-        command = [sys.executable, "-m", "benchmarks.zoo", "--task", task, zoo, name, str(folder)]
-        with tempfile.TemporaryFile() as errors:
-            start = time.perf_counter()
-            process = self._start(command, errors, self.memory_gib)
-            try:
-                process.wait(self.limit_s)
-                timed_out = False
-            except subprocess.TimeoutExpired:
-                timed_out = True
-            finally:
-                self._end(process)
-            found = read(path)
-            found["wall_s"] = round(time.perf_counter() - start, 1)
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        errors = folder / f"{task}.errors"
+        start = time.perf_counter()
+        process = self._start((task, zoo, name, folder, errors))
+        try:
+            process.join(self.limit_s)
+            timed_out = process.exitcode is None
+        finally:
+            self._end(process)
+        found = read(folder / f"{task}.jsonl")
+        found["wall_s"] = round(time.perf_counter() - start, 1)
         if "outcome" not in found:
-            found |= ended(process.returncode, found.get("stage", "start"), last, self.limit_s if timed_out else None)
+            last = errors.read_text(errors="replace").strip().splitlines()[-1:] if errors.exists() else []
+            stage, limit = found.get("stage", "start"), self.limit_s if timed_out else None
+            found |= ended(process.exitcode or 0, stage, last, limit)
         return found
 
     def close(self) -> None:
@@ -59,27 +64,39 @@ class Processes:
         for process in running:
             self._end(process)
 
-    def _start(self, command: list[str], errors: Any, memory_gib: float) -> subprocess.Popen[bytes]:
+    def _start(self, task: tuple[str, str, str, Path, Path]) -> ForkServerProcess:
         with self._lock:
             if self._closed:
                 raise KeyboardInterrupt
-            process = subprocess.Popen(
-                [*command, "--memory-gib", str(memory_gib)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,  # so that it can be ended with its children, and only by us
-                env={**os.environ, "YOLO_AUTOINSTALL": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            )
+            os.environ |= SETTINGS  # the process that is forked has those of the first task
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(LOADED)
+            process = context.Process(target=_perform, args=(*task, self.memory_gib))
+            process.start()
             self._running.add(process)
             return process
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def _end(self, process: ForkServerProcess) -> None:
+        if process.exitcode is None and process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join()
         with self._lock:
             self._running.discard(process)
+
+
+def _perform(task: str, zoo: str, name: str, folder: Path, errors: Path, memory_gib: float) -> None:
+    """The child's side: one task in a session that can be ended with its children; what it prints is put aside."""
+    from benchmarks.zoo.tasks import TASKS
+
+    os.setsid()
+    warnings.simplefilter("ignore")
+    with errors.open("w") as file:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        os.dup2(file.fileno(), STDERR)
+        limit_memory(memory_gib)
+        TASKS[task](zoo, name, Record(folder / f"{task}.jsonl"), folder)
 
 
 def limit_memory(gib: float) -> None:

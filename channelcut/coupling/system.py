@@ -5,6 +5,7 @@ A row is a function of lanes and attributes that must stay zero (see coupling.li
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -149,6 +150,12 @@ def _attributes(function: Linear) -> list[Attribute]:
     return [unknown for unknown in function.terms if isinstance(unknown, Attribute)]
 
 
+def _distinct(rows: Iterable[Row]) -> list[Row]:
+    """Every row once: a number that is not linear keeps each of many lanes whole, and a forward may use it often."""
+    by_content = {(r.difference.constant, frozenset(r.difference.terms.items()), r.reason, r.site): r for r in rows}
+    return list(by_content.values())
+
+
 def tied(rows: Sequence[Row], shares: Shares) -> tuple[list[Lanes], list[Lanes]]:
     """Tie lanes to one share where a row asks for it; returns the ties, and the lanes that must stay whole.
 
@@ -157,9 +164,9 @@ def tied(rows: Sequence[Row], shares: Shares) -> tuple[list[Lanes], list[Lanes]]
     one always holds.
     """
     ties, whole = [], []
-    pending, longest = list(rows), 2
+    pending, longest = _distinct(rows), 2
     while pending:
-        waiting = []
+        waiting, shortest = [], sys.maxsize
         for row in pending:
             merged = row.difference.merged(shares.root)
             lanes = tuple(sorted(lane for lane in merged.terms if isinstance(lane, int)))
@@ -171,6 +178,7 @@ def tied(rows: Sequence[Row], shares: Shares) -> tuple[list[Lanes], list[Lanes]]
                 ties.append(found)
             elif lanes:
                 waiting.append(row)
-        longest = 2 if len(waiting) < len(pending) else longest + 1
+                shortest = min(shortest, len(lanes))
+        longest = 2 if len(waiting) < len(pending) else shortest
         pending = waiting
     return ties, [found for found in whole if found.lanes]

@@ -135,6 +135,8 @@ class Call:
             args["size"] = self.shape
         if not args or self.node.target is None:
             return self.fixed()
+        if self.node.name.endswith("_"):  # in place: the ids keep the shape that the op found
+            args = mapped_only(Tensor, lambda ids: ids.view(ids.shape), args)
         skipped = keyword_only(self.node.target)
         try:
             return self.node.target(*(value for name, value in args.items() if name not in skipped))
