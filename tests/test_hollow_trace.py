@@ -167,7 +167,7 @@ def test_where_values_change_nothing_a_failure_is_reported_at_once(monkeypatch: 
     real, plans = steps.planned, []
     broken = Proof(False, 1.0, 1e-9, 1.0, (), "passed", "own", failures=("on purpose",))
     monkeypatch.setattr(steps, "proof_of", lambda *args, **kwargs: broken)
-    monkeypatch.setattr(steps, "planned", lambda *args: plans.append(1) or real(*args))
+    monkeypatch.setattr(steps, "planned", lambda *args, **kwargs: plans.append(1) or real(*args, **kwargs))
     with pytest.raises(cc.ProofError, match="on purpose"):
         cc.prune(build("Chain"), example(), keep=0.5)
     assert len(plans) == 1

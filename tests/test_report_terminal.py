@@ -7,6 +7,7 @@ from report_data import make_report, terminal
 
 TERMINAL = """\
 Model     demo:tiny; 1x3x64x64; macs 0.5, align 8, importance l2, floor 0.1
+Weights   tuned.pt
 Groups    2 groups, 128 removable channels, 72 of them kept
 Pinned    hard-coded width (2 places); network output (1 place)
 Proof     passed: 144 comparisons, largest relative error 3e-14, tolerance 1e-9, signal 4.40; training step:

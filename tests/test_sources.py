@@ -126,7 +126,10 @@ def test_a_file_without_a_function_names_those_in_it(nets: Path, capsys: pytest.
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_a_library_names_its_nearest_models(library: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip(library)
+    try:
+        __import__(library)
+    except (ImportError, RuntimeError) as error:  # torchvision beside a torch of another build
+        pytest.skip(f"{library} cannot be imported: {error}")
     assert f"Did you mean {library}:resnet50" in fails(capsys, "analyze", f"{library}:resnt50")
 
 

@@ -28,15 +28,20 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 def fold_constants(model: Any) -> None:
     """Compute what depends on constants alone, and clear away what nothing needs, in the exporter's model."""
     import onnx_ir.passes.common as passes
-    from onnxscript import optimizer
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules import common
 
     passes.InlinePass()(model)
     optimizer.fold_constants_ir(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    # Fused here, a layer's weight keeps its name, by which a profile knows the layer.
+    kinds = ("conv", "conv_transpose", "gemm")
+    fusions = [getattr(common, f"fuse_batchnorm_into_{kind}_rule") for kind in kinds]
+    rewriter.rewrite(model, pattern_rewrite_rules=fusions)
     tidying: list[Any] = [
         passes.RemoveUnusedNodesPass,
         passes.RemoveUnusedFunctionsPass,
         passes.RemoveUnusedOpsetsPass,
-        lambda: passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass,
         passes.CommonSubexpressionEliminationPass,
         passes.NameFixPass,

@@ -29,9 +29,7 @@ _VARIANCES = ("aten.var", "aten.std", "aten.var_mean", "aten.std_mean")
     "aten.special_logsumexp",
 )  # fmt: skip
 def reduction(call: Call) -> Any:
-    """Over channels, what is reduced of the kept ones (a sum, mean, variance, length, maximum) stands for that of all; any
-    other reduction pins them.
-    """
+    """Over channels, a sum, mean, variance, length or maximum is of the kept ones; any other reduction pins them."""
     if isinstance(call.get("other"), (Tensor, State)):
         return several(call)
     ids = call.ids(next(iter(call.arguments)))
