@@ -23,12 +23,13 @@ from channelcut.core.tensors import named_tensors
 TOLERANCE = 1e-9
 SECONDS = 30
 PACKAGE = str(Path(cc.__file__).parent)
-# Zeros count in these means, maxima and variances: the masked original is another function than the cut model.
+# Zeros count in these means, maxima, variances and standardised weights: the masked original is another function.
 MIXING_BLOCKS = {
     ("over channels", "mean"),
     ("over channels", "cbam"),
     ("over channels", "amax"),
     ("over channels", "var"),
+    ("functional", "standardised"),
     ("over space", "whole mean"),
     ("over space", "grn"),
     ("attention", "channels"),
