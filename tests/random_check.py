@@ -28,7 +28,6 @@ MIXING_BLOCKS = {
     ("over channels", "mean"),
     ("over channels", "cbam"),
     ("over channels", "amax"),
-    ("over channels", "var"),
     ("functional", "standardised"),
     ("over space", "whole mean"),
     ("over space", "grn"),

@@ -253,9 +253,9 @@ class Normalised(nn.Module):
         elif self.how == "var":
             x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
         elif self.how == "std":
-            x = x / (x.std(1, keepdim=True) + 1e-3)
+            x = x / (x.std(1, correction=0, keepdim=True) + 1e-3)
         elif self.how == "var_mean":
-            v, m = torch.var_mean(x, 1, keepdim=True)
+            v, m = torch.var_mean(x, 1, unbiased=False, keepdim=True)
             x = (x - m) * (v + 1e-3).rsqrt()
         elif self.how == "normalize":
             x = F.normalize(x, dim=1)

@@ -50,7 +50,7 @@ def test_a_sum_over_channels_is_the_sum_of_the_kept_ones(name: str, tracer: str)
         torch.testing.assert_close(result.model(x), model.b(model.reduction(model.a(x)[:, kept])))
 
 
-@pytest.mark.parametrize("reduction", [lambda y: y.prod(1, keepdim=True), lambda y: y.logsumexp(1, keepdim=True)])
+@pytest.mark.parametrize("reduction", [lambda y: y.prod(1, keepdim=True), lambda y: y.var(1, keepdim=True)])
 def test_what_is_no_sum_pins(reduction: Reduction) -> None:
     groups = cc.analyze(Reduced(reduction).eval(), torch.rand(2, 3, 8, 8))
     assert not groups.groups and any("reduced over the channels" in str(pin) for pin in groups.pins)

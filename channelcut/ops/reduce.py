@@ -66,7 +66,8 @@ def _of_kept(call: Call, ids: Tensor) -> bool:
     if op(call.name).over_kept is None:
         return False
     if call.name in _VARIANCES:  # of which nothing is said where several axes are left of a rectangle
-        return len(I.varying_axes(ids)) == 1
+        corrected = call.get("unbiased", call.get("correction", 1) != 0)  # of one channel it would be 0 / 0
+        return len(I.varying_axes(ids)) == 1 and not corrected
     order = call.get("ord", call.get("p", 2))
     return order is None or (isinstance(order, (int, float)) and order >= 0)
 
