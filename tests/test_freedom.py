@@ -268,3 +268,33 @@ def test_norms_by_hand_are_over_what_is_kept(how: str, front_end: str) -> None:
     result = cc.prune(Normalised(how).eval(), example(), keep=0.5, tracer=front_end)
     assert result.proof.passed
     assert result.model.h.in_channels == 8
+
+
+class Token(nn.Module):
+    """A learned token in front of the others, repeated for the batch."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.token, self.flat = how, nn.Parameter(torch.rand(1, 1, 16)), nn.Parameter(torch.rand(16))
+        self.p, self.f, self.h = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.p(x).flatten(2).transpose(1, 2)
+        n = x.shape[0]
+        tokens = {
+            "expand": lambda: self.token.expand(n, -1, -1),
+            "repeat": lambda: self.token.repeat(n, 1, 1),
+            "flat": lambda: self.flat.expand(n, 1, -1),
+        }[self.how]()
+        x = torch.cat([tokens, x], 1)
+        return self.h((x + self.f(x))[:, 0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("how", ["expand", "repeat", "flat"])
+def test_a_token_is_no_weight_whatever_the_batch(how: str, batch: int, front_end: str) -> None:
+    x = example()[:1].repeat(batch, 1, 1, 1)
+    result = cc.prune(Token(how).eval(), x, keep=0.5, tracer=front_end)
+    assert result.proof.passed
+    assert result.model.p.out_channels == 8

@@ -240,7 +240,9 @@ def cat(call: Call) -> Tensor:
     if not pieces:
         return I.zeros(shape)
     axis = call["dim"] % len(shape)
-    varying = {a for piece in pieces for a in I.varying_axes(piece)}
+    # A check may have one channel left of many, or channels that have become one.
+    found = {a for piece in pieces for a in I.varying_axes(piece)}
+    varying = {a for a in range(len(shape)) if call.decide(f"channels vary along {a}", a in found)}
     if axis in varying and len(varying) > 1:  # such as head views of several layers: rows, or parts of rows
         still = [a for a in range(len(shape)) if a != axis and a not in varying]
         small = [ids for piece in pieces if (ids := I.drop(piece, still)) is not None]

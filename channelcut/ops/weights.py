@@ -228,6 +228,13 @@ def _product(call: Call) -> Any:
     return State(left.name, (*left.factors[:-1], *right.factors[1:]))
 
 
+def _expanded(call: Call) -> Any:
+    """A parameter that is repeated along the first axis is repeated for a batch, as a token is: a value, no weight."""
+    state: State = call["self"]
+    repeated = bool(call.long_axes(state)) and (len(call.shape) > len(state.shape) or state.shape[0] == 1)
+    return _as_any(call) if repeated and call.shape[0] > 1 else _viewed(call)
+
+
 def _as_pairs(call: Call) -> State:
     """A last axis for the real and the imaginary part."""
     state: State = call["self"]
@@ -253,7 +260,7 @@ def _quantized(call: Call) -> Any:
 
 
 VIEWS = """
-transpose permute t movedim swapaxes swapdims numpy_T mT adjoint unsqueeze squeeze expand expand_as alias broadcast_to
+transpose permute t movedim swapaxes swapdims numpy_T mT adjoint unsqueeze squeeze expand_as alias
 """.split()
 RESHAPES = "view _unsafe_view reshape flatten unflatten view_as reshape_as _reshape_alias".split()
 PICKS = "slice narrow select unbind chunk split split_with_sizes tensor_split unsafe_split".split()
@@ -270,6 +277,7 @@ NORMS = "batch_norm native_batch_norm _native_batch_norm_legit cudnn_batch_norm"
 for _names, _weights in (
     (ELEMENTWISE, _elementwise),
     (VIEWS, _viewed),
+    (("expand", "broadcast_to"), _expanded),
     (RESHAPES, _reshaped),
     (PICKS, _picked),
     (("flip", "roll"), _turned),
