@@ -76,7 +76,7 @@ class Settling:
 
     facts: Facts
     divide: Divider
-    _settled: dict[tuple[object, ...], Draft] = field(default_factory=dict, repr=False)
+    _settled: dict[tuple[Check, ...], Draft] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, facts: Facts) -> Settling:
@@ -92,13 +92,12 @@ class Settling:
         given = self.facts.constraints if constraints is None else constraints
         if not checks:
             return self._draft(given)
-        key = (*checks, id(given))
-        if given is self.facts.constraints and key in self._settled:  # the first question is asked more than once
-            return self._settled[key]
-        draft = self._refined(checks, given)
-        if given is self.facts.constraints:
-            self._settled[key] = draft
-        return draft
+        if given is not self.facts.constraints:
+            return self._refined(checks, given)
+        key = tuple(checks)  # what the rules alone come to is asked more than once
+        if key not in self._settled:
+            self._settled[key] = self._refined(checks, given)
+        return self._settled[key]
 
     def _refined(self, checks: Sequence[Check], given: Constraints) -> Draft:
         *cheaper, check = checks

@@ -18,6 +18,7 @@ from channelcut.core.groups import Role
 from channelcut.core.reasons import COMPUTED_WEIGHT
 from channelcut.core.schema import keyword_only
 from channelcut.core.trees import leaves, mapped_only
+from channelcut.ops.along import axes_of
 from channelcut.ops.call import Call
 from channelcut.ops.host import Factor, State
 from channelcut.ops.pointwise import ELEMENTWISE
@@ -179,19 +180,12 @@ def _resized(call: Call) -> Any:
     return _changed(call, range(2, len(state.shape)))
 
 
-def reduced_axes(count: int, dims: Any) -> list[int]:
-    """The axes of a value of `count` axes that a reduction is over."""
-    if dims is None or dims == []:
-        return list(range(count))
-    return [axis % count for axis in ([dims] if isinstance(dims, int) else dims)]
-
-
 def _reduced(call: Call) -> Any:
     """Statistics over some axes, of those of their positions that are kept."""
     state: State = next(iter(call.arguments.values()))
     if isinstance(call.get("other"), State):
         return _elementwise(call)
-    gone = reduced_axes(len(state.shape), call.get("dim"))
+    gone = axes_of(call.get("dim"), len(state.shape))
     found = []
     for spec in specs(call.node.value):
         if len(spec.shape) == len(state.shape):

@@ -18,10 +18,10 @@ from torch import Tensor
 from channelcut.core.graph import Node, Ref, refs
 from channelcut.core.groups import Groups, Role
 from channelcut.core.schema import bound_arguments
+from channelcut.ops.along import axes_of
 from channelcut.ops.host import State
 from channelcut.ops.norm import normalised_weights
 from channelcut.ops.registry import op
-from channelcut.ops.weights import reduced_axes
 from channelcut.proof.compare import kept_elements
 from channelcut.proof.execute import Derived
 
@@ -70,7 +70,7 @@ def of_kept_weights(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], l
     assert node.target is not None
     value, rows = args[0], op(node.name).statistics_of_weights == "rows"
     given = bound_arguments(node.target, args, kwargs)
-    over = [axis for axis in range(value.dim()) if axis != 1] if rows else reduced_axes(value.dim(), given.get("dim"))
+    over = [axis for axis in range(value.dim()) if axis != 1] if rows else axes_of(given.get("dim"), value.dim())
     chosen = {axis: line.nonzero().flatten().to(value.device) for axis, line in lines.items() if axis in over}
     small = value
     for axis, positions in chosen.items():
