@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from channelcut import steps
 from channelcut.allocation import Budget
+from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import ArithmeticNeeded, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
@@ -97,6 +98,7 @@ def plan(
     align: int = 1,
     importance: Importance = "l2",
     drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
 ) -> Plan:
     """Choose the channels that stay; exactly one of `keep`, `macs` and `params` says how many.
 
@@ -123,6 +125,7 @@ def plan(
             (groups.channel_count,). What it raises comes out as it is.
         drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
             `nn.Identity` stands in the place of each. `groups.unused` names their parameters.
+        deploy: which form of the network will run; the cost that `macs` and `params` limit is that form's.
 
     Returns:
         The positions that every tensor keeps, the attributes that follow, and the cost before and after.
@@ -147,7 +150,9 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    chosen = steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
+    chosen = steps.planned(
+        model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy
+    )
     _say_if_met(chosen, 3)
     return chosen
 
@@ -232,6 +237,7 @@ def prune(
     align: int = 1,
     importance: Importance = "l2",
     drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
     tracer: str = "auto",
     probe: bool = True,
     grouped: str = "auto",
@@ -256,6 +262,7 @@ def prune(
         align: see `plan`.
         importance: see `plan`.
         drop_unused: see `plan`.
+        deploy: see `plan`.
         tracer: see `analyze`.
         probe: see `analyze`.
         grouped: see `analyze`.
@@ -303,7 +310,7 @@ def prune(
     batches = calibration_batches(calibration, inputs, preprocessing)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
+    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -312,7 +319,7 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
+        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from channelcut.adapters import adapter_of
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
+from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
 from channelcut.core.graph import Graph, as_spec, named_outputs, specs
 from channelcut.core.groups import Groups
@@ -24,7 +26,7 @@ from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import kept_channels, named_tensors
 from channelcut.core.trees import leaves
 from channelcut.core.unused import sizes, unused_modules, unused_parameters
-from channelcut.cost import network_costs
+from channelcut.cost import deployed_costs, network_costs
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
@@ -104,9 +106,11 @@ def planned(
     watch: Stopwatch,
     *,
     drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
 ) -> Plan:
-    """The plan that meets a budget, with its context."""
+    """The plan that meets a budget of the deployed form, with its context."""
     _check_groups(model, groups)
+    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
     held = entries(exclude)
     groups = excluded(model, groups, held)
     shares = kept_shares(model, groups, budget.keep) if isinstance(budget.keep, Mapping) else None
@@ -115,7 +119,7 @@ def planned(
     with watch.stage("allocate"):
         costs = network_costs(model, groups)
         dropped = unused_modules(model, groups.unused) if drop_unused else ()
-        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped)), costs, shares)
+        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped, groups.undeployed)), costs, shares)
         context = PlanContext(model, groups, kept, scores, costs, dropped)
         return context.plan(_recorded(model, groups, budget, importance, held))
 
@@ -159,6 +163,8 @@ def _recorded(
     if groups.free_outputs:
         chosen["prunable_outputs"] = list(groups.free_outputs)
     chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
+    if said := groups.deploy.to_dict():
+        chosen["deploy"] = said
     if exclude:
         chosen["exclude"] = [entry if isinstance(entry, str) else paths[id(entry)] for entry in exclude]
     return {

@@ -33,6 +33,10 @@ MIXING_BLOCKS = {
     ("over space", "grn"),
     ("attention", "channels"),
 }
+# So do they in sums and lengths, but only behind what makes something of zero, the same for every channel.
+SUMMING_BLOCKS = {("over channels", how) for how in ("sum", "norm", "normalize")}
+FILLING_BLOCKS = {("position", "space"), ("constant", "full"), ("constant", "scalar")}
+FILLING_ACTIVATIONS = {"sigmoid", "softplus"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,11 @@ def at_most(seconds: int) -> Iterator[None]:
 
 def mixes(description: Network) -> bool:
     """Whether zeroed channels count somewhere beside norms."""
-    return any((block.kind, block.options.get("how")) in MIXING_BLOCKS for block in description.blocks)
+    kinds = {(block.kind, block.options.get("how")) for block in description.blocks}
+    filled = bool(kinds & FILLING_BLOCKS) or any(
+        b.options.get("act") in FILLING_ACTIVATIONS for b in description.blocks
+    )
+    return bool(kinds & MIXING_BLOCKS) or (filled and bool(kinds & SUMMING_BLOCKS))
 
 
 @torch.no_grad()

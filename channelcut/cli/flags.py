@@ -17,6 +17,7 @@ from channelcut.core.errors import UserError
 if TYPE_CHECKING:
     from channelcut.allocation import Budget
     from channelcut.compress import PruneOptions
+    from channelcut.core.deployed import Deploy
     from channelcut.core.specs import InputSpec
     from channelcut.recovery import Preprocessing
     from channelcut.sources import Source
@@ -122,6 +123,33 @@ def read_coupling(flags: Namespace) -> dict[str, Any]:
         "grouped": flags.grouped,
         "prunable_outputs": tuple(flags.prunable_outputs) if flags.prunable_outputs else None,
     }
+
+
+def add_deploy(parser: ArgumentParser) -> None:
+    """Which form of the network runs in production."""
+    group = parser.add_argument_group("what is deployed")
+    group.add_argument(
+        "--nms",
+        type=parsing.switch,
+        metavar="none|true|false",
+        help="of Ultralytics' detectors, as their exporter takes it: true puts suppression into the file, false takes "
+        "the head that needs none, none leaves it to whoever runs the file (default: what their exporter does)",
+    )
+    group.add_argument(
+        "--outputs",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="an output that production reads, by its path in the forward's result; the others are left out of files, "
+        "cost and times; may be repeated",
+    )
+
+
+def read_deploy(flags: Namespace) -> Deploy:
+    """The form that is deployed."""
+    from channelcut.core.deployed import Deploy
+
+    return Deploy(flags.nms, tuple(flags.outputs))
 
 
 def add_allocation(parser: ArgumentParser) -> None:
@@ -238,6 +266,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         preprocessing=read_images(flags),
         rescale=flags.rescale,
         drop_unused=flags.drop_unused,
+        deploy=read_deploy(flags),
         prove=flags.prove,
         **read_coupling(flags),
     )

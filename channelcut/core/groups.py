@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.graph import Graph, Site
 from channelcut.core.ids import compact
 from channelcut.core.trees import mapped_only
@@ -121,12 +122,14 @@ class Work:
     """Multiply-accumulates of one call, and the channels that its cost is proportional to.
 
     macs(kept) = macs * kept(rows) / len(rows) * kept(columns) / len(columns); an empty array is a fixed extent.
+    `node`: the call in the graph.
     """
 
     macs: float
     rows: Ids
     columns: Ids
     site: Site
+    node: int = -1
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ class Groups:
 
     `followers` are the numbers in modules that have to be refreshed after a cut, `free_outputs` patterns of the outputs
     that may lose channels, `findings` what was found out on the way, `unused` the parameters that the forward never
-    reads: they are neither cut nor pinned.
+    reads: they are neither cut nor pinned. `deploy` is which form of the network is deployed, `undeployed` the
+    parameters that this form lacks; `work` is that form's alone.
     """
 
     groups: tuple[Group, ...]
@@ -168,6 +172,8 @@ class Groups:
     free_outputs: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     unused: tuple[str, ...] = ()
+    deploy: Deploy = DEFAULT
+    undeployed: tuple[str, ...] = ()
     _ids: Mapping[int, Any] = field(default_factory=dict, repr=False)
     _channel_of: Ids = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 

@@ -226,7 +226,7 @@ class Collector:
     def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
         """Note the cost."""
         rows, columns = (I.compact(ids).reshape(-1) for ids in (rows, columns))
-        self.work.append(RawWork(macs, rows, columns, call.site, call.run))
+        self.work.append(RawWork(macs, rows, columns, call.site, call.run, call.node.index))
 
     def misfit(self, call: Call, ids: Sequence[Tensor], problem: Exception) -> NoReturn:  # noqa: ARG002  see Host
         """With all ids there, what does not fit is the rule's fault; the interpreter says where."""

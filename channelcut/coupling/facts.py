@@ -66,6 +66,7 @@ class RawWork:
     columns: Tensor
     site: Site
     run: int
+    node: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,9 @@ def groups_of(draft: Draft) -> Groups:
         groups=draft.groups,
         pins=_pins(draft),
         slots=tuple(Slot(s.tensor, s.axis, channels(s.ids), s.role) for s in facts.slots.values()),
-        work=tuple(Work(w.macs, channels(w.rows), channels(w.columns), w.site) for w in facts.work if w.run == 0),
+        work=tuple(
+            Work(w.macs, channels(w.rows), channels(w.columns), w.site, w.node) for w in facts.work if w.run == 0
+        ),
         channel_count=int(channel_of.max()) + 1,
         graph=first.graph,
         shapes={n.name: n.value.shape for run in facts.runs for n in run.graph.nodes if n.kind == "state"},

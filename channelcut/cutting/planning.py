@@ -34,7 +34,7 @@ def make_plan(
     cost = {
         when: Cost(costs["macs"](at), round(costs["params"](at))) for when, at in (("before", full), ("after", widths))
     }
-    _, gone = sizes(model, dropped)
+    _, gone = sizes(model, dropped, groups.undeployed)
     return Plan(
         fingerprint=architecture_fingerprint(model),
         weights=weights_fingerprint(model),

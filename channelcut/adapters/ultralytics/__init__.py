@@ -1,0 +1,1 @@
+"""Ultralytics' networks: their deployed form."""
