@@ -81,11 +81,11 @@ class CutForwards:
             return export(clone, self.args, dict(self.kwargs), training=False)
         given = (self.args, dict(self.kwargs))
         inputs, *before = (cloned(given) for _ in range(1 + warm))
-        mode = nullcontext() if self.hollow is False else Hollow(roots(clone, (inputs, before)))
-        with torch.no_grad(), uncompiled(), mode:
+        mode = None if self.hollow is False else Hollow(roots(clone, (inputs, before)))
+        with torch.no_grad(), uncompiled(), mode or nullcontext():
             for args, kwargs in before:
                 clone(*args, **kwargs)
-            return record(clone, *inputs, training=False, widths=False)
+        return record(clone, *inputs, training=False, widths=False, within=mode)
 
 
 def _copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:

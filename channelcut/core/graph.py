@@ -231,4 +231,4 @@ def path_piece(entry: Any) -> str:
 
 def as_spec(tree: Any) -> Any:
     """Replace the tensors in a pytree by their `Spec`."""
-    return mapped_only(torch.Tensor, lambda t: Spec(tuple(int(s) for s in t.shape), t.dtype), tree)
+    return mapped_only(torch.Tensor, lambda t: Spec(tuple(map(int, t.shape)), t.dtype), tree)

@@ -286,7 +286,7 @@ class Checker:
         """What is left of a part of an axis of parameters."""
         slots = [self.slots.get((stored.name, stored.axis)) for stored in factor.stored]
         left = next((len(slot.ids) for slot in slots if slot is not None), factor.extent)
-        return replace(factor, extent=left)
+        return Factor(left, factor.stored, factor.held)
 
     def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
         """The node with the sizes that the plan predicts, and the arguments that follow widths."""

@@ -252,6 +252,8 @@ class Call:
         others = [a for a in range(ids.dim()) if a != axis and self.decide(f"{name} varies along {a}", a in varying)]
         if others and not self.decide(f"{name} varies along its own axis", axis in varying):
             return None
+        if not others and ids.numel():
+            return ids.as_strided((ids.shape[axis],), (ids.stride(axis),))
         for other in others:
             ids = self.bind_along(ids, other)
         return I.compact(I.compress(ids.movedim(axis, -1)))[(0,) * (ids.dim() - 1)].expand(ids.shape[axis])

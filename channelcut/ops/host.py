@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
@@ -59,17 +60,17 @@ class State:
         axes = ["·".join(f"{s.name}[{s.axis}]" for factor in axis for s in factor.stored) for axis in self.factors]
         return f"{self.name} ({', '.join(axes)})"
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of the value."""
         return tuple(math.prod(factor.extent for factor in axis) for axis in self.factors)
 
-    @property
+    @cached_property
     def stored(self) -> tuple[Stored, ...]:
         """The stored axes that its axes are made of."""
         return tuple(dict.fromkeys(s for factors in self.factors for factor in factors for s in factor.stored))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The parameters and buffers that it is made of."""
         return tuple(dict.fromkeys((self.name, *(stored.name for stored in self.stored))))
