@@ -103,7 +103,7 @@ def test_the_call_selects_the_head(tmp_path: Path) -> None:
         cc.export(model, path, X, deploy=Deploy(nms))
     before = {nms: outputs(path)["output0"] for nms, path in files.items()}
     assert before[None].shape == (1, 84, 84) and before[False].shape == (1, 84, 6)
-    model.model[-1].one2one_cv3[0][2].bias.data += 1.0
+    model.model[-1].one2one_cv2[0][2].bias.data += 1.0
     for nms, path in files.items():
         cc.export(model, path, X, deploy=Deploy(nms))
     assert np.array_equal(before[None], outputs(files[None])["output0"])

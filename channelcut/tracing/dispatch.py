@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from channelcut.tracing.recurrent import recurrent, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line
 from channelcut.tracing.storage import data
-from channelcut.tracing.torch_export import aliases
+from channelcut.tracing.torch_export import aliases, integers
 from channelcut.tracing.whole import whole
 from channelcut.tracing.widths import Widths
 
@@ -58,6 +59,7 @@ def record(
     that takes values out of torch is not stopped.
     """
     recording = recording or Recording()
+    numbers = integers(model) if widths else {}
     within = Hollow(roots(model, (args, kwargs))) if hollow else within
     recorder = _Recorder(aliases(model), within)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -85,7 +87,7 @@ def record(
     names = tuple(name for name, _ in leaves)
     uses, nodes = tuple(seen.uses), tuple(recorder.nodes)
     graph = Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes, hollow)
-    return settled(graph)
+    return settled(replace(graph, integers=numbers))
 
 
 class _Recorder(ThreadMode):
