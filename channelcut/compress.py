@@ -67,6 +67,7 @@ class PruneOptions:
     tracer: str = "auto"
     grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
+    entries: tuple[str, ...] = ()
     prove: str = "whole"
 
 

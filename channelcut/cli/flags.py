@@ -114,6 +114,15 @@ def add_coupling(parser: ArgumentParser) -> None:
         metavar="PATTERN",
         help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated",
     )
+    group.add_argument(
+        "--entry",
+        dest="entries",
+        action="append",
+        default=[],
+        metavar="METHOD",
+        help="a further method that takes what forward takes, such as forward_train, so that what only it runs (an "
+        "auxiliary head) is cut as well; may be repeated",
+    )
 
 
 def read_coupling(flags: Namespace) -> dict[str, Any]:
@@ -122,6 +131,7 @@ def read_coupling(flags: Namespace) -> dict[str, Any]:
         "tracer": flags.tracer,
         "grouped": flags.grouped,
         "prunable_outputs": tuple(flags.prunable_outputs) if flags.prunable_outputs else None,
+        "entries": tuple(flags.entries),
     }
 
 

@@ -196,7 +196,9 @@ class Groups:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"  follow: {', '.join(names[:3])}{more}")
         if self.unused:
-            lines.append(f"  never read by the forward: {len(self.unused)} parameters in {unused_words(self.unused)}")
+            plural = "s" if len(self.unused) > 1 else ""
+            where = f"{len(self.unused)} parameter{plural} in {unused_words(self.unused)}"
+            lines.append(f"  never read by the forward: {where} (entries=[...] names methods that do)")
         return "\n".join(lines)
 
     def channels_of(self, node: int) -> Any:
