@@ -64,7 +64,7 @@ def analyze(
         grouped: a grouped convolution loses whole `groups`, or as many channels (`offsets`) of every group; `auto`:
             whole groups, but where none could go.
         prunable_outputs: patterns of paths in the forward's result (`1.feats.*`) whose channels may go; by default
-            those that the model's library is known not to count.
+            those that the model's library is known not to count, which the result says; `[]` for none.
         entries: further methods that are run after `forward`, so that what it never reaches (an auxiliary head) is cut
             as well: the names of methods that take what `forward` takes, `["forward_train"]`, or the example inputs of
             each, written like `x`, `{"forward_train": (x, targets)}`. Their results stay, as those of `forward` do,

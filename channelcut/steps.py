@@ -61,10 +61,10 @@ class AnalyzeOptions:
         if not isinstance(self.probe, bool):
             raise UserError(f"probe={self.probe!r}: expected True or False.")
 
-    def coupling(self, model: nn.Module) -> CoupleOptions:
-        """How to couple a model; what its library is known to leave uncounted may go unless told otherwise."""
-        free = uncounted_outputs(model) if self.prunable_outputs is None else tuple(self.prunable_outputs)
-        return CoupleOptions(cast(Any, self.grouped), free_outputs=free)
+    def uncounted(self, model: nn.Module) -> tuple[tuple[str, ...], str]:
+        """Patterns of the outputs that may lose channels, and why where nobody named them: their library is known."""
+        known = uncounted_outputs(model) if self.prunable_outputs is None else None
+        return (known.outputs, known.why) if known else (tuple(self.prunable_outputs or ()), "")
 
 
 def traced(
@@ -87,7 +87,8 @@ def coupled(
 ) -> Groups:
     """The channels that go together, and what keeps the others."""
     with watch.stage("couple"):
-        coupling = options.coupling(model)
+        free, why = options.uncounted(model)
+        coupling = CoupleOptions(cast(Any, options.grouped), free_outputs=free)
         if options.prunable_outputs is not None:
             check_outputs(graphs, options.prunable_outputs)
         forwards = CutForwards(model, *inputs)
@@ -95,7 +96,7 @@ def coupled(
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
         else:
             groups = couple(graphs, coupling)
-        return replace(groups, unused=unused_parameters(model, graphs))
+        return replace(groups, unused=unused_parameters(model, graphs), uncounted=why)
 
 
 def planned(

@@ -86,6 +86,8 @@ def print_analysis(data: Mapping[str, Any]) -> None:
     out.print(trace_line(data["trace"]), markup=False, soft_wrap=True)
     if data["trace"]["unused"]:
         out.print(unused_line(data["trace"]["unused"]), markup=False, soft_wrap=True)
+    if data["trace"]["uncounted"]:
+        out.print(f"O{data['trace']['uncounted'][1:]}.", markup=False, soft_wrap=True)
     floors = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in total["floors"].items())
     out.print(
         f"{plural(len(data['groups']), 'group')} with {plural(total['removable_channels'], 'removable channel')}. "

@@ -83,6 +83,7 @@ def trace_data(groups: Groups) -> dict[str, Any]:
         "outputs": list(graph.outputs),
         "entries": list(graph.entries),
         "unused": list(groups.unused),
+        "uncounted": groups.uncounted_words(),
         "training_only": sorted({slot.tensor for slot in groups.slots} - read),
     }
 
