@@ -23,6 +23,7 @@ from channelcut.core.checked import write_json
 from channelcut.core.deployed import DEFAULT, Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.measurement import Measurement
 from channelcut.core.plan import Plan, met_already
@@ -67,6 +68,7 @@ class PruneOptions:
     tracer: str = "auto"
     grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
+    entries: tuple[str, ...] = ()
     prove: str = "whole"
 
 
@@ -145,7 +147,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         }
         report |= {
             "seconds": watch.seconds,
-            "notes": notes(measurement, options, source, step) + export_warnings(onnx, engines),
+            "notes": notes(measurement, options, source, step, result.groups) + export_warnings(onnx, engines),
         }
         write_json(folder / "report.json", report)
         report |= profile
@@ -334,7 +336,9 @@ def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list
     return [f"{part['path']}: {warning}" for part in parts for warning in part.get("warnings", ())]
 
 
-def notes(measurement: Measurement | None, options: CompressOptions, source: Source, plan: Plan) -> list[str]:
+def notes(
+    measurement: Measurement | None, options: CompressOptions, source: Source, plan: Plan, groups: Groups
+) -> list[str]:
     """What a reader of the report must not miss."""
     found = []
     if source.weights.startswith(RANDOM):
@@ -342,6 +346,8 @@ def notes(measurement: Measurement | None, options: CompressOptions, source: Sou
             "The weights are random: which channels are kept was decided by noise, and the accuracy of the result says "
             "nothing. Give --weights pretrained, or --weights FILE with trained ones."
         )
+    if said := groups.uncounted_words():
+        found.append(f"{said[:1].upper()}{said[1:]}.")
     if plan.after == plan.before:
         found.append(met_already(plan) or "Nothing was removed: every group keeps all of its channels.")
     if measurement is not None and not measurement.faster and not measurement.disturbed:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from channelcut.core.copies import cloned, copy_with
+from channelcut.core.entries import called
 from channelcut.core.footprint import Kept
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
@@ -85,8 +86,8 @@ class CutForwards:
         inputs, *before = (cloned(given) for _ in range(1 + warm))
         mode = None if self.hollow is False else Hollow(roots(clone, (inputs, before)))
         with torch.no_grad(), uncompiled(), mode or nullcontext():
-            for args, kwargs in before:
-                clone(*args, **kwargs)
+            for earlier in before:
+                called(clone, earlier)
         return record(clone, *inputs, training=False, widths=False, within=mode)
 
 

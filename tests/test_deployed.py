@@ -1,4 +1,4 @@
-"""The deployed form of Ultralytics' networks: what their own exporter writes, in outputs, names, numbers and metadata."""
+"""The deployed form of Ultralytics' networks: what their exporter writes, in outputs, names, numbers and metadata."""
 
 from __future__ import annotations
 

@@ -112,7 +112,17 @@ def add_coupling(parser: ArgumentParser) -> None:
         dest="prunable_outputs",
         action="append",
         metavar="PATTERN",
-        help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated",
+        help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated; by "
+        "default those that the model's library is known not to count, '' for none",
+    )
+    group.add_argument(
+        "--entry",
+        dest="entries",
+        action="append",
+        default=[],
+        metavar="METHOD",
+        help="a further method that takes what forward takes, such as forward_train, so that what only it runs (an "
+        "auxiliary head) is cut as well; may be repeated",
     )
 
 
@@ -121,7 +131,8 @@ def read_coupling(flags: Namespace) -> dict[str, Any]:
     return {
         "tracer": flags.tracer,
         "grouped": flags.grouped,
-        "prunable_outputs": tuple(flags.prunable_outputs) if flags.prunable_outputs else None,
+        "prunable_outputs": None if flags.prunable_outputs is None else tuple(filter(None, flags.prunable_outputs)),
+        "entries": tuple(flags.entries),
     }
 
 

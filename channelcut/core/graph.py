@@ -146,7 +146,8 @@ class Graph:
     the front end can see them; `attributes` are the integers that modules keep, by module path and name. `hollow` says
     that it was recorded without the forward's arithmetic. `unsettled` are the nodes that are read where values decide
     how many values there are: what follows is not in the graph. `integers` are the values of the parameters and buffers
-    of whole numbers that have one axis, by name: a forward may pick channels by them.
+    of whole numbers that have one axis, by name: a forward may pick channels by them. `entries` are the methods that
+    were run after `forward`, and `forward_end` is the index of the first node of theirs.
     """
 
     nodes: tuple[Node, ...]
@@ -160,6 +161,8 @@ class Graph:
     hollow: bool = False
     unsettled: tuple[int, ...] = ()
     integers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
+    forward_end: int | None = None
 
     @cached_property
     def tagged(self) -> frozenset[tuple[int, str]]:

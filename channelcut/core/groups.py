@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.deployed import DEFAULT, Deploy
-from channelcut.core.graph import Graph, Site
+from channelcut.core.graph import Graph, Site, is_named, named_outputs
 from channelcut.core.ids import compact
 from channelcut.core.trees import mapped_only
 from channelcut.core.unused import unused_words
@@ -172,6 +172,7 @@ class Groups:
     have to be, `free_outputs` patterns of the outputs that may lose channels, `findings` what was found out on the way,
     `unused` the parameters that the forward never reads: they are neither cut nor pinned. `deploy` is which form of the
     network is deployed, `undeployed` the parameters that this form lacks; `work` is that form's alone.
+    `uncounted` says why outputs may lose channels that nobody named.
     """
 
     groups: tuple[Group, ...]
@@ -188,6 +189,7 @@ class Groups:
     unused: tuple[str, ...] = ()
     deploy: Deploy = DEFAULT
     undeployed: tuple[str, ...] = ()
+    uncounted: str = ""
     _ids: Mapping[int, Any] = field(default_factory=dict, repr=False)
     _channel_of: Ids = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 
@@ -210,9 +212,21 @@ class Groups:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"  follow: {', '.join(names[:3])}{more}")
+        if said := self.uncounted_words():
+            lines.append(f"  {said}")
         if self.unused:
-            lines.append(f"  never read by the forward: {len(self.unused)} parameters in {unused_words(self.unused)}")
+            plural = "s" if len(self.unused) > 1 else ""
+            where = f"{len(self.unused)} parameter{plural} in {unused_words(self.unused)}"
+            lines.append(f"  never read by the forward: {where} (entries=[...] names methods that do)")
         return "\n".join(lines)
+
+    def uncounted_words(self) -> str:
+        """Which outputs may lose channels because the model's library is known, and why; empty where there are none."""
+        names = [name for name, _ in named_outputs(self.graph) if is_named(name, self.free_outputs)]
+        if not self.uncounted or not names:
+            return ""
+        some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        return f"outputs that may lose channels: {some}, because {self.uncounted} (prunable_outputs=[] holds them)"
 
     def channels_of(self, node: int) -> Any:
         """The channel of each element of a node's value: an int64 tensor with stride 0 along constant axes.

@@ -14,7 +14,7 @@ from channelcut.core.trees import leaves
 _SEED = 0
 
 
-def called(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an op."""
     return func(*args, **kwargs)
 
@@ -25,7 +25,7 @@ class Generators:
     `compute(func, args, kwargs)` runs the ops.
     """
 
-    def __init__(self, compute: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any] = called) -> None:
+    def __init__(self, compute: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any] = computed) -> None:
         self._compute = compute
         self._made: dict[torch.device, torch.Generator] = {}
 

@@ -241,7 +241,9 @@ class Collector:
         self.fixed.setdefault((stored.name, stored.axis), (reason, remedy, call.site))
 
     def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
-        """Note the cost."""
+        """Note the cost, of what is deployed: the `forward`."""
+        if call.graph.forward_end is not None and call.node.index >= call.graph.forward_end:
+            return
         rows, columns = (I.compact(ids).reshape(-1) for ids in (rows, columns))
         self.work.append(RawWork(macs, rows, columns, call.site, call.run, call.node.index))
 

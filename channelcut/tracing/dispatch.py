@@ -19,9 +19,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from channelcut.core.entries import FORWARD, called, calls_of, further_entries, result_path
 from channelcut.core.graph import Graph, Node, Ref, Site, WidthUse, as_spec, tensor_paths
 from channelcut.core.modes import ThreadMode
-from channelcut.core.randomness import Generators, called
+from channelcut.core.randomness import Generators, computed
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import attention
 from channelcut.tracing.attributes import tag_attributes
@@ -64,9 +65,10 @@ def record(
     recorder = _Recorder(aliases(model), within)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         recorder.declare("state", name, tensor)
-    for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
-        if isinstance(leaf, torch.Tensor):
-            recorder.declare("input", f"input_{position}", leaf)
+    for entry, inputs in calls_of((args, kwargs)).items():
+        for position, leaf in enumerate(pytree.tree_leaves(inputs)):
+            if isinstance(leaf, torch.Tensor):
+                recorder.declare("input", f"{'' if entry == FORWARD else f'{entry}.'}input_{position}", leaf)
     modules = list(model.named_modules())
     hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in modules]
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for _, module in modules]
@@ -76,7 +78,7 @@ def record(
     functions = Functions({**recorder.replaced(), **(UNREAD if hollow else {})}, seen if widths else None)
     try:
         with torch.no_grad(), uncompiled(), recorder, functions:
-            outputs = model(*args, **kwargs)
+            outputs = called(model, (args, kwargs))
     finally:
         recording.close()  # what the forward has kept of its numbers is plain from now on
         for hook in hooks:
@@ -84,10 +86,11 @@ def record(
     leaves = tensor_paths(outputs)
     tree = [recorder.reference(leaf) for _, leaf in leaves]
     recorder.append(kind="output", name="output", value=None, args=(tree,), site=Site("network output"))
-    names = tuple(name for name, _ in leaves)
-    uses, nodes = tuple(seen.uses), tuple(recorder.nodes)
+    entries = further_entries((args, kwargs))
+    names = tuple(result_path(name) if entries else name for name, _ in leaves)
+    uses, nodes, end = tuple(seen.uses), tuple(recorder.nodes), recorder.forward_end if entries else None
     graph = Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes, hollow)
-    return settled(replace(graph, integers=numbers))
+    return settled(replace(graph, integers=numbers, entries=entries, forward_end=end))
 
 
 class _Recorder(ThreadMode):
@@ -100,10 +103,11 @@ class _Recorder(ThreadMode):
         self.uses: list[WidthUse] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.path: list[str] = []
+        self.forward_end: int | None = None
         self._known = WeakTensorKeyDictionary()
         self._paused = False
         # What is recorded has the shapes that `within` gives.
-        self._compute = called if within is None else within.run
+        self._compute = computed if within is None else within.run
         self._generators = Generators(self._compute)
 
     def replaced(self) -> Table:
@@ -126,6 +130,8 @@ class _Recorder(ThreadMode):
 
     def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.path.pop()
+        if not self.path and self.forward_end is None:
+            self.forward_end = len(self.nodes)
 
     def known(self, tensor: torch.Tensor) -> Ref | None:
         """The node that made a tensor, if it was recorded."""

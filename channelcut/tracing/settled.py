@@ -91,9 +91,11 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
     kept.append(Node(len(kept), "output", "output", None, Site("network output"), None, args))
     uses = [use for use in graph.uses if use.index in place]
     uses = [use for use in uses if all(e.node in place for e in use.origin.sources() if isinstance(e, Extent))]
+    end = graph.forward_end
     return replace(
         graph,
         nodes=tuple(kept),
+        forward_end=None if end is None else sum(index < end for index in place),
         outputs=tuple(name for name, _ in outputs),
         unsettled=tuple(place[index] for index in unsettled),
         uses=tuple(replace(u, index=place[u.index], origin=_moved_origin(u.origin, place)) for u in uses),
