@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
+from channelcut.core.graph import Ref, Spec
 from channelcut.core.reasons import INDEXED, WRITTEN_OVER
 from channelcut.ops.along import resized, touches
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
+from channelcut.ops.pointwise import combined
 from channelcut.ops.registry import rule
 
 
@@ -105,17 +108,49 @@ def _fits(values: Tensor, part: Tensor) -> bool:
     return all(1 in (a, b) or a == b for a, b in pairs)
 
 
+def masked_write(call: Call) -> Any:
+    """One value wherever a mask holds, `y[y < 0] = 0`, is element by element; None for anything else."""
+    masks = [(axis, ref) for axis, ref in enumerate(_given(call)) if ref is not None]
+    value = call.graph.nodes[ref.index].value if isinstance(ref := _argument(call, "values", 2), Ref) else None
+    if len(masks) != 1 or not isinstance(value, Spec) or math.prod(value.shape) != 1 or not _is_mask(call, masks[0][1]):
+        return None
+    axis, _ = masks[0]
+    ids, mask = call.ids("self"), call.activation(call["indices"][axis])
+    mask = call.reshaped(mask, *mask.shape, *(1,) * (ids.dim() - axis - mask.dim()))
+    return combined(call, [ids, mask, call["values"]])
+
+
+def _argument(call: Call, name: str, position: int) -> Any:
+    """An argument as the graph has it."""
+    args, kwargs = call.node.args, call.node.kwargs
+    return args[position] if len(args) > position else kwargs.get(name)
+
+
+def _given(call: Call) -> Sequence[Ref | None]:
+    """The indices as the graph has them."""
+    return _argument(call, "indices", 1)  # type: ignore[no-any-return]
+
+
+def _is_mask(call: Call, ref: Ref) -> bool:
+    spec = call.graph.nodes[ref.index].value
+    return isinstance(spec, Spec) and spec.dtype == torch.bool
+
+
 def _places(call: Call) -> list[int] | None:
-    """The axes that tensors index; None where such a tensor has channels, or is a mask."""
+    """The axes that tensors index, a mask several at once; None where such a tensor has channels."""
     axes: list[int] = []
-    given = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs["indices"]
-    for axis, (index, ref) in enumerate(zip(call["indices"], given, strict=True)):
-        if index is None:
-            continue
-        ids, spec = call.activation(index), call.graph.nodes[ref.index].value
-        if spec.dtype in (torch.bool, torch.uint8) or touches(call, ids, range(ids.dim()), f"index {axis}"):
-            return None
-        axes.append(axis)
+    axis = 0
+    for number, (index, ref) in enumerate(zip(call["indices"], _given(call), strict=True)):
+        count = 1
+        if index is not None and ref is not None:
+            ids = call.activation(index)
+            if call.graph.nodes[ref.index].value.dtype == torch.uint8 or touches(
+                call, ids, range(ids.dim()), f"index {number}"
+            ):
+                return None
+            count = ids.dim() if _is_mask(call, ref) else 1
+            axes += range(axis, axis + count)
+        axis += count
     return axes
 
 
@@ -125,7 +160,8 @@ def _without(call: Call, ids: Tensor, places: Sequence[int]) -> Tensor:
     These lie where the first of adjacent axes was, else at the front.
     """
     adjacent = list(places) == list(range(places[0], places[0] + len(places)))
-    count = max(len(value.shape) for value in call["indices"] if value is not None)
+    pairs = zip(call["indices"], _given(call), strict=True)
+    count = max(1 if _is_mask(call, ref) else len(index.shape) for index, ref in pairs if ref is not None)
     for axis in reversed(places):
         ids = ids.select(axis, 0)
     for _ in range(count):
