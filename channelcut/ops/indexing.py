@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.graph import Graph, Node, Ref, specs
+from channelcut.core.graph import Graph, Node, Ref, Spec, specs
 from channelcut.core.groups import Role
 from channelcut.core.reasons import INDEXED, PICKED, WRITTEN_OVER
 from channelcut.core.schema import bound_arguments
 from channelcut.ops.along import resized, touches
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
+from channelcut.ops.pointwise import combined
 from channelcut.ops.registry import op, rule
 
 
@@ -179,16 +181,37 @@ def _fits(values: Tensor, part: Tensor) -> bool:
     return all(1 in (a, b) or a == b for a, b in pairs)
 
 
+def masked_write(call: Call) -> Any:
+    """One value wherever a mask holds, `y[y < 0] = 0`, is element by element; None for anything else."""
+    masks = [(axis, ref) for axis, ref in enumerate(_refs(call.node)["indices"]) if ref is not None]
+    value = call.graph.nodes[ref.index].value if isinstance(ref := _refs(call.node)["values"], Ref) else None
+    if len(masks) != 1 or not isinstance(value, Spec) or math.prod(value.shape) != 1 or not _is_mask(call, masks[0][1]):
+        return None
+    axis, _ = masks[0]
+    ids, mask = call.ids("self"), call.activation(call["indices"][axis])
+    mask = call.reshaped(mask, *mask.shape, *(1,) * (ids.dim() - axis - mask.dim()))
+    return combined(call, [ids, mask, call["values"]])
+
+
+def _is_mask(call: Call, ref: Ref) -> bool:
+    spec = call.graph.nodes[ref.index].value
+    return isinstance(spec, Spec) and spec.dtype == torch.bool
+
+
 def _places(call: Call) -> list[int] | None:
-    """The axes that tensors index; None where such a tensor has channels, or is a mask."""
+    """The axes that tensors index, a mask several at once; None where such a tensor has channels."""
     axes: list[int] = []
-    for axis, (index, ref) in enumerate(zip(call["indices"], _refs(call.node)["indices"], strict=True)):
-        if index is None:
-            continue
-        varies = isinstance(index, Tensor) and touches(call, index, range(index.dim()), f"index {axis}")
-        if varies or call.graph.nodes[ref.index].value.dtype in (torch.bool, torch.uint8):
-            return None
-        axes.append(axis)
+    axis = 0
+    for number, (index, ref) in enumerate(zip(call["indices"], _refs(call.node)["indices"], strict=True)):
+        count = 1
+        if index is not None:
+            spec = call.graph.nodes[ref.index].value
+            varies = isinstance(index, Tensor) and touches(call, index, range(index.dim()), f"index {number}")
+            if varies or spec.dtype == torch.uint8:
+                return None
+            count = len(spec.shape) if spec.dtype == torch.bool else 1
+            axes += range(axis, axis + count)
+        axis += count
     return axes
 
 
@@ -198,7 +221,8 @@ def _without(call: Call, ids: Tensor, places: Sequence[int]) -> Tensor:
     These lie where the first of adjacent axes was, else at the front.
     """
     adjacent = list(places) == list(range(places[0], places[0] + len(places)))
-    count = max(len(value.shape) for value in call["indices"] if value is not None)
+    pairs = zip(call["indices"], _refs(call.node)["indices"], strict=True)
+    count = max(1 if _is_mask(call, ref) else len(index.shape) for index, ref in pairs if ref is not None)
     for axis in reversed(places):
         ids = ids.select(axis, 0)
     for _ in range(count):

@@ -179,6 +179,9 @@ class _Recorder(ThreadMode):
             if isinstance(result, torch.Tensor) and isinstance(args[0], torch.Tensor):
                 self._remember(result, self.reference(args[0]))
             return result
+        if name == "aten.set_" and len(args) == 1:  # what else lies on the memory keeps it
+            func = torch.ops.channelcut.emptied.default
+            return self._step(func, tuple(args), {}, args[0].set_)
         return self._step(func, tuple(args), kwargs, lambda: self._generators.run(func, args, kwargs))
 
     def step(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:

@@ -24,6 +24,15 @@ def assigned(parameter: Tensor, value: Tensor) -> Tensor:  # noqa: ARG001  it is
     return value.clone()
 
 
+_LIBRARY.define("emptied(Tensor value) -> Tensor")  # type: ignore[no-untyped-call]
+
+
+@torch.library.impl(_LIBRARY, "emptied", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
+def emptied(value: Tensor) -> Tensor:
+    """What a tensor is after `value.set_()`, which gives its memory back; other tensors on the memory keep it."""
+    return value.new_empty(0)
+
+
 def data(same: Callable[[Tensor, Tensor], None], record: Record) -> Table:
     """Notes what is read from and written to `.data`; `same(new, old)`: one tensor stands for the other."""
 
