@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from channelcut.adapters import ultralytics
     from channelcut.api import analyze, apply, plan, prove, prune
     from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, RuleError, TraceError, UserError
     from channelcut.core.groups import Group, Groups, Pin, Slot
@@ -54,12 +55,14 @@ __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
     "Proof", "ProofError", "PruneResult", "RuleError", "Slot", "TraceError", "UserError", "analyze", "apply",
     "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load", "onnx_metadata",
-    "plan", "pointwise", "prove", "prune", "rule", "save",
+    "plan", "pointwise", "prove", "prune", "rule", "save", "ultralytics",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import channelcut` and `--help` do not wait for torch."""
+    if name == "ultralytics":
+        return importlib.import_module("channelcut.adapters.ultralytics")
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(module), name)

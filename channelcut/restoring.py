@@ -13,7 +13,7 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record
 from channelcut.core.result import Rescaling
-from channelcut.core.tensors import named_tensors, select
+from channelcut.core.tensors import named_tensors
 from channelcut.cutting import PlanContext
 from channelcut.recovery import cut_means, rescale, rescales
 
@@ -44,8 +44,7 @@ def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -
     wrong = [
         f"{name} has not the shape that the plan names"
         for name, tensor in named_tensors(model).items()
-        if not plan.drops(name)
-        and (name not in actual or actual[name].shape != select(tensor.detach(), plan.kept.get(name, {})).shape)
+        if not plan.drops(name) and (name not in actual or tuple(actual[name].shape) != plan.shape(name, tensor.shape))
     ]
     note = f"{words}: its shapes were checked, all else is the stored proof of the unrestored cut"
     return replace(Proof.from_dict(stored), passed=not wrong, failures=tuple(wrong[:5]), note=note)

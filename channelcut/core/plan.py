@@ -68,7 +68,8 @@ class Plan:
         options: what was asked for.
         dropped: the modules that the forward never reads and that go as wholes (`drop_unused`), by their paths.
         changes: what has changed the weights since the cut, in order, such as
-            `{"step": "recalibrate", "images": 128, "layers": 57}`.
+            `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as those of
+            a head for other classes, `resized` holds the new extents, and `attributes` the numbers that follow.
         context: what the plan was made from. It is not compared, printed, stored or copied.
 
     Example:
@@ -106,6 +107,21 @@ class Plan:
     def params_ratio(self) -> float:
         """Parameters after, as a share of those before."""
         return self.after.params / self.before.params if self.before.params else 1.0
+
+    @property
+    def resized(self) -> dict[str, dict[int, int]]:
+        """By tensor and axis, the extents that have become others since the cut, such as a head's for other classes."""
+        found: dict[str, dict[int, int]] = {}
+        for change in self.changes:
+            for name, axes in change.get("resized", {}).items():
+                found.setdefault(name, {}).update({int(axis): extent for axis, extent in axes.items()})
+        return found
+
+    def shape(self, tensor: str, before: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a tensor after the cut, and after what has changed since, by the one it had."""
+        axes = {axis: len(positions) for axis, positions in self.kept.get(tensor, {}).items()}
+        axes |= self.resized.get(tensor, {})
+        return tuple(axes.get(axis, extent) for axis, extent in enumerate(before))
 
     def drops(self, tensor: str) -> bool:
         """Whether a tensor is in a module that goes as a whole."""
@@ -231,4 +247,11 @@ def _cost(data: Mapping[str, Any], place: str) -> Cost:
 def _change(data: Any, place: str) -> dict[str, Any]:
     field(expect(data, Mapping, place, "an object"), "step", str, "the name of a step", place)
     count(data, "round", place, 1)
+    for _, axes, at in entries(data.get("resized", {}), f"{place}.resized"):
+        for axis, extent, each in entries(axes, at):
+            if not (axis.isascii() and axis.isdigit()) or expect(extent, int, each, "an extent") < 1:
+                raise Wrong(f"{each} is {extent!r}, expected an extent by the number of an axis")
+    for _, values, at in entries(data.get("attributes", {}), f"{place}.attributes"):
+        for _, value, each in entries(values, at):
+            _value(value, each)
     return dict(data)

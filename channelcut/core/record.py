@@ -6,6 +6,7 @@ of the module has it too, and reading that needs no channelcut.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.tensors import shapes_fingerprint, weights_fingerprint
 
 _ATTRIBUTE = "_channelcut"
+_OPEN = ""  # of weights that a training is about to change
 OUTSIDE = {"step": "trained or changed outside of channelcut"}
 
 
@@ -25,7 +27,8 @@ class Record:
     """Where a module comes from.
 
     `plan` leads from the original class to the module, over all `rounds`. A round says what was asked for (`options`)
-    and holds its `proof`, None until there is one. `weights` identifies the values as of the last step that is known.
+    and holds its `proof`, None until there is one. `weights` identifies the values as of the last step that is known;
+    it is empty while that step is a training, whose values nobody knows beforehand.
     """
 
     plan: Plan
@@ -46,20 +49,20 @@ def record_of(model: nn.Module) -> Record | None:
     return Record(Plan.from_dict(found["plan"]), tuple(found["rounds"]), found["weights"])
 
 
-def put_record(model: nn.Module, plan: Plan, rounds: tuple[Mapping[str, Any], ...], weights: str = "") -> None:
+def put_record(model: nn.Module, plan: Plan, rounds: tuple[Mapping[str, Any], ...], weights: str | None = None) -> None:
     """Write the record of a module that channelcut has made; `weights`: those that it has now, by default."""
     vars(model)[_ATTRIBUTE] = {
         "plan": plan.to_dict(),
         "rounds": [dict(found) for found in rounds],
         "shapes": shapes_fingerprint(model),
-        "weights": weights or weights_fingerprint(model),
+        "weights": weights_fingerprint(model) if weights is None else weights,
     }
 
 
 def noticed(model: nn.Module) -> Record | None:
     """The record of a module with what somebody else has done to its weights since: they were trained, or changed."""
     record = record_of(model)
-    if record is None or record.weights == weights_fingerprint(model):
+    if record is None or record.weights in (_OPEN, weights_fingerprint(model)):
         return record
     return replace(record, plan=changed(record, OUTSIDE))
 
@@ -69,11 +72,35 @@ def with_proof(rounds: tuple[Mapping[str, Any], ...], proof: Mapping[str, Any]) 
     return (*rounds[:-1], {**rounds[-1], "proof": dict(proof)})
 
 
-def add_change(model: nn.Module, change: Mapping[str, Any]) -> None:
-    """Note in the record of a module, where it has one, what has changed its weights."""
+def carried_plan(model: nn.Module) -> Plan | None:
+    """The plan that a module was cut by, whatever shapes it has now."""
+    found = vars(model).get(_ATTRIBUTE)
+    return None if found is None else Plan.from_dict(found["plan"])
+
+
+def reshaped(model: nn.Module, change: Mapping[str, Any]) -> None:
+    """Note a change that has given tensors of a cut module other extents, which `change["resized"]` names."""
+    vars(model)[_ATTRIBUTE]["shapes"] = shapes_fingerprint(model)
+    add_change(model, change)
+
+
+def make_plain(model: nn.Module) -> None:
+    """Turn the record of a module into what a file can hold that no class of channelcut is needed for."""
+    vars(model)[_ATTRIBUTE] = json.loads(json.dumps(vars(model)[_ATTRIBUTE]))
+
+
+def add_change(model: nn.Module, change: Mapping[str, Any], *, begins: bool = False) -> None:
+    """Note in the record of a module, where it has one, what has changed its weights; `begins`: is going to."""
     record = record_of(model)
     if record is not None:
-        put_record(model, changed(record, change), record.rounds)
+        put_record(model, changed(record, change), record.rounds, _OPEN if begins else None)
+
+
+def close_change(model: nn.Module) -> None:
+    """What was noted as beginning has ended: the weights that the module has now are those it came to."""
+    record = record_of(model)
+    if record is not None and record.weights == _OPEN:
+        put_record(model, record.plan, record.rounds)
 
 
 def changed(record: Record, change: Mapping[str, Any]) -> Plan:

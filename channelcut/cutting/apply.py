@@ -37,6 +37,28 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     return clone
 
 
+def resize(model: nn.Module, plan: Plan) -> None:
+    """Give the tensors of a cut model the extents that they have got since, to be filled with stored weights.
+
+    Raises:
+        UserError: the plan names tensors that the model does not have.
+    """
+    for name in plan.resized:
+        path, _, attribute = name.rpartition(".")
+        try:
+            old = getattr(model.get_submodule(path), attribute)
+            new = old.detach().new_zeros(plan.shape(name, old.shape))
+        except (AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"The plan gives {name} other extents, and the model has no such tensor: the plan was changed or "
+                "damaged. Write the result again."
+            ) from error
+        new = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        setattr(model.get_submodule(path), attribute, new)
+    for change in plan.changes:
+        refresh(model, change.get("attributes", {}))
+
+
 def check_plan(model: nn.Module, plan: Plan) -> None:
     """Refuse a plan that was made for another architecture.
 

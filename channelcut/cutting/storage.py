@@ -20,9 +20,8 @@ from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Proof
-from channelcut.core.record import OUTSIDE, put_record, record_of
-from channelcut.core.tensors import weights_fingerprint
-from channelcut.cutting.apply import cut
+from channelcut.core.record import noticed, put_record, record_of
+from channelcut.cutting.apply import cut, resize
 
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 _AGAIN = "Write the result again with `channelcut compress --force`"
@@ -35,8 +34,9 @@ def store(model: nn.Module, plan: Plan, folder: Path) -> None:
     files. Weights that are not those of the last step that is known are noted in it as a change.
     """
     record = record_of(model)
-    if record is not None and record.weights != weights_fingerprint(model):
-        plan = replace(plan, changes=(*plan.changes, {**OUTSIDE, "round": len(record.rounds)}))
+    seen = noticed(model)
+    if record is not None and seen is not None and len(seen.plan.changes) > len(record.plan.changes):
+        plan = replace(plan, changes=(*plan.changes, seen.plan.changes[-1]))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _stored(model).items()}
     weights = dump(tensors, metadata={"format": "pt", "fingerprint": plan.fingerprint})
     rounds = [] if record is None else [dict(found) for found in record.rounds]
@@ -109,6 +109,7 @@ def restore(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
             f"again, or {_AGAIN.lower()}."
         )
     model = cut(build(), plan)
+    resize(model, plan)
     tensors, known = load_tensors(content), _stored(model)
     wrong = sorted(set(known) ^ set(tensors)) or [n for n, t in tensors.items() if t.shape != known[n].shape]
     if wrong:
