@@ -163,9 +163,8 @@ def index_beside(call: Call) -> Any:
         given, index = _refs(call.node)["indices"][places[0]], call["indices"][places[0]]
         alone = len(places) == 1 and "values" not in call.arguments
         return _picked(call, ids, places[0], index, given) if alone else None
-    for index in call["indices"]:
-        if index is not None:
-            _values(call, index)
+    for index in call["indices"]:  # a mask stands for several axes
+        _values(call, index)
     part = _without(call, ids, places)
     if "values" not in call.arguments:
         return call.spread(part)
