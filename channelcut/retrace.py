@@ -19,7 +19,7 @@ from channelcut.core.copies import cloned, copy_with
 from channelcut.core.footprint import Kept
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
-from channelcut.core.tensors import kept_positions, named_tensors, select
+from channelcut.core.tensors import cut_tensor, kept_indices, kept_positions, named_tensors, select
 from channelcut.coupling.probe import Failure
 from channelcut.ops.refresh import attributes, refresh
 from channelcut.ops.structure import retraced_structure
@@ -74,7 +74,9 @@ class CutForwards:
         """The graph of a cut copy, by the front end of the original's; `warm`: of its second forward."""
         positions = kept_positions(groups, kept)
         copy = _copy if self.hollow is False else _hollow_copy
-        tensors = {t: copy(t, positions.get(name, {})) for name, t in named_tensors(self.model).items()}
+        named, indices = named_tensors(self.model), kept_indices(groups, kept)
+        tensors = {t: copy(t, positions.get(name, {})) for name, t in named.items()}
+        tensors |= {named[name]: cut_tensor(name, named[name].detach(), positions, indices) for name in indices}
         clone = copy_with(self.model, tensors).eval()
         refresh(clone, attributes(self.model, groups, kept, positions))
         if groups.graph.front_end != "dispatch":

@@ -78,7 +78,7 @@ def random_facts(generator: np.random.Generator) -> Facts:
     )
     return Facts(
         runs=(), count=collector.next_id, slots=collector.slots, constraints=constraints, lines=(lines[2][1:],),
-        bounds={}, divisions={}, minted={}, decisions={}, work=(), options=CoupleOptions(),
+        indices={}, bounds={}, divisions={}, minted={}, decisions={}, work=(), options=CoupleOptions(),
     )  # fmt: skip
 
 

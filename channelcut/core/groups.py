@@ -118,6 +118,19 @@ class Follower:
 
 
 @dataclass(frozen=True)
+class Index:
+    """A tensor of one axis by which the forward picks channels: its `values` are positions along a line of `channels`.
+
+    It has a slot, as other tensors have: a position goes with the channel that it picks. The values that are left are
+    numbered anew.
+    """
+
+    tensor: str
+    values: Ids
+    channels: Ids
+
+
+@dataclass(frozen=True)
 class Work:
     """Multiply-accumulates of one call, and the channels that its cost is proportional to.
 
@@ -155,10 +168,10 @@ class Finding:
 class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
-    `followers` are the numbers in modules that have to be refreshed after a cut, `free_outputs` patterns of the outputs
-    that may lose channels, `findings` what was found out on the way, `unused` the parameters that the forward never
-    reads: they are neither cut nor pinned. `deploy` is which form of the network is deployed, `undeployed` the
-    parameters that this form lacks; `work` is that form's alone.
+    `followers` are the numbers in modules that have to be refreshed after a cut, `indices` the tensors whose positions
+    have to be, `free_outputs` patterns of the outputs that may lose channels, `findings` what was found out on the way,
+    `unused` the parameters that the forward never reads: they are neither cut nor pinned. `deploy` is which form of the
+    network is deployed, `undeployed` the parameters that this form lacks; `work` is that form's alone.
     """
 
     groups: tuple[Group, ...]
@@ -169,6 +182,7 @@ class Groups:
     graph: Graph
     shapes: Mapping[str, tuple[int, ...]]
     followers: tuple[Follower, ...] = ()
+    indices: tuple[Index, ...] = ()
     free_outputs: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     unused: tuple[str, ...] = ()
@@ -192,6 +206,7 @@ class Groups:
             held = len(np.unique(np.concatenate([pin.channels for pin in found])))
             lines.append(f"  pinned: {reason} ({count} places), {held} channels, first at {found[0].site}")
         names = [f"{follower.module}.{follower.attribute}".lstrip(".") for follower in self.followers]
+        names += [index.tensor for index in self.indices]
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"  follow: {', '.join(names[:3])}{more}")

@@ -293,8 +293,16 @@ DECIDE_ABOUT_OTHERS = Reason(
 )
 INDEXED = Reason(
     "indexed by a tensor",
-    "select by chunk, split or slices, which channelcut can follow",
-    "Elements are picked by a tensor of positions.",
+    "keep the positions in a buffer (register_buffer) that is read for nothing else, or select by chunk, split or "
+    "slices",
+    "Channels are picked by positions that the forward computes, or that have another use.",
+    "values",
+)
+PICKED = Reason(
+    "picked by positions that go by themselves",
+    "nothing needs to be done: what reads the picked channels loses positions instead; where each channel is picked "
+    "once and no groups follow, both sides go together",
+    "A buffer picks channels so often, or so unevenly among groups, that none of them could go with its positions.",
     "values",
 )
 TRIANGLE = Reason(

@@ -22,6 +22,7 @@ from channelcut.core.footprint import Channels, Footprints, Kept
 from channelcut.core.graph import Node, Site, Spec
 from channelcut.core.groups import Role
 from channelcut.core.reasons import ORDER, Reason
+from channelcut.core.tensors import renumbered
 from channelcut.core.trees import leaves
 from channelcut.coupling.binding import meeting
 from channelcut.coupling.facts import Bind, Facts, PinRequest, Place, RawSlot, Request, Run
@@ -212,6 +213,20 @@ class Checker:
         stored = state.first(axis)
         known = None if stored is None else self.slots.get((stored.name, stored.axis))
         return None if known is None else (known.ids, known.role)
+
+    def positions(self, call: Call, index: Stored, line: Tensor) -> Channels:
+        """The positions that are left, along what is left of the line, which must be the one that was known."""
+        known = self.facts.indices[index.name]
+        whole = self.kept[self.footprints.of(known.line).line()]
+        own = self.kept[self.footprints.of(self.facts.slots[index.name, index.axis].ids).line()]
+        self.bind(call, self._left(known.line), line, ORDER)
+        if not whole[known.values[own]].all():
+            raise self._mismatch(call, line)
+        return renumbered(known.values, whole, own)
+
+    def goes_alone(self, index: Stored) -> bool:
+        """As the options say."""
+        return index.name in self.facts.options.alone
 
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
         """Channels that are bound must meet."""

@@ -226,6 +226,10 @@ class Call:
         assert ids is not None
         return ids
 
+    def positions(self, index: State, line: Tensor) -> Tensor:
+        """The positions along `line`, shape (extent,), that a parameter or buffer holds: its values follow a cut."""
+        return torch.from_numpy(self.host.positions(self, index.stored[0], line))
+
     def bind(self, a: Tensor, b: Tensor, reason: Reason | str = FIXED_TENSOR) -> Tensor:
         """Elements at the same place of `a` and `b`, which broadcast, live or die together; returns the result's ids.
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.groups import Role
@@ -112,6 +114,12 @@ class Host(Protocol):
 
     def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
         """The ids and the role of a slot that some rule has named before."""
+
+    def positions(self, call: Call, index: Stored, line: Tensor) -> NDArray[np.int64]:
+        """The positions along a line that a tensor of whole numbers holds, and that are numbered anew after a cut."""
+
+    def goes_alone(self, index: Stored) -> bool:
+        """Whether a tensor of positions loses positions by itself, or with the channels that it picks."""
 
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
         """Elements at one place live or die together."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from channelcut.tracing.recurrent import RecurrentMode, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line
 from channelcut.tracing.storage import DataMode
-from channelcut.tracing.torch_export import aliases
+from channelcut.tracing.torch_export import aliases, integers
 from channelcut.tracing.whole import WholeMode
 from channelcut.tracing.widths import WidthMode
 
@@ -58,6 +59,7 @@ def record(
     belong to `recording`. `hollow`: without the arithmetic, see `tracing.hollow`.
     """
     recording = recording or Recording()
+    numbers = integers(model) if widths else {}
     recorder = _Recorder(aliases(model))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         recorder.declare("state", name, tensor)
@@ -92,7 +94,7 @@ def record(
     names = tuple(name for name, _ in leaves)
     uses, nodes = tuple(mode.uses), tuple(recorder.nodes)
     graph = Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes, hollow)
-    return settled(graph)
+    return settled(replace(graph, integers=numbers))
 
 
 class _Recorder(ThreadMode):
