@@ -195,6 +195,12 @@ NO_COMMON_STEP = Reason(
     "Pieces of 7 and 15 channels that keep the same share can keep all or nothing.",
     "sizes",
 )
+LEFT_OVER = Reason(
+    "left over at the end of a part",
+    "choose widths that the pieces divide evenly, such as a multiple of 32",
+    "Pieces of 7 and 15 channels go in seven steps of one and of two; the fifteenth stays.",
+    "sizes",
+)
 ORDER = Reason(
     "channels would come out of order",
     "take sizes from the tensor's own shape, and give pieces that are joined later the same layer",

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups, Role
+from channelcut.coupling.blocks import Blocks
 from channelcut.coupling.collect import collect
 from channelcut.coupling.facts import CoupleOptions
 from channelcut.coupling.probe import Forward, Probe, StaleTrace
@@ -39,10 +40,11 @@ def couple(
         RuleError: a rule of an op is wrong.
     """
     settling = _freest(graphs, options or CoupleOptions())
+    checks = (*CHEAP, Blocks(settling, CHEAP))
     if forward is None:
-        return groups_of(settling.without_held(settling.settle(CHEAP)))
+        return groups_of(settling.without_held(settling.settle(checks)))
     try:
-        return groups_of(settling.without_held(settling.settle((*CHEAP, Probe(settling, forward, again, CHEAP)))))
+        return groups_of(settling.without_held(settling.settle((*checks, Probe(settling, forward, again, checks)))))
     except StaleTrace as stale:
         return couple([stale.graph, *graphs[1:]], options, forward)
 

@@ -108,10 +108,10 @@ class PinRequest:
 
 @dataclass(frozen=True)
 class Bind:
-    """Lines of ids of one length that live and die together, position by position, in the place of equal counts."""
+    """Lines of ids of one length that live and die together by position, `instead_of` equal counts where it says so."""
 
     lines: tuple[Tensor, ...]
-    instead_of: Equal | Rectangle
+    instead_of: Equal | Rectangle | None
     reason: Reason
     site: Site
     check: str
