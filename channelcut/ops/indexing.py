@@ -143,7 +143,11 @@ def _places(call: Call) -> list[int] | None:
     for number, (index, ref) in enumerate(zip(call["indices"], _given(call), strict=True)):
         count = 1
         if index is not None and ref is not None:
-            ids = call.activation(index)
+            if isinstance(index, State) and not _is_mask(call, ref):  # a table of positions has no channels
+                call.fix(index, INDEXED)
+                ids = I.zeros(index.shape)
+            else:
+                ids = call.activation(index)
             if call.graph.nodes[ref.index].value.dtype == torch.uint8 or touches(
                 call, ids, range(ids.dim()), f"index {number}"
             ):
