@@ -1,6 +1,6 @@
 """A cut YOLO26n, trained on other classes by Ultralytics, killed in the second of three epochs, and resumed.
 
-    CHANNELCUT_ASSETS=... python -m benchmarks.ultralytics_training    # writes benchmarks/results/ultralytics_training.json
+    CHANNELCUT_ASSETS=... python -m benchmarks.ultralytics_training    # writes results/ultralytics_training.json
 
 The network has the COCO weights of the assets, loses channels by `keep=0.9` and is trained on bccd (205 images, three
 classes) at 160 pixels. The process that trains is killed by SIGKILL in its second epoch; another one goes on with its
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -136,7 +137,7 @@ def _found(work: Path) -> dict[str, Any]:
         "data": "bccd, train and val", "imgsz": SIZE, "batch": BATCH, "epochs": EPOCHS, "ultralytics": __version__,
         "killed": json.loads((work / "killed.json").read_text()),
         "resumed": json.loads((work / "resumed.json").read_text()),
-        "train_loss": losses, "loss_falls": all(a > b for a, b in zip(losses, losses[1:], strict=False)),
+        "train_loss": losses, "loss_falls": all(a > b for a, b in pairwise(losses)),
         "tensors": len(original.state_dict()), "wrong_shapes": wrong, "changes": list(plan.changes),
         "rows": rows, "environment": environment(),
     }  # fmt: skip
