@@ -25,8 +25,10 @@ from rich.progress import track
 from benchmarks.zoo import fastestdet, metrics, nanodet, yolov5
 from benchmarks.zoo.data import coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, MAX_IOU
+from channelcut.adapters import deployed_form
 from channelcut.bench.environment import environment
 from channelcut.compress import ORIGINAL, PRUNED, CompressOptions, PruneOptions, compress
+from channelcut.core.deployed import DEFAULT
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
 from channelcut.core.specs import InputSpec
@@ -72,7 +74,8 @@ def measure(name: str) -> dict[str, Any]:
             folder = Path(temporary) / side
             copy_onnx(out / file, folder / PRUNED)
             refused = _converted(folder, calibration)
-            found = compare_files(folder, module.eval(), batches, score=SCORE, decode=decode)
+            form = deployed_form(module.eval(), (torch.from_numpy(batches[0]),), DEFAULT)
+            found = compare_files(folder, form, batches, score=SCORE, decode=decode)
             for row in found["stages"]:
                 row["reason"] = refused.get(row["stage"], row["reason"])
             sides[side] = found

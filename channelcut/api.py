@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from channelcut import steps
 from channelcut.allocation import Budget
+from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.entries import Entries, with_entries
 from channelcut.core.errors import ArithmeticNeeded, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
@@ -45,6 +47,7 @@ def analyze(
     probe: bool = True,
     grouped: str = "auto",
     prunable_outputs: Sequence[str] | None = None,
+    entries: Entries | None = None,
 ) -> Groups:
     """Find the channels of a model that can be removed together, and why the others cannot.
 
@@ -61,13 +64,18 @@ def analyze(
         grouped: a grouped convolution loses whole `groups`, or as many channels (`offsets`) of every group; `auto`:
             whole groups, but where none could go.
         prunable_outputs: patterns of paths in the forward's result (`1.feats.*`) whose channels may go; by default
-            those that the model's library is known not to count.
+            those that the model's library is known not to count, which the result says; `[]` for none.
+        entries: further methods that are run after `forward`, so that what it never reaches (an auxiliary head) is cut
+            as well: the names of methods that take what `forward` takes, `["forward_train"]`, or the example inputs of
+            each, written like `x`, `{"forward_train": (x, targets)}`. Their results stay, as those of `forward` do,
+            and are named after them (`forward_train.1`). MACs are those of `forward` alone.
 
     Returns:
         The groups of channels that go together, and a pin with reason and place for what stays.
 
     Raises:
-        UserError: the forward fails on `x`, cannot be traced, or the model is a wrapper around the network.
+        UserError: the forward or an entry fails on its inputs or cannot be traced, an entry is no method, or the model
+            is a wrapper around the network.
 
     Example:
         >>> import torch
@@ -80,7 +88,7 @@ def analyze(
     """
     check_network(model)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
-    inputs = split_inputs(x)
+    inputs = with_entries(model, split_inputs(x), entries)
     return steps.coupled(model, steps.traced(model, inputs, options, Stopwatch()), inputs, options, Stopwatch())
 
 
@@ -97,6 +105,7 @@ def plan(
     align: int = 1,
     importance: Importance = "l2",
     drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
 ) -> Plan:
     """Choose the channels that stay; exactly one of `keep`, `macs` and `params` says how many.
 
@@ -122,7 +131,9 @@ def plan(
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
             (groups.channel_count,). What it raises comes out as it is.
         drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
-            `nn.Identity` stands in the place of each. `groups.unused` names their parameters.
+            `nn.Identity` stands in the place of each. `groups.unused` names their parameters; `entries` of `analyze`
+            cuts them instead.
+        deploy: which form of the network will run; the cost that `macs` and `params` limit is that form's.
 
     Returns:
         The positions that every tensor keeps, the attributes that follow, and the cost before and after.
@@ -147,7 +158,9 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    chosen = steps.planned(model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused)
+    chosen = steps.planned(
+        model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy
+    )
     _say_if_met(chosen, 3)
     return chosen
 
@@ -185,7 +198,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 @frozen_heap()
-def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any) -> Proof:
+def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any, *, entries: Entries | None = None) -> Proof:
     """Prove in float64 that a cut computes what the original computes with the removed channels masked.
 
     Args:
@@ -194,6 +207,7 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any) -> Proof:
             recorded, its shapes are checked and the stored proof of the cut is referred to; the proof's `note` says so.
         plan: the plan of the cut.
         x: an example input, as for `analyze`.
+        entries: as for `analyze`; a plan that was made with some needs the same.
 
     Returns:
         The proof; where it has not passed, `failures` say why. On success `small` is marked as proven.
@@ -215,7 +229,8 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, x: Any) -> Proof:
         check_network(network)
         check_values(network)
     check_kind(plan, Plan, "plan", "channelcut.plan")
-    return steps.proven_by_hand(model, small, plan, finite_inputs(split_inputs(x)))
+    inputs = with_entries(model, finite_inputs(split_inputs(x)), entries)
+    return steps.proven_by_hand(model, small, plan, inputs)
 
 
 @frozen_heap()
@@ -232,10 +247,12 @@ def prune(
     align: int = 1,
     importance: Importance = "l2",
     drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
     tracer: str = "auto",
     probe: bool = True,
     grouped: str = "auto",
     prunable_outputs: Sequence[str] | None = None,
+    entries: Entries | None = None,
     prove: str = "whole",
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
@@ -256,10 +273,12 @@ def prune(
         align: see `plan`.
         importance: see `plan`.
         drop_unused: see `plan`.
+        deploy: see `plan`.
         tracer: see `analyze`.
         probe: see `analyze`.
         grouped: see `analyze`.
         prunable_outputs: see `analyze`.
+        entries: see `analyze`; the training step of the proof runs them too.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
         calibration: inputs by which the statistics of batch norms are measured anew after the proof: a tensor
             (N, C, H, W), a folder of images, or an iterable of batches or of single inputs, such as a loader of (image,
@@ -299,11 +318,12 @@ def prune(
     check_rescale(rescale)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
-    inputs, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.entries(exclude)
-    batches = calibration_batches(calibration, inputs, preprocessing)
+    given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
+    inputs = with_entries(model, given, entries)
+    batches = calibration_batches(calibration, given, preprocessing)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
+    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -312,7 +332,7 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused)
+        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None

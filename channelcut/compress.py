@@ -13,14 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from channelcut.adapters import deployed_form
 from channelcut.api import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair
 from channelcut.core.checked import write_json
+from channelcut.core.deployed import DEFAULT, Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.measurement import Measurement
 from channelcut.core.plan import Plan, met_already
@@ -30,7 +33,8 @@ from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
 from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
-from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+from channelcut.onnx_out.deployed import onnx_from_deployed
+from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions, convert_precision
 from channelcut.recovery.images import Preprocessing, load_images
 from channelcut.report import render_html
@@ -60,9 +64,11 @@ class PruneOptions:
     preprocessing: Preprocessing | None = None
     rescale: str = "auto"
     drop_unused: bool = False
+    deploy: Deploy = DEFAULT
     tracer: str = "auto"
     grouped: str = "auto"
     prunable_outputs: tuple[str, ...] | None = None
+    entries: tuple[str, ...] = ()
     prove: str = "whole"
 
 
@@ -123,8 +129,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             store(result.model, _named(result.plan, source, example), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            shown = (example, real_inputs(options, example))
-            onnx = export_both((model, result.model), shown, folder, facts, watch)
+            forms = deployed_both((model, result.model), example, options.prune.deploy)
+            onnx = export_both(forms, real_inputs(options, example), folder, facts, watch)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
@@ -133,6 +139,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         step = _named(result.step, source, example)
         report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
+            "deployed": dict(forms[0].words),
             "onnx": onnx,
             "precision": precision,
             "engines": engines,
@@ -140,7 +147,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         }
         report |= {
             "seconds": watch.seconds,
-            "notes": notes(measurement, options, source, step) + export_warnings(onnx, engines),
+            "notes": notes(measurement, options, source, step, result.groups) + export_warnings(onnx, engines),
         }
         write_json(folder / "report.json", report)
         report |= profile
@@ -188,9 +195,15 @@ def _named(plan: Plan, source: Source, example: Any) -> Plan:
     return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
 
 
+def deployed_both(models: tuple[nn.Module, nn.Module], example: Any, deploy: Deploy) -> tuple[Deployed, Deployed]:
+    """The deployed forms of the original and the pruned network: what is written, measured and compared."""
+    one, other = (deployed_form(model, positional_inputs(model, example), deploy) for model in models)
+    return one, other
+
+
 def export_both(
-    models: tuple[nn.Module, nn.Module],
-    shown: tuple[Any, Sequence[Tensor]],
+    forms: tuple[Deployed, Deployed],
+    real: Sequence[Tensor],
     folder: Path,
     facts: dict[str, str],
     watch: Stopwatch,
@@ -200,19 +213,14 @@ def export_both(
     `facts` go into both, the plan into the pruned one's.
     """
     described = {}
-    for place, (name, module, file) in enumerate(zip(("original", "pruned"), models, (ORIGINAL, PRUNED), strict=True)):
+    for place, (name, form, file) in enumerate(zip(("original", "pruned"), forms, (ORIGINAL, PRUNED), strict=True)):
         said = facts | ({"plan": plan_fingerprint(folder)} if name == "pruned" else {})
 
         def count(done: int, total: int, before: int = place) -> None:
             watch.progress("export", before * total + done, 2 * total)
 
-        found = onnx_from_module(
-            module,
-            positional_inputs(module, shown[0]),
-            folder / file,
-            ExportOptions(metadata=tuple(said.items())),
-            samples=[(image,) for image in shown[1]],
-            on_progress=count,
+        found = onnx_from_deployed(
+            form, folder / file, ExportOptions(metadata=tuple(said.items())), [(image,) for image in real], count
         )
         described[name] = found.to_dict()
     return described
@@ -328,7 +336,9 @@ def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list
     return [f"{part['path']}: {warning}" for part in parts for warning in part.get("warnings", ())]
 
 
-def notes(measurement: Measurement | None, options: CompressOptions, source: Source, plan: Plan) -> list[str]:
+def notes(
+    measurement: Measurement | None, options: CompressOptions, source: Source, plan: Plan, groups: Groups
+) -> list[str]:
     """What a reader of the report must not miss."""
     found = []
     if source.weights.startswith(RANDOM):
@@ -336,6 +346,8 @@ def notes(measurement: Measurement | None, options: CompressOptions, source: Sou
             "The weights are random: which channels are kept was decided by noise, and the accuracy of the result says "
             "nothing. Give --weights pretrained, or --weights FILE with trained ones."
         )
+    if said := groups.uncounted_words():
+        found.append(f"{said[:1].upper()}{said[1:]}.")
     if plan.after == plan.before:
         found.append(met_already(plan) or "Nothing was removed: every group keeps all of its channels.")
     if measurement is not None and not measurement.faster and not measurement.disturbed:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from channelcut.adapters import deployed_form
+from channelcut.core.deployed import Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import check_network, check_path, check_values, positional_inputs
 from channelcut.core.plan import Plan
-from channelcut.core.record import record_of
+from channelcut.core.record import planned_deploy, record_of
 from channelcut.core.result import PruneResult
 from channelcut.cutting import restore, store
 from channelcut.sources.names import open_source
@@ -109,9 +111,10 @@ def export(
     opset: int = 20,
     dynamic_batch: bool = False,
     dynamic_size: bool = False,
+    deploy: Deploy | None = None,
     allow_unproven: bool = False,
 ) -> ExportReport:
-    """Write a model as ONNX (float32, evaluation mode), checked against it with ONNX Runtime.
+    """Write the deployed form of a model as ONNX (float32), checked against it with ONNX Runtime.
 
     Args:
         result: what `prune` returned, or any module; it is not changed.
@@ -120,6 +123,7 @@ def export(
         opset: of ONNX, 18 or later.
         dynamic_batch: leave the first axis of every input open.
         dynamic_size: leave height and width of images (N, C, H, W) open.
+        deploy: which form that is; by default what the cut was planned for, see `plan`.
         allow_unproven: also write a cut that has not been proven.
 
     Returns:
@@ -139,16 +143,17 @@ def export(
         ...     print(cc.export(result, Path(folder) / "model.onnx", x).max_relative_error < 1e-4)
         True
     """
-    from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+    from channelcut.onnx_out.deployed import onnx_from_deployed
+    from channelcut.onnx_out.module import ExportOptions
 
     check_path(path, "path")
     model = result.model if isinstance(result, PruneResult) else result
     check_network(model)
     check_values(model)
     _refuse_unproven(model, allow_unproven)
-    return onnx_from_module(
-        model, positional_inputs(model, x), Path(path), ExportOptions(opset, dynamic_batch, dynamic_size)
-    )
+    inputs, options = positional_inputs(model, x), ExportOptions(opset, dynamic_batch, dynamic_size)
+    form = deployed_form(model, inputs, deploy or planned_deploy(model), dynamic=dynamic_batch or dynamic_size)
+    return onnx_from_deployed(form, Path(path), options)
 
 
 def _built(build: Callable[[], nn.Module]) -> nn.Module:

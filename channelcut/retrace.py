@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from channelcut.core.copies import cloned, copy_with
+from channelcut.core.entries import called
 from channelcut.core.footprint import Kept
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
-from channelcut.core.tensors import kept_positions, named_tensors, select
+from channelcut.core.tensors import cut_tensor, kept_indices, kept_positions, named_tensors, select
 from channelcut.coupling.probe import Failure
 from channelcut.ops.refresh import attributes, refresh
 from channelcut.ops.structure import retraced_structure
@@ -74,18 +75,20 @@ class CutForwards:
         """The graph of a cut copy, by the front end of the original's; `warm`: of its second forward."""
         positions = kept_positions(groups, kept)
         copy = _copy if self.hollow is False else _hollow_copy
-        tensors = {t: copy(t, positions.get(name, {})) for name, t in named_tensors(self.model).items()}
+        named, indices = named_tensors(self.model), kept_indices(groups, kept)
+        tensors = {t: copy(t, positions.get(name, {})) for name, t in named.items()}
+        tensors |= {named[name]: cut_tensor(name, named[name].detach(), positions, indices) for name in indices}
         clone = copy_with(self.model, tensors).eval()
         refresh(clone, attributes(self.model, groups, kept, positions))
         if groups.graph.front_end != "dispatch":
             return export(clone, self.args, dict(self.kwargs), training=False)
         given = (self.args, dict(self.kwargs))
         inputs, *before = (cloned(given) for _ in range(1 + warm))
-        mode = nullcontext() if self.hollow is False else Hollow(roots(clone, (inputs, before)))
-        with torch.no_grad(), uncompiled(), mode:
-            for args, kwargs in before:
-                clone(*args, **kwargs)
-            return record(clone, *inputs, training=False, widths=False)
+        mode = None if self.hollow is False else Hollow(roots(clone, (inputs, before)))
+        with torch.no_grad(), uncompiled(), mode or nullcontext():
+            for earlier in before:
+                called(clone, earlier)
+        return record(clone, *inputs, training=False, widths=False, within=mode)
 
 
 def _copy(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:

@@ -11,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from channelcut.adapters import adapter_of
 from channelcut.allocation import Budget, allocate, excluded, kept_shares
+from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.entries import further_entries
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
 from channelcut.core.graph import Graph, as_spec, named_outputs, specs
 from channelcut.core.groups import Groups
@@ -24,7 +27,7 @@ from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import kept_channels, named_tensors
 from channelcut.core.trees import leaves
 from channelcut.core.unused import sizes, unused_modules, unused_parameters
-from channelcut.cost import network_costs
+from channelcut.cost import deployed_costs, network_costs
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
@@ -58,10 +61,10 @@ class AnalyzeOptions:
         if not isinstance(self.probe, bool):
             raise UserError(f"probe={self.probe!r}: expected True or False.")
 
-    def coupling(self, model: nn.Module) -> CoupleOptions:
-        """How to couple a model; what its library is known to leave uncounted may go unless told otherwise."""
-        free = uncounted_outputs(model) if self.prunable_outputs is None else tuple(self.prunable_outputs)
-        return CoupleOptions(cast(Any, self.grouped), free_outputs=free)
+    def uncounted(self, model: nn.Module) -> tuple[tuple[str, ...], str]:
+        """Patterns of the outputs that may lose channels, and why where nobody named them: their library is known."""
+        known = uncounted_outputs(model) if self.prunable_outputs is None else None
+        return (known.outputs, known.why) if known else (tuple(self.prunable_outputs or ()), "")
 
 
 def traced(
@@ -84,7 +87,8 @@ def coupled(
 ) -> Groups:
     """The channels that go together, and what keeps the others."""
     with watch.stage("couple"):
-        coupling = options.coupling(model)
+        free, why = options.uncounted(model)
+        coupling = CoupleOptions(cast(Any, options.grouped), free_outputs=free)
         if options.prunable_outputs is not None:
             check_outputs(graphs, options.prunable_outputs)
         forwards = CutForwards(model, *inputs)
@@ -92,7 +96,7 @@ def coupled(
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
         else:
             groups = couple(graphs, coupling)
-        return replace(groups, unused=unused_parameters(model, graphs))
+        return replace(groups, unused=unused_parameters(model, graphs), uncounted=why)
 
 
 def planned(
@@ -104,10 +108,12 @@ def planned(
     watch: Stopwatch,
     *,
     drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
 ) -> Plan:
-    """The plan that meets a budget, with its context."""
+    """The plan that meets a budget of the deployed form, with its context."""
     _check_groups(model, groups)
-    held = entries(exclude)
+    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+    held = excludes(exclude)
     groups = excluded(model, groups, held)
     shares = kept_shares(model, groups, budget.keep) if isinstance(budget.keep, Mapping) else None
     with watch.stage("score"):
@@ -115,13 +121,13 @@ def planned(
     with watch.stage("allocate"):
         costs = network_costs(model, groups)
         dropped = unused_modules(model, groups.unused) if drop_unused else ()
-        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped)), costs, shares)
+        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped, groups.undeployed)), costs, shares)
         context = PlanContext(model, groups, kept, scores, costs, dropped)
         return context.plan(_recorded(model, groups, budget, importance, held))
 
 
-def entries(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
-    """What `exclude` holds; a lone pattern or module is one entry."""
+def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
+    """What `exclude` holds, which may be a lone pattern or module."""
     if isinstance(exclude, (str, nn.Module)):
         return (exclude,)
     if not isinstance(exclude, Iterable):
@@ -158,7 +164,11 @@ def _recorded(
         chosen["keep"] = dict(budget.keep) if isinstance(budget.keep, Mapping) else budget.keep
     if groups.free_outputs:
         chosen["prunable_outputs"] = list(groups.free_outputs)
+    if groups.graph.entries:
+        chosen["entries"] = list(groups.graph.entries)
     chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
+    if said := groups.deploy.to_dict():
+        chosen["deploy"] = said
     if exclude:
         chosen["exclude"] = [entry if isinstance(entry, str) else paths[id(entry)] for entry in exclude]
     return {
@@ -172,7 +182,9 @@ def _recorded(
 
 def _input_shape(graph: Graph) -> str:
     """The one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
-    found = [spec for node in graph.nodes if node.kind == "input" for spec in specs(node.value)]
+    others = tuple(f"{entry}." for entry in graph.entries)
+    taken = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]
+    found = [spec for node in taken for spec in specs(node.value)]
     if len(found) != 1:
         return ""
     return str(InputSpec(tuple(found[0].shape), str(found[0].dtype).removeprefix("torch.")))
@@ -334,6 +346,12 @@ def cuts_of(model: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Cuts, Kept]:
     context = plan.context
     if isinstance(context, PlanContext) and context.model is model and _takes(context.groups.graph, inputs):
         return planned_cuts(plan, inputs)
+    entries = plan.options.get("entries", [])
+    if set(entries) - set(further_entries(inputs)):
+        raise UserError(
+            f"This plan was made with the entries {', '.join(entries)}, which no cut of it can be proven without. Give "
+            f"channelcut.prove the same: entries={entries!r}, or a dict with the example inputs of each."
+        )
     found = _fitting(model, plan, inputs, traced(model, inputs, AnalyzeOptions(), Stopwatch()))
     if found is None:
         raise UserError(

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from channelcut.adapters import deployed_form
 from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import positional_inputs
+from channelcut.core.record import planned_deploy
 from channelcut.core.specs import InputSpec, write_specs
 from channelcut.cutting.storage import PLAN
 from channelcut.onnx_out.inputs import random_array
@@ -67,10 +69,9 @@ def verify(
         raise UserError(
             f"verify compares networks whose inputs are tensors, and that of {folder} takes other things beside them."
         )
-    # The ONNX files are in float32.
-    module = model.eval().float()
+    form = deployed_form(model.eval().float(), positional_inputs(model, x), planned_deploy(model))
     batches, said = _batches(options, specs)
-    found = compare_files(folder, module, batches, score=options.score, on_progress=on_progress)
+    found = compare_files(folder, form, batches, score=options.score, on_progress=on_progress)
     found["inputs"] = said
     write_json(folder / PARITY, found)
     return found

@@ -733,6 +733,21 @@ class Anchored(nn.Module):
         return self.head(self.b(x)) + self.anchors
 
 
+class Picked(nn.Module):
+    """Channels in the order of a buffer, read by two layers; a stream that a grouped layer picks from as it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 16), conv(16, 12), nn.Conv2d(24, 3, 1)
+        self.grouped = conv(16, 12, groups=4)
+        self.register_buffer("order", torch.randperm(16))
+        self.register_buffer("learned", torch.tensor([0, 5, 2, 7, 7, 3, 1, 8, 0, 15, 9, 10, 4, 3, 2, 6]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.head(torch.cat([self.b(y[:, self.order]), self.grouped(y.index_select(1, self.learned))], 1))
+
+
 class GatedLinear(nn.Module):
     """Halves that gate one another: along the channels, of one layer and of two joined ones, and along positions."""
 
@@ -802,6 +817,7 @@ NETWORKS = {
         EmptySlice,
         Anchored,
         GatedLinear,
+        Picked,
     )
 }
 

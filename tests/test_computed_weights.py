@@ -194,6 +194,69 @@ def test_a_merged_update_loses_rows_columns_and_ranks() -> None:
     assert result.model[2].up.shape == (12, 2) and result.model[2].down.shape == (2, 8)
 
 
+class MergedByConvolution(nn.Module):
+    """Layers one after the other that are deployed as one, whose weight is one kernel convolved with the other."""
+
+    def __init__(self, i: int, o: int, middle: int = 12) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(i, middle, 1), nn.Conv2d(middle, o, 3)
+
+    def kernel(self) -> Tensor:
+        return (
+            F.conv2d(self.a.weight.permute(1, 0, 2, 3), self.b.weight.flip(2, 3), padding=2).flip(2, 3).transpose(0, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel()
+        bias = F.conv2d(self.a.bias.view(1, -1, 1, 1), self.b.weight.sum((2, 3), keepdim=True), self.b.bias)
+        return F.conv2d(x, kernel, bias.flatten(), padding=1)
+
+
+class MergedTransposed(MergedByConvolution):
+    def kernel(self) -> Tensor:
+        kernel = self.b.weight.transpose(0, 1)
+        return F.conv_transpose2d(self.a.weight.permute(1, 0, 2, 3), kernel, padding=0).transpose(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel(), self.b.bias, padding=1)
+
+
+class MergedAndWritten(MergedByConvolution):
+    """The merged kernel is written into a layer of its own."""
+
+    def __init__(self, i: int, o: int, middle: int = 12) -> None:
+        super().__init__(i, o, middle)
+        self.deployed = nn.Conv2d(i, o, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.deployed.weight.data = self.kernel()
+        return self.deployed(F.pad(x, [1, 1, 1, 1]))
+
+
+@pytest.mark.parametrize("layer", [MergedByConvolution, MergedTransposed, MergedAndWritten])
+def test_weights_convolved_with_each_other_lose_what_is_between_them(layer: Callable[..., nn.Module]) -> None:
+    model = network(layer)
+    result = cc.prune(model, example(), keep=0.5)
+    assert sorted((g.width, g.kept) for g in result.plan.groups) == [(12, 6), (12, 6), (16, 8), (24, 12)]
+    assert result.model[2].b.weight.shape == (12, 6, 3, 3) and result.model[2].a.weight.shape == (6, 8, 1, 1)
+
+
+def test_a_convolved_table_of_positions_stays_a_value() -> None:
+    """Of one sample, a parameter is a value, and what a layer makes of it has channels like any other."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer = nn.Parameter(torch.randn(1, 6, 8, 8)), nn.Conv2d(6, 16, 1)
+            self.image, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(24, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.image(x), self.layer(self.table)], 1))
+
+    torch.manual_seed(0)
+    assert kept(Positions().eval(), torch.rand(1, 3, 8, 8)) == [(8, 4), (16, 8)]
+
+
 class Pinned(nn.Conv2d):
     """A mask that is neither parameter nor buffer."""
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from channelcut.cli import main
 from channelcut.core.checked import read_json
+from channelcut.core.deployed import Deployed
 from channelcut.onnx_out.module import onnx_from_module
 from channelcut.parity import compare_files
 from channelcut.parity.chain import Stage, difference, run_chain
@@ -38,7 +39,7 @@ def test_a_sound_folder_passes(result: Path, capsys: pytest.CaptureFixture[str])
     assert main(["verify", str(result), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     status = {row["stage"]: row["status"] for row in found["stages"]}
-    assert status["onnx"] == status["simplified"] == "passed"
+    assert status["onnx"] == "passed"
     assert status["fp16"] == status["model.sm89.engine"] == "not run"
     assert "random" in found["inputs"]
     assert read_json(result / "parity.json", "", "") == found
@@ -63,9 +64,9 @@ def test_a_corrupt_stage_is_named(result: Path, tmp_path: Path, capsys: pytest.C
     (images / "broken.png").write_bytes(b"no image")
     assert main(["verify", str(folder), "--data", str(images)]) == 1
     shown = capsys.readouterr().out
-    assert "First stage that breaks: simplified" in shown
+    assert "First stage that breaks: onnx" in shown
     found = json.loads((folder / "parity.json").read_text())
-    assert found["first_broken"] == "simplified"
+    assert found["first_broken"] == "onnx"
     assert found["inputs"] == "3 images, 1 unreadable ones skipped"
 
 
@@ -189,15 +190,15 @@ class Quiet(nn.Module):
 def test_quiet_outputs_pass_and_black_images_are_tried(tmp_path: Path) -> None:
     module, image = Quiet().eval(), np.random.default_rng(0).random((1, 3, 16, 16), dtype=np.float32)
     onnx_from_module(module, (torch.from_numpy(image),), tmp_path / "model.onnx")
-    found = compare_files(tmp_path, module, [image])
-    assert found["first_broken"] is None and found["stages"][1]["status"] == "passed"
+    found = compare_files(tmp_path, Deployed(module, (torch.from_numpy(image),)), [image])
+    assert found["first_broken"] is None and found["stages"][0]["status"] == "passed"
     model = onnx.load(tmp_path / "model.onnx")
     (addition,) = [node for node in model.graph.node if node.op_type == "Add"]
     addition.op_type = "Identity"
     del addition.input[1:]
     onnx.save(model, tmp_path / "model.onnx")
-    found = compare_files(tmp_path, module, [image])
-    assert found["first_broken"] == "simplified"
-    assert "on zeros, output 'output_1' is not finite at 2048 places" in found["stages"][1]["reason"]
+    found = compare_files(tmp_path, Deployed(module, (torch.from_numpy(image),)), [image])
+    assert found["first_broken"] == "onnx"
+    assert "'output_1' is not finite at 2048 of 2048 places where the module is finite" in found["stages"][0]["reason"]
     wrong = {"y": np.array([2e-4, 1e-4])}
     assert difference([{"y": np.array([1e-4, 1e-4])}], [wrong], rounding={"y": 1e-7}).max_relative == pytest.approx(1)

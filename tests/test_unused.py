@@ -50,7 +50,7 @@ def test_a_head_that_runs_in_training_alone_is_not_unused() -> None:
 
 
 def test_a_budget_tells_what_is_unread_from_what_is_pinned() -> None:
-    with pytest.raises(cc.BudgetError, match=r"never read by the forward \(body.1, aux.a, aux.b: see drop_unused"):
+    with pytest.raises(cc.BudgetError, match=r"the forward \(body.1, aux.a, aux.b: see entries, drop_unused"):
         cc.prune(Auxiliary().eval(), example(), params=0.05)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
         built = peak_mib()
         start = time.perf_counter()
         try:
-            result = cc.prune(example.model, example.inputs, keep=KEEP, progress=announcer(record, built))
+            drop = zoo == "packages"  # whose encoders are cut short: stages are built that no output depends on
+            progress = announcer(record, built)
+            result = cc.prune(example.model, example.inputs, keep=KEEP, drop_unused=drop, progress=progress)
         finally:
             record.say(prune_s=round(time.perf_counter() - start, 3), peak_mib=round(peak_mib() - built, 1))
     if result is not None and example is not None:
@@ -80,10 +83,18 @@ def cut(zoo: str, name: str, record: Record, folder: Path) -> None:
             seconds={stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
             **facts(result.groups),
         )
+        if result.plan.dropped:  # what the forward never reads counts as gone
+            count = dropped(example.model, result.plan.dropped)
+            record.say(dropped=count, dropped_modules=list(result.plan.dropped))
         cc.save(result, folder / "result")
         beside_export(example, record)
     elif example is not None:
         explain(example, record)
+
+
+def dropped(model: torch.nn.Module, modules: Collection[str]) -> int:
+    """How many parameters modules have that go as wholes, because the forward never reads them."""
+    return sum(parameter.numel() for path in modules for parameter in model.get_submodule(path).parameters())
 
 
 def beside_export(example: Example, record: Record) -> None:

@@ -1,1 +1,6 @@
-"""Other people's ecosystems: what loads, trains, evaluates and saves a cut network the way they do it."""
+"""What channelcut knows of the libraries that networks come from, behind one protocol: see `protocol.Adapter`."""
+
+from channelcut.adapters.protocol import Adapter
+from channelcut.adapters.registry import adapter_of, deployed_form
+
+__all__ = ["Adapter", "adapter_of", "deployed_form"]

@@ -227,7 +227,7 @@ def _global(
         nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(cost(least))}"
         why = "is pinned"
         if groups.unused and name == "params":
-            why = f"is pinned, or never read by the forward ({unused_words(groups.unused)}: see drop_unused)"
+            why = f"is pinned, or never read by the forward ({unused_words(groups.unused)}: see entries, drop_unused)"
         raise BudgetError(
             f"The budget {name}={given:g} cannot be met: with every group at its least width {share:.4f} of the "
             f"original's {name} remain, because the rest {why}. The nearest possible budget is {name}={nearest}. "

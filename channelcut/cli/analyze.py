@@ -84,6 +84,10 @@ def print_analysis(data: Mapping[str, Any]) -> None:
     out = console()
     total = data["totals"]
     out.print(trace_line(data["trace"]), markup=False, soft_wrap=True)
+    if data["trace"]["unused"]:
+        out.print(unused_line(data["trace"]["unused"]), markup=False, soft_wrap=True)
+    if data["trace"]["uncounted"]:
+        out.print(f"O{data['trace']['uncounted'][1:]}.", markup=False, soft_wrap=True)
     floors = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in total["floors"].items())
     out.print(
         f"{plural(len(data['groups']), 'group')} with {plural(total['removable_channels'], 'removable channel')}. "
@@ -179,4 +183,16 @@ def trace_line(trace: Mapping[str, Any]) -> str:
         if only
         else "No branch of training mode alone was seen."
     )
-    return f"Traced by {how or trace['tracer']}: {trace['ops']} ops. {added}"
+    entries = f" of {', '.join(['forward', *trace['entries']])}" if trace["entries"] else ""
+    return f"Traced by {how or trace['tracer']}: {trace['ops']} ops{entries}. {added}"
+
+
+def unused_line(unused: Sequence[str]) -> str:
+    """Where the parameters are that nothing reads, and what to do about them."""
+    from channelcut.core.unused import unused_words
+    from channelcut.report.numbers import plural
+
+    return (
+        f"Never read by the forward: {plural(len(unused), 'parameter')} in {unused_words(unused)}. They are cut where "
+        "--entry names a method that reads them, and go as wholes with --drop-unused of compress."
+    )

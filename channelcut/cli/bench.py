@@ -51,6 +51,7 @@ def add_flags(parser: ArgumentParser) -> None:
         help="compute capability, where the backend builds engines from ONNX first",
     )
     groups.add_input(model)
+    groups.add_deploy(parser)
     model.add_argument("--weights", metavar="pretrained|random|FILE", help=groups.WEIGHTS)
     model.add_argument("--trust", action="store_true", help=groups.TRUST)
     model.add_argument(
@@ -146,11 +147,12 @@ def _file(name: str, flags: Namespace, made: Path) -> Path:
         return path
     if path.suffix.lower() in (".onnx", ".engine"):
         raise UserError(f"There is no file {name}. bench takes an .onnx file, an engine, a result folder or a model.")
+    from channelcut.adapters import deployed_form
     from channelcut.core.inputs import positional_inputs
-    from channelcut.onnx_out.module import onnx_from_module
+    from channelcut.onnx_out.deployed import onnx_from_deployed
 
     model, x = groups.find_model(name, flags.input, flags.weights, trust=flags.trust).open()
-    onnx_from_module(model, positional_inputs(model, x), made)
+    onnx_from_deployed(deployed_form(model, positional_inputs(model, x), groups.read_deploy(flags)), made)
     return made
 
 

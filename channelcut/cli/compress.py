@@ -33,6 +33,7 @@ def add_flags(parser: ArgumentParser) -> None:
     groups.add_model(parser)
     groups.add_allocation(parser)
     groups.add_coupling(parser)
+    groups.add_deploy(parser)
     proof = parser.add_argument_group("proof")
     proof.add_argument(
         "--prove",

@@ -17,6 +17,7 @@ from channelcut.core.errors import UserError
 if TYPE_CHECKING:
     from channelcut.allocation import Budget
     from channelcut.compress import PruneOptions
+    from channelcut.core.deployed import Deploy
     from channelcut.core.specs import InputSpec
     from channelcut.recovery import Preprocessing
     from channelcut.sources import Source
@@ -111,7 +112,17 @@ def add_coupling(parser: ArgumentParser) -> None:
         dest="prunable_outputs",
         action="append",
         metavar="PATTERN",
-        help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated",
+        help="an output whose channels may go, by its path in the result, such as '1.feats.*'; may be repeated; by "
+        "default those that the model's library is known not to count, '' for none",
+    )
+    group.add_argument(
+        "--entry",
+        dest="entries",
+        action="append",
+        default=[],
+        metavar="METHOD",
+        help="a further method that takes what forward takes, such as forward_train, so that what only it runs (an "
+        "auxiliary head) is cut as well; may be repeated",
     )
 
 
@@ -120,8 +131,36 @@ def read_coupling(flags: Namespace) -> dict[str, Any]:
     return {
         "tracer": flags.tracer,
         "grouped": flags.grouped,
-        "prunable_outputs": tuple(flags.prunable_outputs) if flags.prunable_outputs else None,
+        "prunable_outputs": None if flags.prunable_outputs is None else tuple(filter(None, flags.prunable_outputs)),
+        "entries": tuple(flags.entries),
     }
+
+
+def add_deploy(parser: ArgumentParser) -> None:
+    """Which form of the network runs in production."""
+    group = parser.add_argument_group("what is deployed")
+    group.add_argument(
+        "--nms",
+        type=parsing.switch,
+        metavar="none|true|false",
+        help="of Ultralytics' detectors, as their exporter takes it: true puts suppression into the file, false takes "
+        "the head that needs none, none leaves it to whoever runs the file (default: what their exporter does)",
+    )
+    group.add_argument(
+        "--outputs",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="an output that production reads, by its path in the forward's result; the others are left out of files, "
+        "cost and times; may be repeated",
+    )
+
+
+def read_deploy(flags: Namespace) -> Deploy:
+    """The form that is deployed."""
+    from channelcut.core.deployed import Deploy
+
+    return Deploy(flags.nms, tuple(flags.outputs))
 
 
 def add_allocation(parser: ArgumentParser) -> None:
@@ -238,6 +277,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         preprocessing=read_images(flags),
         rescale=flags.rescale,
         drop_unused=flags.drop_unused,
+        deploy=read_deploy(flags),
         prove=flags.prove,
         **read_coupling(flags),
     )

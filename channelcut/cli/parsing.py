@@ -227,6 +227,14 @@ def choice(*known: str) -> Callable[[str], str]:
     return read
 
 
+def switch(text: str) -> bool | None:
+    """`true`, `false` or `none`."""
+    found = {"true": True, "1": True, "false": False, "0": False, "none": None}
+    if text.lower() not in found:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none, true nor false")
+    return found[text.lower()]
+
+
 def names(text: str) -> tuple[str, ...]:
     """`sm86,sm89` as a tuple."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

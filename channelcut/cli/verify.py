@@ -68,6 +68,9 @@ def print_parity(found: Mapping[str, Any]) -> None:
     for row in found["stages"]:
         if row["status"] == "not run":
             out.print(f"{row['stage']} was not run here: {row['reason']}", markup=False, soft_wrap=True)
+    for row in found["stages"]:
+        for text in row.get("rounding", ()):
+            out.print(f"rounding is large against {row['stage']}: {text}", markup=False, soft_wrap=True)
     broken = next((row for row in found["stages"] if row["stage"] == found["first_broken"]), None)
     if broken:
         out.print(f"First stage that breaks: {broken['stage']} ({broken['reason']}).", soft_wrap=True)

@@ -51,8 +51,20 @@ class Footprint:
     def kept_shape(self, kept: Kept) -> tuple[int, ...] | None:
         """The shape of what is left of the value; None where it is no rectangle.
 
-        The last axis along which channels vary loses elements, the ones before it whole slabs.
+        The last axis along which channels vary loses elements, the ones before it whole slabs. Of a shuffle (columns,
+        groups) each group may also lose elements of its own, as many as the others: what is left of it closes up.
         """
+        shape = self._slabs(kept)
+        if shape is not None or len(self.varying) != 2:
+            return shape
+        columns, groups = self.varying
+        counts = set(np.moveaxis(kept[self.channels], groups, 0).reshape(self.shape[groups], -1).sum(1).tolist())
+        if len(counts) > 1:
+            return None
+        return tuple(counts.pop() if axis == columns else extent for axis, extent in enumerate(self.shape))
+
+    def _slabs(self, kept: Kept) -> tuple[int, ...] | None:
+        """The shape where axes but the last one lose whole slabs; None where rows would be of different lengths."""
         if not self.varying:
             return self.shape
         mask = kept[self.channels]
@@ -63,14 +75,14 @@ class Footprint:
             shape[axis] = int(mask.any(axis=others).sum())
             outer *= shape[axis]
         total = int(np.count_nonzero(mask))
-        if outer == 0 or total % outer:  # rows of different lengths
+        if outer == 0 or total % outer:
             return None
         shape[self.varying[-1]] = total // outer
         return tuple(shape)
 
     def kept_part(self, kept: Kept) -> Tensor | None:
-        """What is left of the channels, row by row, as a tensor; None where it is no rectangle."""
-        shape = self.kept_shape(kept)
+        """What is left of the channels, row by row, as a tensor; None where that is not made of whole slabs."""
+        shape = self._slabs(kept)
         if shape is None:
             return None
         if not self.channels.size:

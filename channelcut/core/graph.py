@@ -145,7 +145,9 @@ class Graph:
     path in it, such as `1.feats.0`. `uses` are the numbers that the forward computed from shapes and attributes, where
     the front end can see them; `attributes` are the integers that modules keep, by module path and name. `hollow` says
     that it was recorded without the forward's arithmetic. `unsettled` are the nodes that are read where values decide
-    how many values there are: what follows is not in the graph.
+    how many values there are: what follows is not in the graph. `integers` are the values of the parameters and buffers
+    of whole numbers that have one axis, by name: a forward may pick channels by them. `entries` are the methods that
+    were run after `forward`, and `forward_end` is the index of the first node of theirs.
     """
 
     nodes: tuple[Node, ...]
@@ -158,6 +160,9 @@ class Graph:
     attributes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     hollow: bool = False
     unsettled: tuple[int, ...] = ()
+    integers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
+    forward_end: int | None = None
 
     @cached_property
     def tagged(self) -> frozenset[tuple[int, str]]:
@@ -231,4 +236,4 @@ def path_piece(entry: Any) -> str:
 
 def as_spec(tree: Any) -> Any:
     """Replace the tensors in a pytree by their `Spec`."""
-    return mapped_only(torch.Tensor, lambda t: Spec(tuple(int(s) for s in t.shape), t.dtype), tree)
+    return mapped_only(torch.Tensor, lambda t: Spec(tuple(map(int, t.shape)), t.dtype), tree)

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from channelcut.core.graph import Graph, Site
+from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.graph import Graph, Site, is_named, named_outputs
 from channelcut.core.ids import compact
 from channelcut.core.trees import mapped_only
 from channelcut.core.unused import unused_words
@@ -117,16 +118,31 @@ class Follower:
 
 
 @dataclass(frozen=True)
+class Index:
+    """A tensor of one axis by which the forward picks channels: its `values` are positions along a line of `channels`.
+
+    It has a slot, as other tensors have: a position goes with the channel that it picks. The values that are left are
+    numbered anew.
+    """
+
+    tensor: str
+    values: Ids
+    channels: Ids
+
+
+@dataclass(frozen=True)
 class Work:
     """Multiply-accumulates of one call, and the channels that its cost is proportional to.
 
     macs(kept) = macs * kept(rows) / len(rows) * kept(columns) / len(columns); an empty array is a fixed extent.
+    `node`: the call in the graph.
     """
 
     macs: float
     rows: Ids
     columns: Ids
     site: Site
+    node: int = -1
 
 
 @dataclass(frozen=True)
@@ -152,9 +168,11 @@ class Finding:
 class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
-    `followers` are the numbers in modules that have to be refreshed after a cut, `free_outputs` patterns of the outputs
-    that may lose channels, `findings` what was found out on the way, `unused` the parameters that the forward never
-    reads: they are neither cut nor pinned.
+    `followers` are the numbers in modules that have to be refreshed after a cut, `indices` the tensors whose positions
+    have to be, `free_outputs` patterns of the outputs that may lose channels, `findings` what was found out on the way,
+    `unused` the parameters that the forward never reads: they are neither cut nor pinned. `deploy` is which form of the
+    network is deployed, `undeployed` the parameters that this form lacks; `work` is that form's alone.
+    `uncounted` says why outputs may lose channels that nobody named.
     """
 
     groups: tuple[Group, ...]
@@ -165,9 +183,13 @@ class Groups:
     graph: Graph
     shapes: Mapping[str, tuple[int, ...]]
     followers: tuple[Follower, ...] = ()
+    indices: tuple[Index, ...] = ()
     free_outputs: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     unused: tuple[str, ...] = ()
+    deploy: Deploy = DEFAULT
+    undeployed: tuple[str, ...] = ()
+    uncounted: str = ""
     _ids: Mapping[int, Any] = field(default_factory=dict, repr=False)
     _channel_of: Ids = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 
@@ -186,12 +208,25 @@ class Groups:
             held = len(np.unique(np.concatenate([pin.channels for pin in found])))
             lines.append(f"  pinned: {reason} ({count} places), {held} channels, first at {found[0].site}")
         names = [f"{follower.module}.{follower.attribute}".lstrip(".") for follower in self.followers]
+        names += [index.tensor for index in self.indices]
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             lines.append(f"  follow: {', '.join(names[:3])}{more}")
+        if said := self.uncounted_words():
+            lines.append(f"  {said}")
         if self.unused:
-            lines.append(f"  never read by the forward: {len(self.unused)} parameters in {unused_words(self.unused)}")
+            plural = "s" if len(self.unused) > 1 else ""
+            where = f"{len(self.unused)} parameter{plural} in {unused_words(self.unused)}"
+            lines.append(f"  never read by the forward: {where} (entries=[...] names methods that do)")
         return "\n".join(lines)
+
+    def uncounted_words(self) -> str:
+        """Which outputs may lose channels because the model's library is known, and why; empty where there are none."""
+        names = [name for name, _ in named_outputs(self.graph) if is_named(name, self.free_outputs)]
+        if not self.uncounted or not names:
+            return ""
+        some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        return f"outputs that may lose channels: {some}, because {self.uncounted} (prunable_outputs=[] holds them)"
 
     def channels_of(self, node: int) -> Any:
         """The channel of each element of a node's value: an int64 tensor with stride 0 along constant axes.

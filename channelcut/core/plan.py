@@ -61,6 +61,7 @@ class Plan:
         weights: identifies the values of these tensors.
         kept: `kept[name][axis]` lists the positions that a tensor keeps, ascending; what is not there stays whole.
         attributes: `attributes[module][attribute]` is the new value of a number that follows a width.
+        indices: `indices[name]` are the new values of a tensor of positions by which the forward picks channels.
         groups: the widths of every group before and after, in channels of one lane.
         before: what the model costs for the example input: multiply-accumulates and parameters.
         after: what is left of that.
@@ -88,6 +89,7 @@ class Plan:
     weights: str
     kept: Mapping[str, Mapping[int, tuple[int, ...]]]
     attributes: Mapping[str, Mapping[str, Any]]
+    indices: Mapping[str, tuple[int, ...]]
     groups: tuple[GroupPlan, ...]
     before: Cost
     after: Cost
@@ -191,6 +193,10 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         attributes={
             module: {name: _value(value, at) for name, value, at in entries(values, place)}
             for module, values, place in entries(data.get("attributes"), "attributes")
+        },
+        indices={
+            name: tuple(expect(value, int, at, "a position") for value, at in items(values, place))
+            for name, values, place in entries(data.get("indices"), "indices")
         },
         groups=tuple(_group(group, place) for group, place in items(data.get("groups"), "groups")),
         before=before,

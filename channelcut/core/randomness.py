@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,22 +14,31 @@ from channelcut.core.trees import leaves
 _SEED = 0
 
 
-class Generators:
-    """One generator for each device, seeded alike, so that the same forward draws the same numbers every time."""
+def computed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run an op."""
+    return func(*args, **kwargs)
 
-    def __init__(self) -> None:
+
+class Generators:
+    """One generator for each device, seeded alike, so that the same forward draws the same numbers every time.
+
+    `compute(func, args, kwargs)` runs the ops.
+    """
+
+    def __init__(self, compute: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any] = computed) -> None:
+        self._compute = compute
         self._made: dict[torch.device, torch.Generator] = {}
 
     def run(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an op; one that draws from torch's own generator draws from one of these instead."""
         seeded = _seeded(func)
         if seeded is None or kwargs.get("generator") is not None:
-            return func(*args, **kwargs)
+            return self._compute(func, args, kwargs)
         given = next((leaf.device for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)), None)
         device = torch.device(kwargs.get("device") or given or "cpu")
         if device not in self._made:
             self._made[device] = torch.Generator(device).manual_seed(_SEED)
-        return seeded(*args, **{**kwargs, "generator": self._made[device]})
+        return self._compute(seeded, args, {**kwargs, "generator": self._made[device]})
 
 
 class OwnRandom(ThreadMode):

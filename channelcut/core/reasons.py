@@ -195,6 +195,12 @@ NO_COMMON_STEP = Reason(
     "Pieces of 7 and 15 channels that keep the same share can keep all or nothing.",
     "sizes",
 )
+LEFT_OVER = Reason(
+    "left over at the end of a part",
+    "choose widths that the pieces divide evenly, such as a multiple of 32",
+    "Pieces of 7 and 15 channels go in seven steps of one and of two; the fifteenth stays.",
+    "sizes",
+)
 ORDER = Reason(
     "channels would come out of order",
     "take sizes from the tensor's own shape, and give pieces that are joined later the same layer",
@@ -293,8 +299,16 @@ DECIDE_ABOUT_OTHERS = Reason(
 )
 INDEXED = Reason(
     "indexed by a tensor",
-    "select by chunk, split or slices, which channelcut can follow",
-    "Elements are picked by a tensor of positions.",
+    "keep the positions in a buffer (register_buffer) that is read for nothing else, or select by chunk, split or "
+    "slices",
+    "Channels are picked by positions that the forward computes, or that have another use.",
+    "values",
+)
+PICKED = Reason(
+    "picked by positions that go by themselves",
+    "nothing needs to be done: what reads the picked channels loses positions instead; where each channel is picked "
+    "once and no groups follow, both sides go together",
+    "A buffer picks channels so often, or so unevenly among groups, that none of them could go with its positions.",
     "values",
 )
 TRIANGLE = Reason(

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.plan import Plan
 from channelcut.core.tensors import shapes_fingerprint, weights_fingerprint
 
@@ -105,3 +106,9 @@ def close_change(model: nn.Module) -> None:
 def changed(record: Record, change: Mapping[str, Any]) -> Plan:
     """The plan of a record with one more change; `round` says which cut it came after."""
     return replace(record.plan, changes=(*record.plan.changes, {**change, "round": len(record.rounds)}))
+
+
+def planned_deploy(model: nn.Module) -> Deploy:
+    """The deployed form that the latest cut of a module was planned for; the usual one of any other module."""
+    record = record_of(model)
+    return Deploy.from_dict(record.rounds[-1]["options"].get("deploy", {})) if record and record.rounds else DEFAULT

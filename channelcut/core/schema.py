@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 
@@ -15,18 +16,24 @@ def bound_arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any] 
     given = kwargs or {}
     if target is operator.getitem:
         return {"self": args[0], "index": args[1]}
-    schema = getattr(target, "_schema", None)
-    if schema is None:
+    if getattr(target, "_schema", None) is None:
         return {str(position): value for position, value in enumerate(args)} | dict(given)
-    bound: dict[str, Any] = {}
-    for position, argument in enumerate(schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        elif argument.name in given:
-            bound[argument.name] = given[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
+    names, defaults = _parameters(target)
+    bound = dict(zip(names, args, strict=False))
+    for name in names[len(bound) :]:
+        if name in given:
+            bound[name] = given[name]
+        elif name in defaults:
+            default = defaults[name]
+            bound[name] = list(default) if isinstance(default, list) else default
     return bound
+
+
+@cache  # to read a schema costs more than to bind by it
+def _parameters(target: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of an op's arguments, and the defaults of those that have one."""
+    arguments = target._schema.arguments
+    return tuple(a.name for a in arguments), {a.name: a.default_value for a in arguments if a.has_default_value()}
 
 
 def written_arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -44,6 +51,7 @@ def writes(target: Any) -> bool:
     return schema is not None and bool(schema.is_mutable)
 
 
-def keyword_only(target: Any) -> set[str]:
+@cache
+def keyword_only(target: Any) -> frozenset[str]:
     """The names of the arguments that an op takes by keyword alone."""
-    return {argument.name for argument in target._schema.arguments if argument.kwarg_only}
+    return frozenset(argument.name for argument in target._schema.arguments if argument.kwarg_only)

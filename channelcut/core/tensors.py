@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from channelcut.core.groups import Groups
+from channelcut.core.groups import Groups, Ids
 
 Kept = dict[str, dict[int, tuple[int, ...]]]
 
@@ -45,6 +45,23 @@ def kept_positions(groups: Groups, kept: NDArray[np.bool_]) -> Kept:
     return found
 
 
+def renumbered(values: Ids, line: NDArray[np.bool_], own: NDArray[np.bool_]) -> Ids:
+    """Positions along a line of which what is marked in `line` is kept; `own` marks those of the positions that are."""
+    found: Ids = (np.cumsum(line) - 1)[values[own]]
+    return found
+
+
+def kept_indices(groups: Groups, kept: NDArray[np.bool_]) -> dict[str, tuple[int, ...]]:
+    """The new values of the tensors of positions whose values or number change."""
+    slots = {(slot.tensor, slot.axis): slot.channels for slot in groups.slots}
+    found = {}
+    for index in groups.indices:
+        values = renumbered(index.values, kept[index.channels], kept[slots[index.tensor, 0]])
+        if not np.array_equal(values, index.values):
+            found[index.tensor] = tuple(values.tolist())
+    return found
+
+
 def kept_channels(groups: Groups, kept: Mapping[str, Mapping[int, tuple[int, ...]]]) -> NDArray[np.bool_] | None:
     """The channels that are left where tensors keep these positions, shape (channel_count,).
 
@@ -65,6 +82,20 @@ def shapes_fingerprint(model: nn.Module) -> str:
     """Identify the shapes of a model's parameters and buffers, of whatever type they are."""
     lines = [f"{name} {tuple(t.shape)}" for name, t in sorted(named_tensors(model).items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def cut_tensor(
+    name: str, tensor: Tensor, kept: Mapping[str, Mapping[int, tuple[int, ...]]], indices: Mapping[str, tuple[int, ...]]
+) -> Tensor:
+    """What a plan leaves of a tensor, from its positions and its new values.
+
+    Raises:
+        RuntimeError: these are not as many as the plan keeps.
+    """
+    found = select(tensor, kept.get(name, {}))
+    if name not in indices:
+        return found
+    return torch.tensor(indices[name], dtype=tensor.dtype, device=tensor.device).view(found.shape)
 
 
 def select(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:

@@ -6,7 +6,7 @@ forward takes and returns; between ops there is nothing but these three.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -14,19 +14,18 @@ from typing import Any
 def leaves(tree: Any) -> list[Any]:
     """Everything in `tree` that is no container, in order."""
     found: list[Any] = []
-    _collect(tree, found)
+    _collect((tree,), found)
     return found
 
 
-def _collect(tree: Any, found: list[Any]) -> None:
-    if isinstance(tree, (list, tuple)):
-        for item in tree:
+def _collect(items: Iterable[Any], found: list[Any]) -> None:
+    for item in items:
+        if isinstance(item, (list, tuple)):
             _collect(item, found)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            _collect(item, found)
-    else:
-        found.append(tree)
+        elif isinstance(item, dict):
+            _collect(item.values(), found)
+        else:
+            found.append(item)
 
 
 def opened(tree: Any) -> Any:
@@ -44,10 +43,19 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
 def mapped_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
     """The same for the leaves of one class."""
     if isinstance(tree, (list, tuple)):
-        items = [mapped_only(kind, function, item) for item in tree]
+        items = _mapped_items(kind, function, tree)
         if isinstance(tree, list):
             return items
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     if isinstance(tree, dict):
-        return {key: mapped_only(kind, function, item) for key, item in tree.items()}
+        return dict(zip(tree, _mapped_items(kind, function, tree.values()), strict=True)) if tree else {}
     return function(tree) if isinstance(tree, kind) else tree
+
+
+def _mapped_items(kind: type, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    return [
+        mapped_only(kind, function, item)
+        if isinstance(item, (list, tuple, dict))
+        else (function(item) if isinstance(item, kind) else item)
+        for item in items
+    ]

@@ -35,7 +35,8 @@ def unused_words(unused: Sequence[str]) -> str:
     return ", ".join(tops[:4]) + (f" and {len(tops) - 4} more" if len(tops) > 4 else "")
 
 
-def sizes(model: nn.Module, paths: Sequence[str]) -> tuple[int, int]:
-    """How many elements the parameters of a model have, and those of some of its modules."""
-    inside = (parameter for path in paths for parameter in model.get_submodule(path).parameters())
-    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in inside)
+def sizes(model: nn.Module, paths: Sequence[str], apart: Collection[str] = ()) -> tuple[int, int]:
+    """How many elements the parameters of a model have, and those of some of its modules; those `apart` do not."""
+    counted = {name: p.numel() for name, p in model.named_parameters() if name not in apart}
+    inside = (count for name, count in counted.items() if any(name.startswith(f"{path}.") for path in paths))
+    return sum(counted.values()), sum(inside)

@@ -64,7 +64,7 @@ def _share(extents: list[Ids], groups: Groups) -> Share:
 
 
 def macs_cost(groups: Groups) -> BilinearCost:
-    """Multiply-accumulates of the traced forward (convolutions, linear layers, matrix products)."""
+    """Multiply-accumulates of the deployed forward (convolutions, linear layers, matrix products)."""
     base = np.array([w.macs for w in groups.work], dtype=np.float64)
     return BilinearCost(
         base, _share([w.rows for w in groups.work], groups), _share([w.columns for w in groups.work], groups)
@@ -85,8 +85,9 @@ def params_cost(groups: Groups, sizes: dict[str, int]) -> BilinearCost:
 
 
 def network_costs(model: nn.Module, groups: Groups) -> dict[str, BilinearCost]:
-    """Multiply-accumulates and parameters of a model as functions of the widths of its groups."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    """Multiply-accumulates and parameters of a model's deployed form as functions of the widths of its groups."""
+    gone = set(groups.undeployed)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in gone}
     return {"macs": macs_cost(groups), "params": params_cost(groups, sizes)}
 
 

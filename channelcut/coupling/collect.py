@@ -29,6 +29,7 @@ from channelcut.coupling.facts import (
     Facts,
     PinRequest,
     Place,
+    RawIndex,
     RawSlot,
     RawWork,
     Rectangle,
@@ -63,6 +64,7 @@ def collect(graphs: Sequence[Graph], options: CoupleOptions | None = None) -> Fa
         runs=runs,
         count=collector.next_id,
         slots=collector.slots,
+        indices=collector.indices,
         constraints=constraints,
         lines=tuple(collector.lines),
         bounds=collector.bounds,
@@ -83,6 +85,7 @@ class Collector:
     edges: list[NDArray[np.int64]] = field(default_factory=list)
     pins: list[PinRequest] = field(default_factory=list)
     slots: dict[tuple[str, int], RawSlot] = field(default_factory=dict)
+    indices: dict[str, RawIndex] = field(default_factory=dict)
     fixed: dict[tuple[str, int], tuple[Reason | str, str, Site]] = field(default_factory=dict)
     equal: list[Equal] = field(default_factory=list)
     rectangles: list[Rectangle] = field(default_factory=list)
@@ -163,6 +166,20 @@ class Collector:
         known = None if stored is None else self.slots.get((stored.name, stored.axis))
         return None if known is None else (known.ids.to(torch.int32), known.role)
 
+    def positions(self, call: Call, index: Stored, line: Tensor) -> NDArray[np.int64]:
+        """The values of a tensor; lines that it picks from at several places lose the same channels."""
+        known = self.indices.get(index.name)
+        if known is None:
+            values = call.graph.integers[index.name].to(torch.int64).numpy() % len(line)
+            known = self.indices[index.name] = RawIndex(values, line)
+        else:
+            self.bind(call, known.line, line, SHARED_WITH_FIXED)
+        return known.values
+
+    def goes_alone(self, index: Stored) -> bool:
+        """As the options say."""
+        return index.name in self.options.alone
+
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
         """Join the ids at one place; an element that cannot be removed holds its partner."""
         self.edges += edges(a, b)
@@ -224,9 +241,11 @@ class Collector:
         self.fixed.setdefault((stored.name, stored.axis), (reason, remedy, call.site))
 
     def account(self, call: Call, macs: float, rows: Tensor, columns: Tensor) -> None:
-        """Note the cost."""
+        """Note the cost, of what is deployed: the `forward`."""
+        if call.graph.forward_end is not None and call.node.index >= call.graph.forward_end:
+            return
         rows, columns = (I.compact(ids).reshape(-1) for ids in (rows, columns))
-        self.work.append(RawWork(macs, rows, columns, call.site, call.run))
+        self.work.append(RawWork(macs, rows, columns, call.site, call.run, call.node.index))
 
     def misfit(self, call: Call, ids: Sequence[Tensor], problem: Exception) -> NoReturn:  # noqa: ARG002  see Host
         """With all ids there, what does not fit is the rule's fault; the interpreter says where."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups, Role
+from channelcut.coupling.blocks import Blocks
 from channelcut.coupling.collect import collect
 from channelcut.coupling.facts import CoupleOptions
 from channelcut.coupling.probe import Forward, Probe, StaleTrace
@@ -39,25 +40,37 @@ def couple(
         RuleError: a rule of an op is wrong.
     """
     settling = _freest(graphs, options or CoupleOptions())
+    checks = (*CHEAP, Blocks(settling, CHEAP))
     if forward is None:
-        return groups_of(settling.without_held(settling.settle(CHEAP)))
+        return groups_of(settling.without_held(settling.settle(checks)))
     try:
-        return groups_of(settling.without_held(settling.settle((*CHEAP, Probe(settling, forward, again, CHEAP)))))
+        return groups_of(settling.without_held(settling.settle((*checks, Probe(settling, forward, again, checks)))))
     except StaleTrace as stale:
         return couple([stale.graph, *graphs[1:]], options, forward)
 
 
 def _freest(graphs: Sequence[Graph], options: CoupleOptions) -> Settling:
-    """The facts to settle: grouped convolutions of which no whole group could go lose channels of every group instead,
-    if that leaves more channels free.
+    """The facts to settle, in the reading that leaves most channels free.
+
+    Grouped convolutions of which no whole group could go may lose channels of every group instead, and tensors of
+    positions whose channels all stay may lose positions by themselves.
     """
     settling = Settling.of(collect(graphs, options))
-    grouped = [slot for slot in settling.facts.slots.values() if slot.role is Role.GROUP]
-    if options.grouped != "auto" or not grouped:
+    facts = settling.facts
+    grouped = [slot for slot in facts.slots.values() if slot.role is Role.GROUP and options.grouped == "auto"]
+    picking = [slot for slot in facts.slots.values() if slot.tensor in facts.indices]
+    if not grouped and not picking:
         return settling
     draft = settling.without_held(settling.settle(CHEAP))
-    stuck = [s.tensor for s in grouped if draft.partition.pinned[draft.partition.channels(s.ids)].all()]
-    if not stuck:
-        return settling
-    other = Settling.of(collect(graphs, replace(options, offsets=frozenset(stuck))))
-    return other if free_channels(other.settle(CHEAP)) > free_channels(draft) else settling
+    offsets, alone = (
+        frozenset(s.tensor for s in slots if draft.partition.pinned[draft.partition.channels(s.ids)].all())
+        for slots in (grouped, picking)
+    )
+    best, free = settling, free_channels(draft)
+    readings = {(offsets, frozenset[str]()), (frozenset[str](), alone), (offsets, alone)}
+    for chosen, others in sorted(readings, key=lambda sets: tuple(map(len, sets))):
+        if chosen or others:
+            other = Settling.of(collect(graphs, replace(options, offsets=chosen, alone=others)))
+            found = free_channels(other.settle(CHEAP))
+            best, free = (other, found) if found > free else (best, free)
+    return best

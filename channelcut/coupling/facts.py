@@ -26,12 +26,14 @@ class CoupleOptions:
     grouped: a grouped convolution loses whole `groups`, or the same number of channels (`offsets`) of every group;
         `auto`: whole groups, but where none of them could go.
     offsets: the weights that lose channels of every group under `auto`.
+    alone: the tensors of positions that lose positions by themselves: the channels that they pick stay.
     free_outputs: patterns of paths in the forward's result (`*.feats.*`) whose channels may go, because whoever reads
         these tensors does not count them.
     """
 
     grouped: Literal["auto", "groups", "offsets"] = "auto"
     offsets: frozenset[str] = frozenset()
+    alone: frozenset[str] = frozenset()
     free_outputs: tuple[str, ...] = ()
 
     def whole_groups(self, weight: str) -> bool:
@@ -66,6 +68,15 @@ class RawWork:
     columns: Tensor
     site: Site
     run: int
+    node: int
+
+
+@dataclass(frozen=True)
+class RawIndex:
+    """A tensor of positions before the channels are known: its values, and the ids of the line that they pick from."""
+
+    values: NDArray[np.int64]
+    line: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +108,10 @@ class PinRequest:
 
 @dataclass(frozen=True)
 class Bind:
-    """Lines of ids of one length that live and die together, position by position, in the place of equal counts."""
+    """Lines of ids of one length that live and die together by position, `instead_of` equal counts where it says so."""
 
     lines: tuple[Tensor, ...]
-    instead_of: Equal | Rectangle
+    instead_of: Equal | Rectangle | None
     reason: Reason
     site: Site
     check: str
@@ -148,15 +159,17 @@ class Constraints:
 class Facts:
     """What the rules said of the runs of one model (evaluation, training), which share the ids of parameters.
 
-    `count`: ids 1 ... count - 1 are there. `slots` by tensor and axis. `lines` are what slices and splits cut out of a
-    line of channels, so that no lane reaches across such a cut. `bounds`: the line before (sign 1) or after (-1) an end
-    of a slice. `divisions`: the places that cut a value into pieces along channels, with the axis. `minted`: the ids
-    that were made at a place, and `decisions` what rules found out about ids there, both for the checker.
+    `count`: ids 1 ... count - 1 are there. `slots` by tensor and axis, `indices` by tensor. `lines` are what slices and
+    splits cut out of a line of channels, so that no lane reaches across such a cut. `bounds`: the line before (sign 1)
+    or after (-1) an end of a slice. `divisions`: the places that cut a value into pieces along channels, with the axis.
+    `minted`: the ids that were made at a place, and `decisions` what rules found out about ids there, both for the
+    checker.
     """
 
     runs: tuple[Run, ...]
     count: int
     slots: Mapping[tuple[str, int], RawSlot]
+    indices: Mapping[str, RawIndex]
     constraints: Constraints
     lines: tuple[Tensor, ...]
     bounds: Mapping[tuple[Place, str], tuple[Tensor, int]]

@@ -52,8 +52,7 @@ def run_rule(
             call.pin_value(leaf, NO_RULE)
         return call.fixed()
     if adapt is not None:
-        node, arguments = adapt(node, arguments)
-    call = Call(node, arguments, graph, run, host)
+        call = Call(*adapt(node, arguments), graph, run, host)
     try:
         result = function(call)
     except (Misfit, RuleError):

@@ -22,6 +22,7 @@ from channelcut.core.footprint import Channels, Footprints, Kept
 from channelcut.core.graph import Node, Site, Spec
 from channelcut.core.groups import Role
 from channelcut.core.reasons import ORDER, Reason
+from channelcut.core.tensors import renumbered
 from channelcut.core.trees import leaves
 from channelcut.coupling.binding import meeting
 from channelcut.coupling.facts import Bind, Facts, PinRequest, Place, RawSlot, Request, Run
@@ -213,6 +214,20 @@ class Checker:
         known = None if stored is None else self.slots.get((stored.name, stored.axis))
         return None if known is None else (known.ids, known.role)
 
+    def positions(self, call: Call, index: Stored, line: Tensor) -> Channels:
+        """The positions that are left, along what is left of the line, which must be the one that was known."""
+        known = self.facts.indices[index.name]
+        whole = self.kept[self.footprints.of(known.line).line()]
+        own = self.kept[self.footprints.of(self.facts.slots[index.name, index.axis].ids).line()]
+        self.bind(call, self._left(known.line), line, ORDER)
+        if not whole[known.values[own]].all():
+            raise self._mismatch(call, line)
+        return renumbered(known.values, whole, own)
+
+    def goes_alone(self, index: Stored) -> bool:
+        """As the options say."""
+        return index.name in self.facts.options.alone
+
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
         """Channels that are bound must meet."""
         try:
@@ -286,7 +301,7 @@ class Checker:
         """What is left of a part of an axis of parameters."""
         slots = [self.slots.get((stored.name, stored.axis)) for stored in factor.stored]
         left = next((len(slot.ids) for slot in slots if slot is not None), factor.extent)
-        return replace(factor, extent=left)
+        return Factor(left, factor.stored, factor.held)
 
     def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
         """The node with the sizes that the plan predicts, and the arguments that follow widths."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from channelcut.core.footprint import Channels
 from channelcut.core.graph import Site
-from channelcut.core.groups import Finding, Follower, Groups, Pin, Slot, Work
+from channelcut.core.groups import Finding, Follower, Groups, Index, Pin, Slot, Work
 from channelcut.coupling.facts import Bind, PinRequest
 from channelcut.coupling.settle import Draft
 
@@ -28,11 +28,14 @@ def groups_of(draft: Draft) -> Groups:
         groups=draft.groups,
         pins=_pins(draft),
         slots=tuple(Slot(s.tensor, s.axis, channels(s.ids), s.role) for s in facts.slots.values()),
-        work=tuple(Work(w.macs, channels(w.rows), channels(w.columns), w.site) for w in facts.work if w.run == 0),
+        work=tuple(
+            Work(w.macs, channels(w.rows), channels(w.columns), w.site, w.node) for w in facts.work if w.run == 0
+        ),
         channel_count=int(channel_of.max()) + 1,
         graph=first.graph,
         shapes={n.name: n.value.shape for run in facts.runs for n in run.graph.nodes if n.kind == "state"},
         followers=_followers(draft),
+        indices=tuple(Index(name, i.values, channels(i.line)) for name, i in facts.indices.items()),
         free_outputs=facts.options.free_outputs,
         findings=_findings(draft),
         _ids=first.values,

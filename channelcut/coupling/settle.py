@@ -139,11 +139,11 @@ def _held(draft: Draft) -> Sequence[Request]:
             several = MULTIPLE_OF_WIDTH if group.step > 1 else NO_COMMON_STEP
             reason = alone if len(group.channels) == 1 else several
             ids = draft.partition.free_first(group.channels)
-            requests.append(PinRequest(reason, _first_use(draft.facts, group.name), ids, reason.remedy, "steps"))
+            requests.append(PinRequest(reason, first_use(draft.facts, group.name), ids, reason.remedy, "steps"))
     return requests
 
 
-def _first_use(facts: Facts, tensor: str) -> Site:
+def first_use(facts: Facts, tensor: str) -> Site:
     """The first op that reads a parameter."""
     for run in facts.runs:
         for node in run.graph.calls:

@@ -7,7 +7,7 @@ from torch import nn
 from channelcut.core.copies import copy_with
 from channelcut.core.errors import UserError
 from channelcut.core.plan import Plan
-from channelcut.core.tensors import architecture_fingerprint, named_tensors, select
+from channelcut.core.tensors import architecture_fingerprint, cut_tensor, named_tensors
 from channelcut.ops.refresh import refresh
 
 
@@ -22,7 +22,8 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     try:
         for path in plan.dropped:
             model.get_submodule(path)
-        tensors = {named[name]: select(named[name].detach(), axes) for name, axes in plan.kept.items()}
+        changed = {name: named[name].detach() for name in (*plan.kept, *plan.indices)}
+        tensors = {named[name]: cut_tensor(name, changed[name], plan.kept, plan.indices) for name in changed}
     except (AttributeError, IndexError, KeyError, RuntimeError) as error:
         raise UserError(
             f"The plan names parts or positions that the model does not have ({error}): it was changed or damaged. "

@@ -25,6 +25,7 @@ def compose(first: Plan, second: Plan) -> Plan:
             module: {**first.attributes.get(module, {}), **second.attributes.get(module, {})}
             for module in [*first.attributes, *(m for m in second.attributes if m not in first.attributes)]
         },
+        indices={**first.indices, **second.indices},
         groups=_groups(first.groups, second.groups),
         before=first.before,
         after=Cost(second.after.macs * scale, second.after.params),

@@ -12,7 +12,7 @@ from torch import nn
 
 from channelcut.core.groups import Groups
 from channelcut.core.plan import Cost, GroupPlan, Plan
-from channelcut.core.tensors import architecture_fingerprint, kept_positions, weights_fingerprint
+from channelcut.core.tensors import architecture_fingerprint, kept_indices, kept_positions, weights_fingerprint
 from channelcut.core.unused import sizes
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
@@ -34,12 +34,13 @@ def make_plan(
     cost = {
         when: Cost(costs["macs"](at), round(costs["params"](at))) for when, at in (("before", full), ("after", widths))
     }
-    _, gone = sizes(model, dropped)
+    _, gone = sizes(model, dropped, groups.undeployed)
     return Plan(
         fingerprint=architecture_fingerprint(model),
         weights=weights_fingerprint(model),
         kept=positions,
         attributes=attributes(model, groups, kept, positions),
+        indices=kept_indices(groups, kept),
         groups=tuple(
             GroupPlan(g.name, len(g.lanes), g.width, int(w)) for g, w in zip(groups.groups, widths, strict=True)
         ),

@@ -21,9 +21,13 @@ ROUNDINGS = 4
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason`: why the output is refused; `excuse`: what of it is above the tolerance and is rounding. Else empty."""
+    """`reason`: why the output is refused; `excuse`: what of it is above the tolerance and is rounding. Else empty.
+
+    `limit`: what the error was allowed to be: the tolerance, or four times what rounding alone makes.
+    """
 
     error: float
+    limit: float
     reason: str = ""
     excuse: str = ""
 
@@ -48,13 +52,13 @@ class Judge:
                 return self._refused(
                     f"output {name!r} differs at {share:.2%} of its places, {rounding:.2%} by rounding alone"
                 )
-            return Verdict(share)
+            return Verdict(share, ROUNDINGS * rounding)
         left_out, wrong = self._left_out(number, wanted, got)
         if wrong:
             return self._refused(f"output {name!r} {wrong}")
         error = relative_error(wanted, got, left_out)
         if error <= self.tolerance:
-            return Verdict(error)
+            return Verdict(error, self.tolerance)
         rounding = self._largest(number, wanted, lambda other: _distance(wanted, other, left_out), error)
         if error > ROUNDINGS * rounding:
             return self._refused(
@@ -62,10 +66,11 @@ class Judge:
                 f"{ROUNDINGS} times what rounding alone makes of it in float32 ({rounding:.1e})",
                 error,
             )
-        return Verdict(error, excuse=f"{name} at {error:.0e} on {self.trial.name}, where rounding makes {rounding:.0e}")
+        excuse = f"{name} at {error:.0e} on {self.trial.name}, where rounding makes {rounding:.0e}"
+        return Verdict(error, ROUNDINGS * rounding, excuse=excuse)
 
     def _refused(self, words: str, error: float = float("inf")) -> Verdict:
-        return Verdict(error, reason=f"{words}, on {self.trial.name}")
+        return Verdict(error, self.tolerance, reason=f"{words}, on {self.trial.name}")
 
     def _left_out(self, number: int, wanted: Tensor, got: Array) -> tuple[Array | None, str]:
         """Places that do not count, and in words that one side alone is not finite at others.

@@ -27,8 +27,8 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     return {p.key.removeprefix(PREFIX): p.value for p in properties if p.key.startswith(PREFIX)}
 
 
-def set_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
-    """Write the values, and channelcut's version, into the model's properties; the others stay."""
-    merged = {p.key: p.value for p in model.metadata_props}
+def set_metadata(model: onnx.ModelProto, values: Mapping[str, str], others: Mapping[str, str] | None = None) -> None:
+    """Write the values, and channelcut's version, into the model's properties, `others` as they are; the rest stays."""
+    merged = {p.key: p.value for p in model.metadata_props} | dict(others or {})
     merged |= {f"{PREFIX}{key}": value for key, value in {"version": __version__, **values}.items()}
     onnx.helper.set_model_props(model, merged)

@@ -17,13 +17,13 @@ from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.quiet import quietly
 from channelcut.onnx_out.comparison import tensor_leaves
-from channelcut.onnx_out.dynamic import OpenAxes, guard_probes, name_axes, open_axes, refuse_decisions, watching
+from channelcut.onnx_out.dynamic import OpenAxes, open_axes, refuse_decisions
 from channelcut.onnx_out.files import save_onnx
 from channelcut.onnx_out.inputs import Trial, extremes, random_like
 from channelcut.onnx_out.metadata import set_metadata
-from channelcut.onnx_out.names import input_names, output_names, rename
-from channelcut.onnx_out.operators import fold_constants, translations
+from channelcut.onnx_out.names import input_names, output_names
 from channelcut.onnx_out.parity import ParityCheck
+from channelcut.onnx_out.recording import exported, run, unrolled
 from channelcut.onnx_out.rewriting import Rewrite, accept_rewrite
 from channelcut.onnx_out.simplify import rewrites
 from channelcut.onnx_out.subnormal import flush_subnormals
@@ -41,7 +41,9 @@ class ExportOptions:
 
     `dynamic_batch` leaves the first axis of every input open, `dynamic_size` height and width of images (N, C, H, W).
     `random_inputs`: how many random inputs the parity is checked on, beside others. `metadata`: further pairs for the
-    file, see `metadata.onnx_metadata`.
+    file, see `metadata.onnx_metadata`; `properties`: pairs under their own names, which other loaders read.
+    `input_names`, `output_names`: instead of those of the signature and the result. `unrolled`: record one run, by
+    torch's older exporter, because values decide shapes in the forward.
     """
 
     opset: int = 20
@@ -52,6 +54,10 @@ class ExportOptions:
     random_inputs: int = 1
     seed: int = 0
     metadata: tuple[tuple[str, str], ...] = ()
+    properties: tuple[tuple[str, str], ...] = ()
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    unrolled: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.opset, int) or self.opset < 18 or self.tolerance <= 0 or self.random_inputs < 1:
@@ -69,7 +75,8 @@ class ExportReport:
     """What was written, and the evidence for it.
 
     `simplifier`: "onnxsim", "onnxslim" or "none". `max_relative_error`: the worst output over all inputs, ONNX Runtime
-    against the module. `selection_error`, `reordered`: see `parity.Parity`. `refusals`: why a simplifier's result
+    against the module; `tolerance`: what it was allowed to be, more than was asked for where rounding alone makes more.
+    `selection_error`, `selection_tolerance`, `reordered`: see `parity.Parity`. `refusals`: why a simplifier's result
     was not taken. `flushed`: how many subnormal weights were written as zero, see `subnormal`. `warnings`: where the
     evidence is weak, and that weights were flushed. `compared_on`: the inputs, in words.
     """
@@ -84,7 +91,9 @@ class ExportReport:
     size_bytes: int
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    tolerance: float = 0.0
     selection_error: float = 0.0
+    selection_tolerance: float = 0.0
     reordered: int = 0
     flushed: int = 0
     warnings: tuple[str, ...] = ()
@@ -124,45 +133,86 @@ def onnx_from_module(
     Raises `UserError` when the forward cannot be exported or nothing passes.
     """
     example_inputs = tuple(example_inputs)
-    names_in = input_names(model, example_inputs)
+    names_in = _given(options.input_names, input_names(model, example_inputs), "inputs")
     module = _TensorsOnly(private_copy(model).float()).eval()
     inputs = tuple(_float32(example_inputs))
     with torch.no_grad(), quietly():
-        names_out = output_names(_forward(module.model, inputs), taken=names_in, model=model)
+        names_out = output_names(run(module.model, inputs), taken=names_in, model=model)
         if not names_out:
             raise UserError("The model's forward returns no tensor, so there is nothing to export.")
+        names_out = _given(options.output_names, names_out, "outputs")
         axes = open_axes(module, inputs, batch=options.dynamic_batch, size=options.dynamic_size)
-        exported, probes, made_at = _export(module, inputs, (names_in, names_out), axes, options.opset)
+        recorded, probes, made_at = _recorded(module, inputs, (names_in, names_out), axes, options)
         report = on_progress or (lambda _done, _total: None)
         report(1, _STEPS)
         check = ParityCheck(module, _trials(inputs, axes, options, samples), options.tolerance)
-        flushed = {"none": flush_subnormals(exported)}
-        accepted = accept_rewrite(exported, _flushing(rewrites(options.simplifiers), flushed), check)
+        flushed = {"none": flush_subnormals(recorded)}
+        accepted = accept_rewrite(recorded, _flushing(rewrites(options.simplifiers), flushed), check)
         report(2, _STEPS)
         weak = refuse_decisions(probes, lambda probe: _difference(module, accepted.model, probe, options), made_at)
         weak += _weak_evidence(check, accepted.model, options) + _allowances(accepted.parity.allowed)
     zeros = flushed["none"] + (flushed[accepted.name] if accepted.name != "none" else 0)
     weak += _flushed(zeros)
-    set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)})
+    set_metadata(accepted.model, {"precision": "fp32", **dict(options.metadata)}, dict(options.properties))
     size_bytes = save_onnx(accepted.model, Path(path))
     report(_STEPS, _STEPS)
     return ExportReport(
         path=Path(path),
         opset=_opset(accepted.model),
-        nodes_before=len(exported.graph.node),
+        nodes_before=len(recorded.graph.node),
         nodes_after=len(accepted.model.graph.node),
         simplifier=accepted.name,
         max_relative_error=accepted.parity.max_relative_error,
+        tolerance=accepted.parity.limit,
         refusals=accepted.refusals,
         size_bytes=size_bytes,
         input_names=tuple(names_in),
         output_names=tuple(names_out),
         selection_error=accepted.parity.selection_error,
+        selection_tolerance=accepted.parity.selection_limit,
         reordered=accepted.parity.reordered,
         flushed=zeros,
         warnings=weak,
         compared_on=check.tried(),
     )
+
+
+def parity_check(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    samples: Sequence[tuple[Any, ...]] = (),
+    options: ExportOptions = DEFAULTS,
+) -> ParityCheck:
+    """What an ONNX model of the module, with fixed sizes, is accepted or refused by; see `onnx_from_module`."""
+    flat = _TensorsOnly(private_copy(module).float()).eval()
+    return ParityCheck(
+        flat, _trials(tuple(_float32(inputs)), OpenAxes(batch=False, size=False), options, samples), options.tolerance
+    )
+
+
+def _given(asked: Sequence[str], found: list[str], what: str) -> list[str]:
+    """The names that were asked for, else those that were found."""
+    if asked and len(asked) != len(found):
+        raise UserError(f"The names {', '.join(asked)} are for {len(asked)} {what}; the model has {len(found)}.")
+    return list(asked) or found
+
+
+def _recorded(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    names: tuple[list[str], list[str]],
+    axes: OpenAxes,
+    options: ExportOptions,
+) -> tuple[onnx.ModelProto, list[tuple[str, tuple[Any, ...]]], str]:
+    """See `recording.exported`; a forward that has to be unrolled can leave no size open."""
+    if not options.unrolled:
+        return exported(module, inputs, names, axes, options.opset)
+    if axes:
+        raise UserError(
+            f"Suppression in the file and {axes.words} left open exclude each other: the loop over the images is "
+            "written out. Give the batch and size that will run, or leave suppression to the caller."
+        )
+    return unrolled(module, inputs, names, options.opset), [], ""
 
 
 def _flushed(zeros: int) -> tuple[str, ...]:
@@ -194,72 +244,6 @@ def _float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
     converted: tuple[Any, ...] = pytree.tree_map(convert, inputs)
     return converted
-
-
-def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
-    try:
-        return model(*inputs)
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as problem:
-        shapes = [tuple(t.shape) for t in tensor_leaves(inputs)]
-        raise UserError(
-            f"The model's forward does not run on the example inputs of shapes {shapes}: "
-            f"{type(problem).__name__}: {problem}. Give inputs as the model gets them in use."
-        ) from problem
-
-
-def _export(
-    module: nn.Module,
-    inputs: tuple[Any, ...],
-    names: tuple[Sequence[str], Sequence[str]],
-    axes: OpenAxes,
-    opset: int,
-) -> tuple[onnx.ModelProto, list[tuple[str, tuple[Any, ...]]], str]:
-    """Return the model, inputs at which what the trace assumes of sizes does not hold, and where sizes are compared."""
-    if axes:
-        # A forward that recomputes what it kept for another size must be seen recomputing it: a copy of it has just run
-        # at the example's size, and is traced at another, of which no extent is 1 (taken for a constant).
-        module = private_copy(module)
-        _forward(module, inputs)
-    traced = axes.traced(inputs) if axes else inputs
-    with watching(module) as decisions:
-        try:
-            program = torch.export.export(
-                module, traced, dynamic_shapes=(axes.shapes(inputs),) if axes else None, strict=False
-            )
-            result = torch.onnx.export(
-                program,
-                traced,
-                dynamo=True,
-                opset_version=opset,
-                custom_translation_table=translations(),
-                # Its rewriter takes a constant for 0 or 1 that is near it: `+ 1e-8` goes.
-                optimize=False,
-                verbose=False,
-            )
-            if result is not None:
-                fold_constants(result.model)
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            AssertionError,
-            NotImplementedError,
-        ) as problem:
-            opened = f" with {axes.words}" if axes else ""
-            hint = " What is a number in the forward (view(1, ...), a kept grid) cannot be open." if axes else ""
-            raise UserError(
-                f"The model {type(module.model).__name__} cannot be exported to ONNX{opened}: "
-                f"{decisions.closing() or _cause(problem)}. Expected a forward without branches on tensor values, made "
-                f"of operators that ONNX opset {opset} has.{hint}"
-            ) from problem
-    if result is None:
-        raise UserError("The ONNX exporter returned nothing for this model; try a newer torch.")
-    proto: onnx.ModelProto = result.model_proto
-    rename(proto, *names)
-    name_axes(proto, axes)
-    return proto, guard_probes(program, inputs, axes), decisions.made_at()
 
 
 def _trials(
@@ -311,11 +295,3 @@ def _allowances(allowed: Sequence[str]) -> tuple[str, ...]:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"})
-
-
-def _cause(problem: BaseException) -> str:
-    """Return the innermost exception in one line: the exporter wraps it in pages of advice."""
-    while problem.__cause__ is not None:
-        problem = problem.__cause__
-    text = " ".join(str(problem).split())
-    return f"{type(problem).__name__}: {text[:400]}"

@@ -38,7 +38,8 @@ class Parity:
     `selection_error`: how much less the entries that its top-k operators chose score than the true top k, relative to
     the largest score; 0 without such operators. `reordered`: how many chosen entries differ from the module's choice,
     which near-equal scores make unavoidable. `worst_output`: the name behind `max_relative_error`. `refused`: why it
-    is not accepted, empty if it is. `allowed`: what was above the tolerance and is rounding alone, in words.
+    is not accepted, empty if it is. `allowed`: what was above the tolerance and is rounding alone, in words. `limit`:
+    what the worst error was allowed to be, `selection_limit` the same of the selections.
     """
 
     max_relative_error: float
@@ -47,6 +48,8 @@ class Parity:
     worst_output: str = ""
     refused: str = ""
     allowed: tuple[str, ...] = ()
+    limit: float = 0.0
+    selection_limit: float = 0.0
 
     @property
     def error(self) -> float:
@@ -85,6 +88,8 @@ class ParityCheck:
                 leading.worst_output,
                 worst.refused or found.refused,
                 worst.allowed + found.allowed,
+                leading.limit,
+                max(worst, found, key=lambda parity: parity.selection_error).selection_limit,
             )
         return worst
 
@@ -129,22 +134,25 @@ class ParityCheck:
             return Parity(float("inf"), refused=f"it has {len(candidate)} outputs, the module {len(reference)}")
         held = None if forced is None else chosen if forced.complete else []
         judge = Judge(self.trials[place], self.tolerance, lambda: self._rounded(place, held))
-        error, worst, refused, allowed = 0.0, "", parity.refused, parity.allowed
+        error, worst, limit, refused, allowed = 0.0, "", self.tolerance, parity.refused, parity.allowed
         for number, (name, wanted, got) in enumerate(zip(names, reference, candidate, strict=True)):
             found = judge(number, name, wanted, got)
             if found.error >= error:
-                error, worst = found.error, name
+                error, worst, limit = found.error, name, found.limit
             refused, allowed = refused or found.reason, (*allowed, *([found.excuse] if found.excuse else []))
-        return Parity(error, parity.selection_error, parity.reordered, worst, refused, allowed)
+        selected = parity.selection_error, parity.reordered
+        return Parity(error, *selected, worst, refused, allowed, limit, parity.selection_limit)
 
     def _judged_selection(self, forced: Forced, place: int) -> Parity:
-        refused = ""
-        if forced.error > self.tolerance and forced.error > ROUNDINGS * self._selection_rounding(place):
+        refused, limit = "", self.tolerance
+        if forced.error > limit:
+            limit = max(limit, ROUNDINGS * self._selection_rounding(place))
+        if forced.error > limit:
             refused = (
                 f"its top-k chose entries that score {forced.error:.2e} less (relative) than the module's, "
-                f"more than {self.tolerance:.0e}, on {self.trials[place].name}"
+                f"more than {limit:.0e}, on {self.trials[place].name}"
             )
-        return Parity(0.0, forced.error, forced.reordered, refused=refused)
+        return Parity(0.0, forced.error, forced.reordered, refused=refused, selection_limit=limit)
 
     def _selection_rounding(self, place: int) -> float:
         """How much less what the module itself selects scores when it is rounded otherwise."""

@@ -28,6 +28,10 @@ def simplified_by_onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
     if not checked:
         raise RuntimeError("its own check found the result to differ")
     result: onnx.ModelProto = simplified
+    # It leaves two dozen notes on what it did among the properties, which loaders read.
+    kept = [p for p in result.metadata_props if not p.key.startswith("onnxsim.")]
+    del result.metadata_props[:]
+    result.metadata_props.extend(kept)
     return result
 
 

@@ -226,6 +226,10 @@ class Call:
         assert ids is not None
         return ids
 
+    def positions(self, index: State, line: Tensor) -> Tensor:
+        """The positions along `line`, shape (extent,), that a parameter or buffer holds: its values follow a cut."""
+        return torch.from_numpy(self.host.positions(self, index.stored[0], line))
+
     def bind(self, a: Tensor, b: Tensor, reason: Reason | str = FIXED_TENSOR) -> Tensor:
         """Elements at the same place of `a` and `b`, which broadcast, live or die together; returns the result's ids.
 
@@ -252,6 +256,8 @@ class Call:
         others = [a for a in range(ids.dim()) if a != axis and self.decide(f"{name} varies along {a}", a in varying)]
         if others and not self.decide(f"{name} varies along its own axis", axis in varying):
             return None
+        if not others and ids.numel():
+            return ids.as_strided((ids.shape[axis],), (ids.stride(axis),))
         for other in others:
             ids = self.bind_along(ids, other)
         return I.compact(I.compress(ids.movedim(axis, -1)))[(0,) * (ids.dim() - 1)].expand(ids.shape[axis])

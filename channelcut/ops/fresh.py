@@ -37,6 +37,12 @@ def constant(call: Call) -> Any:
 know("aten.empty_strided", sizes="fresh")
 
 
+@rule("channelcut.emptied")
+def emptied(call: Call) -> Any:
+    """A tensor whose memory is given back (`set_()`): nothing of it is left."""
+    return call.fixed()
+
+
 def _following(call: Call) -> int | None:
     """The axis whose extent is a width; a number that a module keeps may be one, where no other axis is."""
     taken: list[int] = []

@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from channelcut.core.groups import Role
@@ -59,17 +62,17 @@ class State:
         axes = ["·".join(f"{s.name}[{s.axis}]" for factor in axis for s in factor.stored) for axis in self.factors]
         return f"{self.name} ({', '.join(axes)})"
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of the value."""
         return tuple(math.prod(factor.extent for factor in axis) for axis in self.factors)
 
-    @property
+    @cached_property
     def stored(self) -> tuple[Stored, ...]:
         """The stored axes that its axes are made of."""
         return tuple(dict.fromkeys(s for factors in self.factors for factor in factors for s in factor.stored))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The parameters and buffers that it is made of."""
         return tuple(dict.fromkeys((self.name, *(stored.name for stored in self.stored))))
@@ -112,6 +115,12 @@ class Host(Protocol):
 
     def slot_of(self, state: State, axis: int) -> tuple[Tensor, Role] | None:
         """The ids and the role of a slot that some rule has named before."""
+
+    def positions(self, call: Call, index: Stored, line: Tensor) -> NDArray[np.int64]:
+        """The positions along a line that a tensor of whole numbers holds, and that are numbered anew after a cut."""
+
+    def goes_alone(self, index: Stored) -> bool:
+        """Whether a tensor of positions loses positions by itself, or with the channels that it picks."""
 
     def bind(self, call: Call, a: Tensor, b: Tensor, reason: Reason | str) -> Tensor:
         """Elements at one place live or die together."""

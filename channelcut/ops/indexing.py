@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,15 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.reasons import INDEXED, WRITTEN_OVER
+from channelcut.core.graph import Graph, Node, Ref, Spec, specs
+from channelcut.core.groups import Role
+from channelcut.core.reasons import INDEXED, PICKED, WRITTEN_OVER
+from channelcut.core.schema import bound_arguments
 from channelcut.ops.along import resized, touches
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
-from channelcut.ops.registry import rule
+from channelcut.ops.pointwise import combined
+from channelcut.ops.registry import op, rule
 
 
 def _pinned(call: Call, *values: Any) -> Any:
@@ -31,10 +36,75 @@ def _same_count(call: Call, ids: Tensor, axis: int, shape: Sequence[int]) -> boo
 @rule("aten.index_select")
 def select_rows(call: Call) -> Any:
     """Positions along one axis."""
-    ids, index = call.ids("self"), call.ids("index")
-    if touches(call, ids, [call["dim"]], "self") or touches(call, index, range(index.dim()), "index"):
+    ids, axis = call.ids("self"), call["dim"]
+    if touches(call, ids, [axis], "self"):
+        found = _picked(call, ids, axis % ids.dim(), call["index"], _refs(call.node)["index"])
+        return _pinned(call, ids, call["index"]) if found is None else found
+    index = _values(call, call["index"])
+    if touches(call, index, range(index.dim()), "index"):
         return _pinned(call, ids, index)
-    return resized(ids, [call["dim"]], call.shape)
+    return resized(ids, [axis], call.shape)
+
+
+def _values(call: Call, index: Any) -> Tensor:
+    """The ids of positions; those in a parameter or buffer all stay."""
+    if not isinstance(index, State):
+        return index  # type: ignore[no-any-return]
+    call.fix(index, INDEXED)
+    return I.zeros(index.shape)
+
+
+def _picked(call: Call, ids: Tensor, axis: int, index: Any, given: Any) -> Tensor | None:
+    """Channels that the values of a parameter or buffer pick; None where these have another use, or cannot be seen.
+
+    A position goes with the channel that it picks. Where a channel is picked so often, or so unevenly, that none could
+    go, positions go by themselves and what they pick stays.
+    """
+    line = call.line_of(ids, axis, "picked from")
+    if line is None or not isinstance(index, State) or not isinstance(given, Ref):
+        return None
+    if not call.decide("positions alone", _holds_positions(call.graph, given.index)):
+        return None
+    picked = line[call.positions(index, line)]
+    if call.host.goes_alone(index.stored[0]) and call.decide("channels are picked", bool(picked.any())):
+        call.pin(picked, PICKED)
+        return call.along(call.slot(index, 0, None, Role.PARAM), axis)
+    return call.along(call.slot(index, 0, picked, Role.PARAM), axis)
+
+
+def _holds_positions(graph: Graph, index: int) -> bool:
+    """Whether a value is a tensor of whole numbers as it is stored, which is read for positions along one line only."""
+    while graph.nodes[index].kind == "call" and graph.nodes[index].name in _AS_THEY_ARE:
+        index = graph.nodes[index].inputs[0].index
+    same, extents = {index}, set()
+    for node in graph.calls:
+        if same.isdisjoint(ref.index for ref in node.inputs) or op(node.name).checked:
+            continue
+        if node.name in _AS_THEY_ARE and all(spec.dtype in _WHOLE for spec in specs(node.value)):
+            same.add(node.index)
+        elif node.name in _PICKS and _refs(node)["self"].index not in same:
+            extents.add(_picked_extent(graph, node))
+        else:
+            return False
+    return graph.nodes[index].name in graph.integers and len(extents) == 1
+
+
+def _picked_extent(graph: Graph, node: Node) -> int | None:
+    """The extent of the one axis along which a node picks."""
+    given = _refs(node)
+    shape = specs(graph.nodes[given["self"].index].value)[0].shape
+    axes = [given["dim"]] if "dim" in given else [a for a, index in enumerate(given["indices"]) if index is not None]
+    return shape[axes[0]] if len(axes) == 1 else None
+
+
+def _refs(node: Node) -> dict[str, Any]:
+    """The arguments of a node by name, as they stand in the graph."""
+    return bound_arguments(node.target, node.args, node.kwargs)
+
+
+_AS_THEY_ARE = frozenset(f"aten.{name}" for name in "_to_copy to clone alias detach contiguous lift_fresh_copy".split())
+_PICKS = ("aten.index_select", "aten.index", "aten._unsafe_index")
+_WHOLE = (torch.int16, torch.int32, torch.int64)
 
 
 @rule("aten.gather", "aten.take_along_dim")
@@ -87,8 +157,14 @@ def write_rows(call: Call) -> Any:
 def index_beside(call: Call) -> Any:
     """Elements at positions that tensors give for axes without channels, read or written; None along channels."""
     ids, places = call.ids("self"), _places(call)
-    if not places or touches(call, ids, places, "self"):
+    if not places:
         return None
+    if touches(call, ids, places, "self"):
+        given, index = _refs(call.node)["indices"][places[0]], call["indices"][places[0]]
+        alone = len(places) == 1 and "values" not in call.arguments
+        return _picked(call, ids, places[0], index, given) if alone else None
+    for axis in places:
+        _values(call, call["indices"][axis])
     part = _without(call, ids, places)
     if "values" not in call.arguments:
         return call.spread(part)
@@ -105,17 +181,37 @@ def _fits(values: Tensor, part: Tensor) -> bool:
     return all(1 in (a, b) or a == b for a, b in pairs)
 
 
+def masked_write(call: Call) -> Any:
+    """One value wherever a mask holds, `y[y < 0] = 0`, is element by element; None for anything else."""
+    masks = [(axis, ref) for axis, ref in enumerate(_refs(call.node)["indices"]) if ref is not None]
+    value = call.graph.nodes[ref.index].value if isinstance(ref := _refs(call.node)["values"], Ref) else None
+    if len(masks) != 1 or not isinstance(value, Spec) or math.prod(value.shape) != 1 or not _is_mask(call, masks[0][1]):
+        return None
+    axis, _ = masks[0]
+    ids, mask = call.ids("self"), call.activation(call["indices"][axis])
+    mask = call.reshaped(mask, *mask.shape, *(1,) * (ids.dim() - axis - mask.dim()))
+    return combined(call, [ids, mask, call["values"]])
+
+
+def _is_mask(call: Call, ref: Ref) -> bool:
+    spec = call.graph.nodes[ref.index].value
+    return isinstance(spec, Spec) and spec.dtype == torch.bool
+
+
 def _places(call: Call) -> list[int] | None:
-    """The axes that tensors index; None where such a tensor has channels, or is a mask."""
+    """The axes that tensors index, a mask several at once; None where such a tensor has channels."""
     axes: list[int] = []
-    given = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs["indices"]
-    for axis, (index, ref) in enumerate(zip(call["indices"], given, strict=True)):
-        if index is None:
-            continue
-        ids, spec = call.activation(index), call.graph.nodes[ref.index].value
-        if spec.dtype in (torch.bool, torch.uint8) or touches(call, ids, range(ids.dim()), f"index {axis}"):
-            return None
-        axes.append(axis)
+    axis = 0
+    for number, (index, ref) in enumerate(zip(call["indices"], _refs(call.node)["indices"], strict=True)):
+        count = 1
+        if index is not None:
+            spec = call.graph.nodes[ref.index].value
+            varies = isinstance(index, Tensor) and touches(call, index, range(index.dim()), f"index {number}")
+            if varies or spec.dtype == torch.uint8:
+                return None
+            count = len(spec.shape) if spec.dtype == torch.bool else 1
+            axes += range(axis, axis + count)
+        axis += count
     return axes
 
 
@@ -125,7 +221,8 @@ def _without(call: Call, ids: Tensor, places: Sequence[int]) -> Tensor:
     These lie where the first of adjacent axes was, else at the front.
     """
     adjacent = list(places) == list(range(places[0], places[0] + len(places)))
-    count = max(len(value.shape) for value in call["indices"] if value is not None)
+    pairs = zip(call["indices"], _refs(call.node)["indices"], strict=True)
+    count = max(1 if _is_mask(call, ref) else len(index.shape) for index, ref in pairs if ref is not None)
     for axis in reversed(places):
         ids = ids.select(axis, 0)
     for _ in range(count):

@@ -20,8 +20,8 @@ from channelcut.ops.layers import first_axis, grouped_norm, normalized
 from channelcut.ops.registry import know, op, rule
 
 
-def _attach(call: Call, ids: Tensor, axis: int, states: Sequence[Any]) -> bool:
-    """Give the norm's parameters the ids of the channels; a computed one is bound to them, element by element."""
+def _attach(call: Call, ids: Tensor, axis: int, states: Sequence[Any]) -> Tensor | None:
+    """Give the norm's parameters the ids of the channels, which it returns; a computed one is bound to them."""
     found = call.line_of(ids, axis)
     if found is None:
         call.pin(ids, NORM_OTHER_AXIS)
@@ -32,7 +32,7 @@ def _attach(call: Call, ids: Tensor, axis: int, states: Sequence[Any]) -> bool:
             call.slot(state, 0, found, Role.NORM)
         elif isinstance(state, Tensor):
             call.bind(found, state, NORM_OF_FIXED)
-    return found is not None
+    return found
 
 
 def _outputs(call: Call, ids: Tensor) -> Any:
@@ -50,7 +50,7 @@ def batch_norm(call: Call) -> Any:
     states = [call.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
     line = call.one_line(ids, 1)
     ids = ids if line is None else call.along(line, 1)
-    found = call.line_of(ids, 1) if _attach(call, ids, 1, states) else None
+    found = _attach(call, ids, 1, states)
     if not call.several:
         return I.zeros(call.shape) if found is None else ids
     if found is None:
@@ -134,7 +134,7 @@ def group_norm(call: Call) -> Any:
     Groups of one channel go with their channels.
     """
     ids, groups = call.ids("input"), call.get("num_groups", call.get("group"))
-    found = call.line_of(ids, 1) if _attach(call, ids, 1, [call.get("weight"), call.get("bias")]) else None
+    found = _attach(call, ids, 1, [call.get("weight"), call.get("bias")])
     own = call.decide("every channel is a group", groups == ids.shape[1])
     if found is not None and not own and not call.decide("one group", groups == 1):
         call.bind_equal(list(call.reshaped(found, groups, -1)), 0)

@@ -15,7 +15,7 @@ from channelcut.ops import shapes
 from channelcut.ops.along import axes_of, ends, joined_along
 from channelcut.ops.call import Call
 from channelcut.ops.host import State
-from channelcut.ops.indexing import index_beside
+from channelcut.ops.indexing import index_beside, masked_write
 from channelcut.ops.pointwise import several
 from channelcut.ops.registry import know, op, rule
 
@@ -98,8 +98,12 @@ def over_one_axis(call: Call) -> Any:
 )  # fmt: skip
 def by_index(call: Call) -> Any:
     """Elements chosen by tensors of positions: along axes without channels these pass."""
-    if "indices" in call.arguments and (found := index_beside(call)) is not None:
-        return found
+    if "indices" in call.arguments:
+        found = index_beside(call)
+        if found is None and "values" in call.arguments:
+            found = masked_write(call)
+        if found is not None:
+            return found
     for value in call.arguments.values():
         if isinstance(value, Tensor):
             call.pin(value, INDEXED)
@@ -127,8 +131,5 @@ know(
     "aten.unique_consecutive", "aten.bincount", "aten.item", "aten._local_scalar_dense", "torchvision.nms",
     decides=_always,
 )  # fmt: skip
-know(
-    "aten.index", "aten._unsafe_index", "aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl",
-    decides=_by_mask,
-)  # fmt: skip
+know("aten.index", "aten._unsafe_index", decides=_by_mask)  # a masked write has the shape of what is written into
 know("aten.repeat_interleave", decides=_by_repeats)

@@ -222,6 +222,28 @@ def _product(call: Call) -> Any:
     return State(left.name, (*left.factors[:-1], *right.factors[1:]))
 
 
+def _convolved(call: Call) -> Any:
+    """A weight convolved with a weight, such as layers merged into one: (I, M, k...) with (O, M, k...) is (I, O, k...).
+
+    The axis in the middle is one of both, and loses what it loses.
+    """
+    left, right, bias = call["input"], call["weight"], call.get("bias")
+    is_value = not isinstance(left, State) or 0 not in call.long_axes(left)  # of one sample, as a table of positions
+    if is_value or call["groups"] != 1 or len(left.shape) != len(right.shape):
+        return _as_any(call)
+    inputs, outputs = (0, 1) if op(call.name).convolves == "transposed" or call.get("transposed") else (1, 0)
+    middle = call.slot(left, 1, None, Role.IN)
+    call.slot(right, inputs, middle, Role.IN)
+    rows = right.factors[outputs]
+    if isinstance(bias, State):
+        rows = _united(call, [State(right.name, (rows,)), bias], -1, right.shape[outputs])
+    around = [(Factor(extent, held=extent > 1),) for extent in call.shape[2:]]
+    for state in (left, right):
+        for axis in range(2, len(state.shape)):
+            _whole(call, state, axis)
+    return State(right.name, (left.factors[0], rows, *around))
+
+
 def _expanded(call: Call) -> Any:
     """A parameter that is repeated along the first axis is repeated for a batch, as a token is: a value, no weight."""
     state: State = call["self"]
@@ -266,6 +288,9 @@ _upsample_bilinear2d_aa _upsample_bicubic2d_aa upsample_nearest3d upsample_trili
 REDUCTIONS = (
     "mean sum amax amin max min var std var_mean std_mean norm linalg_vector_norm logsumexp prod all any".split()
 )
+CONVOLUTIONS = """
+conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution
+""".split()
 NORMS = "batch_norm native_batch_norm _native_batch_norm_legit cudnn_batch_norm".split()
 
 for _names, _weights in (
@@ -283,6 +308,7 @@ for _names, _weights in (
     (("view_as_complex",), _from_pairs),
     (("fake_quantize_per_channel_affine", "fake_quantize_per_channel_affine_cachemask"), _quantized),
     (("mm", "matmul", "mv", "dot", "vdot"), _product),
+    (CONVOLUTIONS, _convolved),
 ):
     know(*(f"aten.{_name}" for _name in _names), weights=_weights)
 know("channelcut.assigned", weights=_elementwise)

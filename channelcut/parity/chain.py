@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from channelcut.onnx_out.parity import Parity
 from channelcut.parity.detections import agreement, agreement_of_rows, is_end_to_end
 
 Array = npt.NDArray[Any]
@@ -48,7 +49,8 @@ TOLERANCES = {
 class Stage:
     """One form of the model. `run`: outputs by name for one batch; None: not there or not runnable, for `reason`.
 
-    `precision` names the tolerance. `before`: the stage it is compared with; None is the reference.
+    `precision` names the tolerance. `before`: the stage it is compared with; None is the reference. `judge`: gives the
+    verdict instead of the tolerances.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Stage:
     precision: str = "fp32"
     before: str | None = None
     reason: str = ""
+    judge: Callable[[], Parity] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,8 @@ def run_chain(
         step = difference(outputs[before], outputs[stage.name], score, decode, extremes.rounding)
         whole = difference(outputs[None], outputs[stage.name], score, decode, extremes.rounding)
         limit = TOLERANCES[stage.precision]
-        reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit)]
+        judged = stage.judge() if stage.judge is not None else None
+        reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit, judged)]
         if before is not None and not reasons:
             reasons = [f"against torch: {text}" for text in _broken(whole, limit)]
         for name, wanted in finite.items():
@@ -185,6 +189,7 @@ def run_chain(
                 "step": asdict(step),
                 "reference": asdict(whole),
                 "tolerance": {k: v for k, v in asdict(limit).items() if np.isfinite(v)},
+                **(_verdict(judged) if judged is not None else {}),
             }
         )
     if on_progress is not None:
@@ -205,7 +210,15 @@ def _not_finite(name: str, reference: Outputs, candidate: Outputs) -> list[str]:
     return reasons
 
 
-def _broken(found: Difference, limit: Tolerance) -> list[str]:
+def _verdict(judged: Parity) -> dict[str, Any]:
+    """The row's part of a verdict: the error and what it may be, and what is rounding alone, in words."""
+    return {"error": judged.error, "allowed": judged.limit, "rounding": list(judged.allowed)}
+
+
+def _broken(found: Difference, limit: Tolerance, judged: Parity | None = None) -> list[str]:
+    if judged is not None:
+        reasons = [judged.refused] if judged.refused else []
+        return reasons + _lost_boxes(found, limit)
     reasons = []
     if found.max_relative > limit.max_relative:
         reasons.append(
@@ -214,9 +227,13 @@ def _broken(found: Difference, limit: Tolerance) -> list[str]:
         )
     if found.cosine < limit.cosine:
         reasons.append(f"cosine {found.cosine:.6f}, less than {limit.cosine:g}")
-    if found.boxes is not None and found.boxes < limit.boxes:
-        reasons.append(f"{found.boxes:.1%} of {found.boxes_asked} boxes matched, fewer than {limit.boxes:.0%}")
-    return reasons
+    return reasons + _lost_boxes(found, limit)
+
+
+def _lost_boxes(found: Difference, limit: Tolerance) -> list[str]:
+    if found.boxes is None or found.boxes >= limit.boxes:
+        return []
+    return [f"{found.boxes:.1%} of {found.boxes_asked} boxes matched, fewer than {limit.boxes:.0%}"]
 
 
 def _cosine(a: Array, b: Array) -> float:

@@ -1,9 +1,8 @@
-"""The stages that a folder's files make: torch, ONNX as exported, the files of every precision, OpenVINO, engines."""
+"""The stages that a folder's files make: torch, ONNX, the files of every precision, OpenVINO, engines."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,24 @@ import torch
 from torch import nn
 
 from channelcut.core.checked import read_json
+from channelcut.core.deployed import Deployed
 from channelcut.core.errors import UserError
 from channelcut.engine.onnxruntime import load
 from channelcut.engine.registry import require
 from channelcut.onnx_out.comparison import tensor_leaves
+from channelcut.onnx_out.files import load_onnx
 from channelcut.onnx_out.inputs import extremes
 from channelcut.onnx_out.judge import ROUNDINGS
-from channelcut.onnx_out.module import ExportOptions, onnx_from_module
+from channelcut.onnx_out.module import parity_check
+from channelcut.onnx_out.names import output_names
 from channelcut.onnx_out.noise import FORWARD_FAILURES, rounding_of
+from channelcut.onnx_out.parity import Parity
 from channelcut.parity.chain import Batch, Decode, Extremes, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
 Run = Callable[[Batch], Outputs]
 
-SIMPLIFIED = "simplified"
+ONNX, FILE = "onnx", "model.onnx"
 _ENGINES = ("tensorrt_rtx", "tensorrt")  # what is tried where the report does not say who built an engine
 _FINITE_ON = ("zeros", "half zeros", "one constant")  # not on large values, for which fp16 has no numbers
 _ROUNDED_BATCHES = 2
@@ -33,18 +36,20 @@ _REASON = 300  # characters of a reason that are kept
 
 def compare_files(
     folder: Path,
-    module: nn.Module,
+    form: Deployed,
     batches: Sequence[Batch],
     *,
     score: float = 0.25,
     on_progress: Callable[[int, int], None] | None = None,
     decode: Decode | None = None,
 ) -> dict[str, Any]:
-    """Run a module and each of its files in `folder` on the same inputs, and compare each with the form before it.
+    """Run a network and each of its files in `folder` on the same inputs, and compare each with the form before it.
+
+    `model.onnx` is judged as it was when it was written, by the same check on the same inputs and on these.
 
     Args:
         folder: holds `model.onnx`, and what there is of `model.<precision>.onnx` and `model*.engine`.
-        module: what the files were made from, in evaluation mode.
+        form: what the files were made from, see `adapters.deployed_form`.
         batches: inputs (N, C, H, W), or a tuple of several in the forward's order, all of the same shapes.
         score: boxes of at least this score are matched.
         on_progress: called as on_progress(done, total) before every stage and at the end.
@@ -53,10 +58,19 @@ def compare_files(
     Returns:
         What `run_chain` returns: a row per stage, and the first stage that breaks its tolerance, as JSON values.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        stages, names = _stages(Path(folder), module, _tensors(batches[0]), Path(temporary))
-        reference, known = _reference(module, names), _extremes(module, names, batches)
-        return run_chain(reference, stages, batches, score, on_progress, decode, known)
+    folder, module = Path(folder), form.module
+    names = _output_names(folder, form)
+    stages = [_onnx(folder, form, batches), *_further(folder), *_engines(folder)]
+    reference, known = _reference(module, names), _extremes(module, names, batches)
+    return run_chain(reference, stages, batches, score, on_progress, decode, known)
+
+
+def _output_names(folder: Path, form: Deployed) -> tuple[str, ...]:
+    """The outputs' names in the files, or those that they would have."""
+    if (folder / FILE).is_file():
+        return tuple(output.name for output in load_onnx(folder / FILE, weights=False).graph.output)
+    with torch.no_grad():
+        return form.output_names or tuple(output_names(form.module(*form.inputs), model=form.module))
 
 
 def _extremes(module: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> Extremes:
@@ -77,27 +91,27 @@ def _extremes(module: nn.Module, names: Sequence[str], batches: Sequence[Batch])
     return Extremes(found, rounding)
 
 
-def _stages(
-    folder: Path, module: nn.Module, example: tuple[torch.Tensor, ...], temporary: Path
-) -> tuple[list[Stage], tuple[str, ...]]:
-    """All stages with their runners, and the outputs' names."""
-    plain = temporary / "onnx.onnx"
-    report = onnx_from_module(module, example, plain, ExportOptions(simplifiers=()))
-    stages = [Stage("onnx", _fed(load(plain)))]
-    previous = "onnx"
-    files = [(SIMPLIFIED, "model.onnx", "fp32"), *((p, f"model.{p}.onnx", p) for p in BUDGETS)]
-    for name, file, precision in files:
-        path = folder / file
-        if not path.is_file():
-            stages.append(Stage(name, None, reason=f"{file} is not there"))
-            continue
-        run, reason = _loaded(load, path)
-        stages.append(Stage(name, run, precision, previous, reason))
-        # Every precision is made of the simplified file, so none of them is the next one's forerunner.
-        previous = SIMPLIFIED if name == SIMPLIFIED else previous
-    run, reason = _loaded(require("openvino").load, folder / "model.onnx")
-    stages.append(Stage("openvino", run, "fp32", previous, reason))
-    return [*stages, *_engines(folder)], report.output_names
+def _onnx(folder: Path, form: Deployed, batches: Sequence[Batch]) -> Stage:
+    """The ONNX file, with the verdict of the check that accepted it when it was written."""
+    path = folder / FILE
+    if not path.is_file():
+        return Stage(ONNX, None, reason=f"{FILE} is not there")
+    run, reason = _loaded(load, path)
+
+    def judged() -> Parity:
+        return parity_check(form.module, form.inputs, [_tensors(batch) for batch in batches])(load_onnx(path))
+
+    return Stage(ONNX, run, "fp32", reason=reason, judge=judged)
+
+
+def _further(folder: Path) -> Iterator[Stage]:
+    """The files that were made of the ONNX file, and it in OpenVINO."""
+    for precision in BUDGETS:
+        path = folder / f"model.{precision}.onnx"
+        run, reason = _loaded(load, path) if path.is_file() else (None, f"{path.name} is not there")
+        yield Stage(precision, run, precision, ONNX, reason)
+    run, reason = _loaded(require("openvino").load, folder / FILE)
+    yield Stage("openvino", run, "fp32", ONNX, reason)
 
 
 def _engines(folder: Path) -> list[Stage]:
@@ -107,7 +121,7 @@ def _engines(folder: Path) -> list[Stage]:
     for engine in sorted(folder.glob("model*.engine")):
         part = engine.name.split(".")[1]
         # An engine of the float32 file may compute in TF32, whose significand is as short as that of fp16.
-        precision, before = (part, part) if part in BUDGETS else ("fp16", SIMPLIFIED)
+        precision, before = (part, part) if part in BUDGETS else ("fp16", ONNX)
         run, reason = _engine(engine, [built_by[engine.name]] if engine.name in built_by else _ENGINES)
         stages.append(Stage(engine.name, run, precision, before, reason))
     return stages

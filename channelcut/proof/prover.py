@@ -21,7 +21,7 @@ from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Check, Proof
-from channelcut.core.tensors import kept_positions, named_tensors, select
+from channelcut.core.tensors import cut_tensor, kept_indices, kept_positions, named_tensors
 from channelcut.proof.execute import Derived
 from channelcut.proof.lockstep import TOLERANCE, Lockstep
 from channelcut.proof.training import training_step
@@ -114,24 +114,27 @@ def compare(lockstep: Lockstep, model: nn.Module, cut_model: nn.Module, plan: Pl
     if telling and signal >= VISIBLE:
         return Comparison(tuple(checks), signal)
     drawn = rescaled(original)
-    chosen = Derived(drawn, lambda name, tensor: select(tensor, plan.kept.get(name, {})))
+    chosen = Derived(drawn, lambda name, tensor: cut_tensor(name, tensor, plan.kept, plan.indices))
     more, signal = lockstep.run(drawn, chosen)
     return Comparison((*checks, *more), signal, "own and rescaled")
 
 
 def plan_failures(groups: Groups, kept: NDArray[np.bool_], plan: Plan) -> list[str]:
-    """Slots whose kept positions are not those of the channels that are kept."""
+    """Tensors whose kept positions, or new values, are not those of the channels that are kept."""
     expected = kept_positions(groups, kept)
     names = sorted(n for n in {*expected, *plan.kept} if expected.get(n) != dict(plan.kept.get(n, {})))
-    return [f"the plan's positions of {name} are not those of the kept channels" for name in names[:3]]
+    failures = [f"the plan's positions of {name} are not those of the kept channels" for name in names[:3]]
+    indices = kept_indices(groups, kept)
+    names = sorted(n for n in {*indices, *plan.indices} if indices.get(n) != plan.indices.get(n))
+    return failures + [f"the plan's values of {name} do not pick the kept channels" for name in names[:3]]
 
 
 def tensor_failures(model: nn.Module, cut_model: nn.Module, plan: Plan) -> list[str]:
-    """Tensors of the cut model that are not the selection that the plan names."""
+    """Tensors of the cut model that are not what the plan names."""
     actual = named_tensors(cut_model)
     wrong = []
     for name, tensor in named_tensors(model).items():
-        expected = select(tensor.detach(), plan.kept.get(name, {}))
+        expected = cut_tensor(name, tensor.detach(), plan.kept, plan.indices)
         found = actual.get(name)
         if plan.drops(name):
             wrong += [] if found is None else [f"{name} is still there, and the plan drops it"]

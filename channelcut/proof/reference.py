@@ -29,15 +29,17 @@ from channelcut.proof.execute import Derived
 def masked_state(groups: Groups, kept: NDArray[np.bool_], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Zero every removed position of every slot.
 
-    A variance stays, and the direction of a normalised weight along the axis of its lengths, or they would become
-    infinite; the zeros of the scale beside them are enough. Along other axes zeros count for nothing in a length.
+    Positions by which channels are picked stay. A variance stays, and the direction of a normalised weight along the
+    axis of its lengths, or they would become infinite; the zeros of the scale beside them are enough. Along other axes
+    zeros count for nothing in a length.
     """
     directions = {found.direction: found.axis for found in normalised_weights(groups.graph)}
+    picks = {index.tensor for index in groups.indices}
     removed: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     for slot in groups.slots:
         positions = torch.from_numpy(np.flatnonzero(~kept[slot.channels]))
         divides = slot.tensor.endswith("running_var") or directions.get(slot.tensor) == slot.axis
-        if len(positions) and not divides:
+        if len(positions) and not divides and slot.tensor not in picks:
             removed[slot.tensor].append((slot.axis, positions))
 
     def masked(name: str, tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import cloned, doubled, private_copy
+from channelcut.core.entries import called
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.trees import opened
 
@@ -37,10 +38,9 @@ def training_step(
 def _step(model: nn.Module, inputs: Any, *, training: bool) -> str | None:
     """The reason why a step fails, or None."""
     clone = private_copy(model).train(training).requires_grad_(True)
-    args, kwargs = cloned(inputs)
     try:
         with torch.enable_grad(), OwnRandom():
-            outputs = clone(*args, **kwargs)
+            outputs = called(clone, cloned(inputs))
             leaves = [o for o in pytree.tree_leaves(opened(outputs)) if isinstance(o, Tensor) and o.requires_grad]
             if not leaves:
                 return "no output depends on a parameter"

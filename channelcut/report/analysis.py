@@ -71,7 +71,7 @@ def _hanging(cost: BilinearCost, count: int, full: np.ndarray[Any, np.dtype[np.i
 
 
 def trace_data(groups: Groups) -> dict[str, Any]:
-    """The tracer, the number of ops, and the tensors that only the forward of training mode reads.
+    """The tracer, the number of ops, the entries, and the tensors that only training mode reads, or nothing does.
 
     Only tensors with slots are known here; none may also mean that the forward does not run in training mode alone.
     """
@@ -81,6 +81,9 @@ def trace_data(groups: Groups) -> dict[str, Any]:
         "tracer": graph.front_end,
         "ops": len(graph.calls),
         "outputs": list(graph.outputs),
+        "entries": list(graph.entries),
+        "unused": list(groups.unused),
+        "uncounted": groups.uncounted_words(),
         "training_only": sorted({slot.tensor for slot in groups.slots} - read),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.charts import duration_chart, histograms, proof_chart, ratio_chart
-from channelcut.report.facts import MIB, proof_word, rescaled, verdict_of
+from channelcut.report.facts import MIB, onnx_error, proof_word, rescaled, verdict_of
 from channelcut.report.markup import Html, Section, facts_list, join, table, tag
 from channelcut.report.numbers import count, significant, unit
 from channelcut.report.overview import section
@@ -123,7 +123,7 @@ def _onnx(part: Part) -> Html | None:
     for name, one in networks:
         size = one.number("size_bytes")
         opset, exported, now = (count(one.number(key)) for key in ("opset", "nodes_before", "nodes_after"))
-        error = significant(one.number("max_relative_error"))
+        error = onnx_error(one)
         mib = unit(None if size is None else size / MIB, "MiB")
         rows.append((one.text("path"), name, opset, exported, now, one.text("simplifier"), error, mib))
     refused = [f"{one.text('path')}: {text}" for _, one in networks for text in one.texts("refusals")]

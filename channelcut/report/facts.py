@@ -54,6 +54,19 @@ def rescaled(report: Part) -> list[tuple[str, str]]:
     return found
 
 
+def onnx_error(part: Part) -> str:
+    """How far a file is from its module, and how far it may be."""
+    error, limit = part.number("max_relative_error"), part.number("tolerance")
+    return significant(error) + (f" (at most {significant(limit)})" if limit else "")
+
+
+def deployed_words(report: Part) -> str:
+    """Which form of the network is deployed; empty where it is the whole forward."""
+    found = report.part("deployed")
+    pairs = [(name, found.text(name)) for name in ("head", "suppression", "library", "warnings")]
+    return "; ".join(f"{name} {text}" if name == "suppression" else text for name, text in pairs if text)
+
+
 def measurement_of(report: Part) -> Measurement | None:
     """The comparison of latencies, None where there was none; raises `UserError` for one that cannot be."""
     part = report.part("measurement")

@@ -9,6 +9,7 @@ from channelcut.report.charts import Width, meter, width_charts
 from channelcut.report.facts import (
     Row,
     channels_of,
+    deployed_words,
     error_words,
     headline_of,
     options_of,
@@ -49,6 +50,7 @@ def header(report: Part, measurement: Measurement | None) -> Html:
             [
                 ("Input", ", ".join(report.texts("input"))),
                 ("Weights", report.text("weights")),
+                ("Deployed", deployed_words(report)),
                 ("Options", options_of(report)),
             ]
         ),

@@ -12,9 +12,11 @@ from rich.text import Text
 
 from channelcut.report.facts import (
     channels_of,
+    deployed_words,
     error_words,
     headline_of,
     measurement_of,
+    onnx_error,
     options_of,
     places_by_reason,
     proof_word,
@@ -58,6 +60,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
     found = [("Model", "; ".join(text for text in described if text), "")]
     if report.text("weights"):
         found.append(("Weights", report.text("weights"), ""))
+    if words := deployed_words(report):
+        found.append(("Deployed", words, ""))
     groups = report.parts("groups")
     if groups:
         total, kept = channels_of(report)
@@ -103,8 +107,8 @@ def _onnx(onnx: Part) -> list[str]:
     for one in (onnx.part(name) for name in onnx.data):
         if one:
             refused = "".join(f"; refused: {text}" for text in one.texts("refusals"))
-            nodes, error = count(one.number("nodes_after")), significant(one.number("max_relative_error"))
-            found.append(f"{one.text('path')}: {nodes} nodes, relative error {error}{refused}")
+            nodes = count(one.number("nodes_after"))
+            found.append(f"{one.text('path')}: {nodes} nodes, relative error {onnx_error(one)}{refused}")
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -10,17 +12,64 @@ from torch import nn
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, is_named, named_outputs
 
-# The feature maps that Ultralytics' heads return beside their predictions are read for their resolution alone.
-_UNCOUNTED = {"ultralytics": ("feats.*", "*.feats.*")}
+
+@dataclass(frozen=True)
+class Uncounted:
+    """Outputs whose channels the library of a network does not count.
+
+    Args:
+        module: a pattern on the module that the network's class is from.
+        name: a pattern on the name of the class.
+        outputs: patterns of the paths of such outputs, in evaluation and in training.
+        why: who reads them, and for what, in words.
+    """
+
+    module: str
+    name: str
+    outputs: tuple[str, ...]
+    why: str
+
+
+# What a network is, is told by its class. Heads whose raw maps hold boxes and scores (YOLOv5, YOLOv7, YOLOv9) return no
+# feature maps, so that they have no entry.
+_UNCOUNTED = (
+    Uncounted(
+        "ultralytics.*",
+        "*",
+        ("feats.*", "*.feats.*"),
+        "Ultralytics reads the feature maps beside the predictions for their resolution alone",
+    ),
+    Uncounted(
+        "*yolov6.models.yolo*",
+        "Model",
+        ("1.*", "0.0.*"),
+        "YOLOv6 reads the feature maps beside the predictions for their resolution, and to distil them, alone",
+    ),
+    Uncounted(
+        "*backbone",
+        "EfficientDetBackbone",
+        ("0.*",),
+        "EfficientDetBackbone's readers leave out the feature maps that it returns beside boxes, classes and anchors",
+    ),
+)
 _TENSORS = {
     "doctr": "docTR's models return their tensors when they are built with exportable=True",
     "detectron2": "detectron2.export.TracingAdapter(model, inputs) returns the tensors of detectron2's models",
 }
 
 
-def uncounted_outputs(model: nn.Module) -> tuple[str, ...]:
-    """Patterns of the outputs of `model` that may lose channels, known from the library that its class comes from."""
-    return _UNCOUNTED.get(type(model).__module__.partition(".")[0], ())
+def uncounted_outputs(model: nn.Module) -> Uncounted | None:
+    """The outputs of `model` that may lose channels, where the class that it is of, or derived from, is known."""
+    kinds = type(model).__mro__
+    return next(
+        (
+            known
+            for known in _UNCOUNTED
+            for kind in kinds
+            if fnmatchcase(kind.__module__, known.module) and fnmatchcase(kind.__name__, known.name)
+        ),
+        None,
+    )
 
 
 def tensorless(model: nn.Module, result: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,27 +19,27 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from channelcut.core.entries import FORWARD, called, calls_of, further_entries, result_path
 from channelcut.core.graph import Graph, Node, Ref, Site, WidthUse, as_spec, tensor_paths
 from channelcut.core.modes import ThreadMode
-from channelcut.core.randomness import Generators
+from channelcut.core.randomness import Generators, computed
 from channelcut.core.trees import mapped_only
-from channelcut.tracing.attention import AttentionMode
+from channelcut.tracing.attention import attention
 from channelcut.tracing.attributes import tag_attributes
-from channelcut.tracing.dropout import WithoutDropout
+from channelcut.tracing.dropout import DROPOUT
 from channelcut.tracing.eager import uncompiled
-from channelcut.tracing.hollow import Hollow, Unread, ValuesNeeded, is_hollow, roots
-from channelcut.tracing.layout import ContiguousLinear
-from channelcut.tracing.normalize import NormalizeMode
+from channelcut.tracing.functions import Functions, Table
+from channelcut.tracing.hollow import UNREAD, Hollow, ValuesNeeded, is_hollow, roots
+from channelcut.tracing.layout import CONTIGUOUS_LINEAR
+from channelcut.tracing.normalize import NORMALIZE
 from channelcut.tracing.numbers import Recording
-from channelcut.tracing.recurrent import RecurrentMode, zeros
+from channelcut.tracing.recurrent import recurrent, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line
-from channelcut.tracing.storage import DataMode
-from channelcut.tracing.torch_export import aliases
-from channelcut.tracing.whole import WholeMode
-from channelcut.tracing.widths import WidthMode
-
-_REPLACED = (ContiguousLinear, WithoutDropout, NormalizeMode)  # functions that are recorded as others
+from channelcut.tracing.storage import data
+from channelcut.tracing.torch_export import aliases, integers
+from channelcut.tracing.whole import whole
+from channelcut.tracing.widths import Widths
 
 
 def record(
@@ -50,38 +50,35 @@ def record(
     training: bool,
     widths: bool = True,
     hollow: bool = False,
+    within: Hollow | None = None,
     recording: Recording | None = None,
 ) -> Graph:
     """Run `model` (a copy that may be changed) once and return the ops it ran as a `Graph`.
 
     `widths`: also note the numbers that the forward computes from shapes and attributes, see `tracing.widths`; they
-    belong to `recording`. `hollow`: without the arithmetic, see `tracing.hollow`.
+    belong to `recording`. `hollow`: without the arithmetic, see `tracing.hollow`. `within`: the same, but a forward
+    that takes values out of torch is not stopped.
     """
     recording = recording or Recording()
-    recorder = _Recorder(aliases(model))
+    numbers = integers(model) if widths else {}
+    within = Hollow(roots(model, (args, kwargs))) if hollow else within
+    recorder = _Recorder(aliases(model), within)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         recorder.declare("state", name, tensor)
-    for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
-        if isinstance(leaf, torch.Tensor):
-            recorder.declare("input", f"input_{position}", leaf)
+    for entry, inputs in calls_of((args, kwargs)).items():
+        for position, leaf in enumerate(pytree.tree_leaves(inputs)):
+            if isinstance(leaf, torch.Tensor):
+                recorder.declare("input", f"{'' if entry == FORWARD else f'{entry}.'}input_{position}", leaf)
     modules = list(model.named_modules())
     hooks = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in modules]
     hooks += [module.register_forward_hook(recorder.leaving, always_call=True) for _, module in modules]
-    recurrent = RecurrentMode(recorder.zero)
-    mode = WidthMode(recording, recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
-    recorder.uses = mode.uses
+    seen = Widths(recording, recorder.known, recorder.site, recorder.steps, lambda: len(recorder.nodes))
+    recorder.uses = seen.uses
     attributes = tag_attributes(model, recording) if widths else {}
+    functions = Functions({**recorder.replaced(), **(UNREAD if hollow else {})}, seen if widths else None)
     try:
-        with ExitStack() as modes:
-            hollows = (Hollow(roots(model, (args, kwargs))), Unread()) if hollow else ()
-            own: tuple[Any, ...] = (recorder, *(mode() for mode in _REPLACED), AttentionMode(recorder.step), recurrent)
-            own = (*own, DataMode(recorder.same, recorder.step), WholeMode(recorder.step), *((mode,) if widths else ()))
-            # The mode entered last sees a call first. Hollow is below the recorder, so that what is recorded has the
-            # shapes that Hollow gives; the function modes are above both, and WidthMode above all, because the others
-            # call functions of their own, whose numbers are not the forward's.
-            for entered in (torch.no_grad(), uncompiled(), *hollows, *own):
-                modes.enter_context(entered)
-            outputs = model(*args, **kwargs)
+        with torch.no_grad(), uncompiled(), recorder, functions:
+            outputs = called(model, (args, kwargs))
     finally:
         recording.close()  # what the forward has kept of its numbers is plain from now on
         for hook in hooks:
@@ -89,25 +86,34 @@ def record(
     leaves = tensor_paths(outputs)
     tree = [recorder.reference(leaf) for _, leaf in leaves]
     recorder.append(kind="output", name="output", value=None, args=(tree,), site=Site("network output"))
-    names = tuple(name for name, _ in leaves)
-    uses, nodes = tuple(mode.uses), tuple(recorder.nodes)
+    entries = further_entries((args, kwargs))
+    names = tuple(result_path(name) if entries else name for name, _ in leaves)
+    uses, nodes, end = tuple(seen.uses), tuple(recorder.nodes), recorder.forward_end if entries else None
     graph = Graph(nodes, recorder.constants, recorder.shared, training, "dispatch", names, uses, attributes, hollow)
-    return settled(graph)
+    return settled(replace(graph, integers=numbers, entries=entries, forward_end=end))
 
 
 class _Recorder(ThreadMode):
     """Appends a node for every op; values are known by the identity of their tensors, for as long as these live."""
 
-    def __init__(self, shared: Mapping[str, str]) -> None:
+    def __init__(self, shared: Mapping[str, str], within: Hollow | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.shared = shared
         self.nodes: list[Node] = []
         self.uses: list[WidthUse] = []
         self.constants: dict[str, torch.Tensor] = {}
         self.path: list[str] = []
+        self.forward_end: int | None = None
         self._known = WeakTensorKeyDictionary()
         self._paused = False
-        self._generators = Generators()
+        # What is recorded has the shapes that `within` gives.
+        self._compute = computed if within is None else within.run
+        self._generators = Generators(self._compute)
+
+    def replaced(self) -> Table:
+        """The functions of torch that are recorded as something else."""
+        tables = attention(self.step), whole(self.step), data(self.same, self.step), recurrent(self.zero)
+        return {key: way for table in (*tables, NORMALIZE, DROPOUT, CONTIGUOUS_LINEAR) for key, way in table.items()}
 
     def append(self, **fields: Any) -> Ref:
         self.nodes.append(Node(index=len(self.nodes), **fields))
@@ -124,6 +130,8 @@ class _Recorder(ThreadMode):
 
     def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.path.pop()
+        if not self.path and self.forward_end is None:
+            self.forward_end = len(self.nodes)
 
     def known(self, tensor: torch.Tensor) -> Ref | None:
         """The node that made a tensor, if it was recorded."""
@@ -167,10 +175,13 @@ class _Recorder(ThreadMode):
             return self._generators.run(func, args, kwargs)
         name = str(func.overloadpacket)
         if name in ("aten.detach", "aten.lift_fresh") or name.startswith("prim."):
-            result = func(*args, **kwargs)
+            result = self._compute(func, args, kwargs)
             if isinstance(result, torch.Tensor) and isinstance(args[0], torch.Tensor):
                 self._remember(result, self.reference(args[0]))
             return result
+        if name == "aten.set_" and len(args) == 1:  # what else lies on the memory keeps it
+            func = torch.ops.channelcut.emptied.default
+            return self._step(func, tuple(args), {}, args[0].set_)
         return self._step(func, tuple(args), kwargs, lambda: self._generators.run(func, args, kwargs))
 
     def step(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[[], Any]) -> Any:

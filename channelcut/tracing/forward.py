@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from channelcut.core.copies import cloned, doubled, private_copy
+from channelcut.core.entries import FORWARD, call_entry, called, calls_of, further_entries
 from channelcut.core.errors import TraceError, UserError
 from channelcut.core.graph import Graph
+from channelcut.core.inputs import Inputs
 from channelcut.core.randomness import OwnRandom
 from channelcut.tracing.dispatch import record
 from channelcut.tracing.eager import uncompiled
@@ -38,7 +40,8 @@ def trace(
 
     Args:
         model: any module; a copy is traced, the original keeps its mode, buffers and attributes.
-        args: positional inputs of the forward, as the user would pass them.
+        args: positional inputs of the forward, as the user would pass them; or a lone `Calls` of several entries, which
+            are recorded one after another.
         kwargs: keyword inputs.
         training: trace the forward of training mode (auxiliary heads) instead of evaluation.
         warm: trace the second forward, which finds what the first one has stored (anchors of a shape).
@@ -55,6 +58,8 @@ def trace(
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {type(model).__name__}. Pass the network itself: model.module.")
     keywords = dict(kwargs or {})
+    if further_entries((args, keywords)):
+        front_end = _recorder_alone(front_end)
     warm_up = (args, keywords) if warm else None
     if not (arithmetic or warm or front_end == "export"):
         found = _hollow(model, (args, keywords), training=training)
@@ -73,9 +78,6 @@ def trace(
         f"The forward runs, but no front end can follow it. {' '.join(dict.fromkeys(refusals))} See the remedy at the "
         "line that is named, or take that part out of the model that is pruned."
     )
-
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _recorded(make: Callable[[], nn.Module], inputs: Inputs, **options: Any) -> Graph:
@@ -177,33 +179,54 @@ def result_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One forward of a copy on copies of the inputs, which it may write into."""
     with torch.no_grad(), uncompiled(), OwnRandom():
-        return model(*args, **kwargs)
+        return called(model, (args, kwargs))
+
+
+def _recorder_alone(front_end: str) -> str:
+    """The front end that follows several entries.
+
+    Raises:
+        UserError: another one is asked for.
+    """
+    if front_end == "export":
+        raise UserError(
+            "torch.export follows forward alone, and entries names further methods. Expected tracer='auto' or "
+            "'dispatch' (--tracer), which record them all."
+        )
+    return "dispatch"
 
 
 def _check_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Run the forward once, so that a model that cannot run is told apart from one that cannot be traced."""
+    """Run each entry once, so that a model that cannot run is told apart from one that cannot be traced."""
+    for name, inputs in calls_of((args, kwargs)).items():
+        _check_entry(model, name, *inputs)
+
+
+def _check_entry(model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with torch.no_grad(), uncompiled(), OwnRandom():
+            call_entry(private_copy(model), name, (args, kwargs))
+
     try:
         try:
-            _run(private_copy(model), *cloned((args, kwargs)))
+            run(*cloned((args, kwargs)))
         except Exception:  # noqa: BLE001  some forwards refuse to run in a mode: that one is on is not their fault
             with torch.no_grad():
-                model(*args, **kwargs)
+                call_entry(model, name, (args, kwargs))
     except Exception as error:
         shapes = ", ".join(describe(a) for a in (*args, *kwargs.values()))
-        multiple, size = multiple_needed(lambda args, kwargs: _run(private_copy(model), args, kwargs), args, kwargs)
+        multiple, size = multiple_needed(run, args, kwargs)
+        given = "--input (or example_inputs)" if name == FORWARD else f"what entries gives {name}"
         if multiple:
             raise UserError(
-                f"The model's own forward fails on the example inputs ({shapes}) and runs on {size}: height and width "
+                f"The model's own {name} fails on the example inputs ({shapes}) and runs on {size}: height and width "
                 f"have to be multiples of {multiple} ({type(error).__name__}: {_first_line(error)}). Give such a size, "
                 f"--input {size} on the command line."
             ) from error
         raise UserError(
-            f"The model's own forward fails on the example inputs ({shapes}): {type(error).__name__}: "
+            f"The model's own {name} fails on the example inputs ({shapes}): {type(error).__name__}: "
             f"{_first_line(error)}, at {innermost_line(error.__traceback__) or 'an unknown line'}. Expected: inputs "
-            f"of the "
-            "shape and dtype that the model takes in deployment. Check --input (or example_inputs), then run the "
-            "model on "
-            "them once by hand."
+            f"of the shape and dtype that it takes, in evaluation mode. Check {given}, then run it on them by hand."
         ) from error
 
 

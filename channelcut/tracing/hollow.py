@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _every_module
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import private_copy
 from channelcut.core.modes import ThreadMode
 from channelcut.core.trees import leaves, mapped_only
 from channelcut.ops.registry import op
+from channelcut.tracing.functions import Table
 from channelcut.tracing.shortcuts import shortcut
 
 LARGE = 1024
@@ -47,7 +47,10 @@ class Hollow(ThreadMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run what does not depend on the roots as it is; all else gives results that are known to depend on them."""
-        kwargs = kwargs or {}
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The same outside of the mode, for one that stands above it: each mode on the stack costs every op."""
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if func.overloadpacket.__name__ in _LIKE or not any(map(is_hollow, tensors)):
             return func(*args, **kwargs)
@@ -62,14 +65,14 @@ class Hollow(ThreadMode):
         return result
 
 
-class Unread(TorchFunctionMode):
-    """Stops a hollow forward that takes values out of torch in a way that no op shows."""
+def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Stop a hollow forward that takes values out of torch in a way that no op shows."""
+    if args and is_hollow(args[0]):
+        raise ValuesNeeded(func.__name__)
+    return func(*args, **kwargs)
 
-    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        """Raise `ValuesNeeded` for such a function; run any other."""
-        if args and is_hollow(args[0]) and getattr(func, "__name__", "") in _READS:
-            raise ValuesNeeded(func.__name__)
-        return func(*args, **(kwargs or {}))
+
+UNREAD: Table = dict.fromkeys(_READS, _read)
 
 
 def roots(model: nn.Module, inputs: Any) -> list[Tensor]:

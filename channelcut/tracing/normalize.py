@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
+
+from channelcut.tracing.functions import Table
 
 
-class NormalizeMode(TorchFunctionMode):
+def _broadcast(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The same quotient, broadcast: torch's own function repeats the length for each channel."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run any other function."""
-        given = dict(kwargs or {})
-        if func is torch.nn.functional.normalize and given.pop("out", None) is None:
-            return _quotient(*args, **given)
-        return func(*args, **kwargs or {})
+    if kwargs.get("out") is not None:
+        return func(*args, **kwargs)
+    return _quotient(*args, **{name: value for name, value in kwargs.items() if name != "out"})
 
 
 def _quotient(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:  # noqa: A002  torch's names
     length: Tensor = input.norm(p, dim, keepdim=True).clamp_min(eps)
     return input / length
+
+
+NORMALIZE: Table = {functional.normalize: _broadcast}

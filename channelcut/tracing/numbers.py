@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from channelcut.core.graph import Arithmetic, Origin
@@ -130,16 +130,21 @@ for _name in _UNARY:
         setattr(_kind, f"__{_name}__", _unary(_name))
 
 
-def tagged_numbers(tree: Any, recording: Recording) -> Iterator[Width | Fraction]:
+def tagged_numbers(tree: Any, recording: Recording) -> list[Width | Fraction]:
     """Every number of a recording in nested arguments."""
-    if isinstance(tree, (Width, Fraction)):
-        if tree.recording is recording:
-            yield tree
-    elif isinstance(tree, slice):
-        yield from tagged_numbers((tree.start, tree.stop, tree.step), recording)
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from tagged_numbers(item, recording)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from tagged_numbers(item, recording)
+    found: list[Width | Fraction] = []
+    _collect((tree,), recording, found)
+    return found
+
+
+def _collect(items: Iterable[Any], recording: Recording, found: list[Width | Fraction]) -> None:
+    for item in items:
+        if isinstance(item, (Width, Fraction)):
+            if item.recording is recording:
+                found.append(item)
+        elif isinstance(item, (list, tuple)):
+            _collect(item, recording, found)
+        elif isinstance(item, dict):
+            _collect(item.values(), recording, found)
+        elif isinstance(item, slice):
+            _collect((item.start, item.stop, item.step), recording, found)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from channelcut.core.graph import Node
 from channelcut.ops.recurrent import GATES
 from channelcut.ops.writes import written
+from channelcut.tracing.functions import Table
 
 _LIBRARY = torch.library.Library("channelcut", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
@@ -94,18 +94,11 @@ def whole(kind: str, args: Sequence[Any], zero: Callable[[Any], bool]) -> tuple[
     return source, given, list(weights), kind, has_biases, num_layers, bidirectional, batch_first
 
 
-class RecurrentMode(TorchFunctionMode):
-    """Runs recurrent layers as `channelcut::recurrence`; `zero(tensor)` tells what the forward made of zeros."""
+def recurrent(zero: Callable[[Tensor], bool]) -> Table:
+    """Recurrent layers as `channelcut::recurrence`; `zero(tensor)` tells what the forward made of zeros."""
 
-    def __init__(self, zero: Callable[[Tensor], bool]) -> None:
-        super().__init__()
-        self.zero = zero
+    def layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = None if kwargs else whole(func.__name__, args, zero)
+        return func(*args, **kwargs) if arguments is None else tuple(RECURRENCE(*arguments))
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace a recurrent layer; run anything else."""
-        name = getattr(func, "__name__", "")
-        layer = name in GATES and func is getattr(torch, name) and not kwargs
-        arguments = whole(name, args, self.zero) if layer else None
-        if arguments is None:
-            return func(*args, **(kwargs or {}))
-        return tuple(RECURRENCE(*arguments))
+    return {getattr(torch, name): layer for name in GATES}

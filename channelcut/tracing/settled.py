@@ -23,7 +23,8 @@ def settled(graph: Graph) -> Graph:
     """
     if not any(_decides(graph, node) for node in graph.calls):
         return graph
-    loose = _loose(graph, computed := _computed(graph))
+    computed, learned = _dependent(graph, "input"), _dependent(graph, "state")
+    loose = _loose(graph, computed & learned)
     if not loose:
         return graph
     read = {
@@ -36,23 +37,27 @@ def settled(graph: Graph) -> Graph:
     return _without(graph, loose, sorted(read))
 
 
-def _computed(graph: Graph) -> set[int]:
-    """The nodes that depend on the inputs."""
-    computed: set[int] = set()
+def _dependent(graph: Graph, kind: str) -> set[int]:
+    """The nodes that depend on an `input`, or on a parameter or buffer (`state`), also by what is written into them."""
+    found: set[int] = set()
     for node in graph.nodes:
-        if node.kind == "input" or any(index in computed for index in _sources(node)):
-            computed.add(node.index)
-    return computed
+        if node.kind == kind or any(index in found for index in _sources(node)):
+            found |= {node.index, *(written(graph.nodes, node) if node.kind == "call" else ())}
+    return found
 
 
 def _loose(graph: Graph, computed: set[int]) -> set[int]:
-    """The nodes that depend on how many values there are, also by what is written into them."""
+    """The nodes that depend on how many values there are, also by what is written into them.
+
+    `computed`: those whose values a cut may move, by rounding at least. What the inputs alone decide is the same in
+    both networks.
+    """
     loose: set[int] = set()
     while True:
         before = len(loose)
         for node in graph.nodes:
             if node.kind == "call" and node.index not in loose:
-                decided = node.index in computed and _decides(graph, node)
+                decided = _decides(graph, node) and any(index in computed for index in _deciding(node))
                 if decided or any(index in loose for index in _sources(node)):
                     filled = {index for index in written(graph.nodes, node) if graph.nodes[index].kind == "call"}
                     loose |= {node.index} | filled
@@ -62,6 +67,12 @@ def _loose(graph: Graph, computed: set[int]) -> set[int]:
 
 def _sources(node: Node) -> list[int]:
     return [ref.index for ref in node.inputs]
+
+
+def _deciding(node: Node) -> list[int]:
+    """The nodes whose values decide how many values there are: of a selection by a mask it is the mask alone."""
+    by_mask = node.name in ("aten.index", "aten._unsafe_index", "aten.masked_select")
+    return [ref.index for ref in refs(node.args[1:2])] if by_mask else _sources(node)
 
 
 def _decides(graph: Graph, node: Node) -> bool:
@@ -91,9 +102,11 @@ def _without(graph: Graph, loose: set[int], read: list[int]) -> Graph:
     kept.append(Node(len(kept), "output", "output", None, Site("network output"), None, args))
     uses = [use for use in graph.uses if use.index in place]
     uses = [use for use in uses if all(e.node in place for e in use.origin.sources() if isinstance(e, Extent))]
+    end = graph.forward_end
     return replace(
         graph,
         nodes=tuple(kept),
+        forward_end=None if end is None else sum(index < end for index in place),
         outputs=tuple(name for name, _ in outputs),
         unsettled=tuple(place[index] for index in unsettled),
         uses=tuple(replace(u, index=place[u.index], origin=_moved_origin(u.origin, place)) for u in uses),

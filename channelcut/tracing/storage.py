@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from channelcut.tracing.functions import Record, Table
 from channelcut.tracing.hollow import is_hollow, mark
 
 _LIBRARY = torch.library.Library("channelcut", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -24,37 +24,34 @@ def assigned(parameter: Tensor, value: Tensor) -> Tensor:  # noqa: ARG001  it is
     return value.clone()
 
 
-class DataMode(TorchFunctionMode):
-    """Notes what is read from and written to `.data`.
+_LIBRARY.define("emptied(Tensor value) -> Tensor")  # type: ignore[no-untyped-call]
 
-    `same(new, old)`: one tensor stands for the other. `record(target, args, run)` makes one step of what `run` does.
-    """
 
-    def __init__(
-        self,
-        same: Callable[[Tensor, Tensor], None],
-        record: Callable[[Any, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any],
-    ) -> None:
-        super().__init__()
-        self.same, self.record = same, record
+@torch.library.impl(_LIBRARY, "emptied", "CompositeExplicitAutograd")  # type: ignore[untyped-decorator]
+def emptied(value: Tensor) -> Tensor:
+    """What a tensor is after `value.set_()`, which gives its memory back; other tensors on the memory keep it."""
+    return value.new_empty(0)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note a use of `.data`; run anything else."""
-        if func == Tensor.data.__get__:  # type: ignore[attr-defined]
-            found = func(*args)
-            self.same(found, args[0])
-            if is_hollow(args[0]):
-                mark(found)
-            return found
-        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
-            parameter, value = args[0], args[1]
 
-            def write() -> Tensor:
-                func(*args)
-                if is_hollow(value):
-                    mark(parameter)
-                return parameter  # type: ignore[no-any-return]
+def data(same: Callable[[Tensor, Tensor], None], record: Record) -> Table:
+    """Notes what is read from and written to `.data`; `same(new, old)`: one tensor stands for the other."""
 
-            self.record(torch.ops.channelcut.assigned.default, (parameter, value), {}, write)
-            return None
-        return func(*args, **(kwargs or {}))
+    def read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = func(*args, **kwargs)
+        same(found, args[0])
+        if is_hollow(args[0]):
+            mark(found)
+        return found
+
+    def assign(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        parameter, value = args[0], args[1]
+
+        def write() -> Tensor:
+            func(*args, **kwargs)
+            if is_hollow(value):
+                mark(parameter)
+            return parameter  # type: ignore[no-any-return]
+
+        record(torch.ops.channelcut.assigned.default, (parameter, value), {}, write)
+
+    return {Tensor.data.__get__: read, Tensor.data.__set__: assign}  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import operator
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.quiet import quietly
 from channelcut.core.randomness import OwnRandom
+from channelcut.core.tensors import named_tensors
 from channelcut.tracing.recurrent import RECURRENCE, whole, zeros
 from channelcut.tracing.source import from_stack_trace
 
@@ -37,7 +39,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, t
             own_args, own_kwargs = cloned((args, kwargs))
             private_copy(model)(*own_args, **own_kwargs)
         program = torch.export.export(model, args, kwargs, strict=False)
-    return _Reader(program, aliases(model), training).read()
+    return replace(_Reader(program, aliases(model), training).read(), integers=integers(model))
 
 
 def aliases(model: nn.Module) -> dict[str, str]:
@@ -50,6 +52,16 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def integers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of whole numbers that have one axis, by name: copies that nobody changes."""
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in named_tensors(model).items()
+        if tensor.dim() == 1 and tensor.dtype in _POSITIONS
+    }
+
+
+_POSITIONS = (torch.int16, torch.int32, torch.int64)
 _ONE_AT_A_TIME = threading.Lock()
 
 

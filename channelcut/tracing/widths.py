@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from channelcut.core.graph import Extent, Free, Origin, Ref, Site, WidthUse
 from channelcut.ops.registry import op
@@ -22,8 +21,8 @@ _ALWAYS = ("shape", "axis", "sections", "like")  # what they leave to the op, or
 _COUNTS = ("count", "chunks", "sections", "indices_or_sections")
 
 
-class WidthMode(TorchFunctionMode):
-    """Hands out shapes whose extents remember their tensor, and notes every op that is called with such a number.
+class Widths:
+    """Tags shapes, so that extents remember their tensor, and notes every op that is called with such a number.
 
     `reference(tensor)` is the recorder's `Ref` of a tensor that it knows, `site()` the place that runs now, and
     `steps(since)` the nodes recorded after that many, as (index, name, args).
@@ -37,26 +36,28 @@ class WidthMode(TorchFunctionMode):
         steps: Callable[[int], list[tuple[int, str, tuple[Any, ...]]]],
         count: Callable[[], int],
     ) -> None:
-        super().__init__()
         self.recording, recording.on_float, recording.on_multiple = recording, self._number, self._multiple
         self.reference, self.site, self.steps, self.count = reference, site, steps, count
         self.uses: list[WidthUse] = []
+        self._known: dict[str, str] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function; tag the extents it returns; note the tagged numbers it was given."""
-        kwargs = kwargs or {}
-        before = self.count()
-        name = getattr(func, "__name__", "")
-        result = func(*args, **kwargs)
+    def seen(self, name: str, args: Any, kwargs: Any, result: Any, before: int) -> Any:
+        """The result of a call with its extents tagged; notes the tagged numbers that the call was given."""
         if isinstance(result, torch.Size):
             owner = args[0] if args and isinstance(args[0], torch.Tensor) else None
             return result if owner is None else self._size(owner, result)
         if name == "size" and type(result) is int:
             axis = int(args[1] if len(args) > 1 else kwargs["dim"])
             return self._extent(args[0], axis % args[0].dim(), result)
-        if op(f"aten.{name}").sizes in _ALWAYS or any(True for _ in tagged_numbers((args, kwargs), self.recording)):
+        if self._sizes(name) in _ALWAYS or tagged_numbers((args, kwargs), self.recording):
             self._note(name, args, kwargs, result, before)
         return result
+
+    def _sizes(self, name: str) -> str:
+        """How a function reads numbers as sizes."""
+        if name not in self._known:
+            self._known[name] = op(f"aten.{name}").sizes
+        return self._known[name]
 
     def _size(self, tensor: torch.Tensor, size: torch.Size) -> torch.Size:
         return torch.Size([self._extent(tensor, axis, extent) for axis, extent in enumerate(size)])
@@ -66,7 +67,7 @@ class WidthMode(TorchFunctionMode):
         return extent if ref is None else Width(extent, Extent(ref.index, axis, extent), self.recording)
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any, before: int) -> None:
-        sizes = op(f"aten.{name}").sizes
+        sizes = self._sizes(name)
         if sizes in ("shape", "broadcast") and isinstance(result, torch.Tensor):
             given = kwargs.get("shape", kwargs.get("size", args[1:]))
             given = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given

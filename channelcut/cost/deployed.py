@@ -1,0 +1,60 @@
+"""What of a traced forward is deployed: only that counts as cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from channelcut.core.deployed import Deploy
+from channelcut.core.errors import UserError
+from channelcut.core.graph import Graph, is_named, named_outputs
+from channelcut.core.groups import Groups
+from channelcut.ops.writes import written
+
+
+def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Sequence[str]) -> Groups:
+    """The groups with the work of the deployed form alone, and the parameters that it lacks.
+
+    Args:
+        model: the trainable network.
+        groups: its coupling.
+        deploy: which outputs are read.
+        modules: the paths of what deployment leaves out.
+
+    Raises:
+        UserError: a pattern names no output.
+    """
+    if not modules and not deploy.outputs:
+        return groups
+    gone = {name for name, _ in model.named_parameters() if any(name.startswith(f"{path}.") for path in modules)}
+    needed = _needed(groups.graph, deploy.outputs)
+    nodes = groups.graph.nodes
+    reading = {ref.index for index in needed for ref in nodes[index].inputs}
+    unread = {node.name for node in nodes if node.kind == "state" and node.index not in reading}
+    parameters = {name for name, _ in model.named_parameters()}
+    gone |= unread & parameters
+    work = tuple(
+        w
+        for w in groups.work
+        if w.node in needed and not any(nodes[r.index].name in gone for r in nodes[w.node].inputs)
+    )
+    return replace(groups, work=work, undeployed=tuple(sorted(gone)), deploy=deploy)
+
+
+def _needed(graph: Graph, patterns: Sequence[str]) -> set[int]:
+    """The nodes that the outputs so named are computed from; those of all outputs without a pattern."""
+    outputs = named_outputs(graph)
+    for pattern in patterns:
+        if not any(is_named(path, [pattern]) for path, _ in outputs):
+            paths = ", ".join(path for path, _ in outputs[:8])
+            raise UserError(
+                f"outputs: {pattern!r} names no output of this forward. It returns {paths}"
+                f"{', ...' if len(outputs) > 8 else ''}: give one of these paths, what it is in, or a pattern."
+            )
+    needed = {index for path, index in outputs if not patterns or is_named(path, patterns)}
+    for node in reversed(graph.nodes):
+        if node.index in needed or needed & written(graph.nodes, node):
+            needed |= {node.index, *(ref.index for ref in node.inputs)}
+    return needed
