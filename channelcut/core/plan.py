@@ -68,8 +68,8 @@ class Plan:
         options: what was asked for.
         dropped: the modules that the forward never reads and that go as wholes (`drop_unused`), by their paths.
         changes: what has changed the weights since the cut, in order, such as
-            `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, as those of a
-            head for other classes, `resized` holds the new extents, and `attributes` the numbers that follow.
+            `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as
+            those of a head for other classes, `resized` holds the new extents, `attributes` the numbers that follow.
         context: what the plan was made from. It is not compared, printed, stored or copied.
 
     Example:

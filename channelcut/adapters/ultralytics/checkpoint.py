@@ -61,9 +61,7 @@ def save_checkpoint(
     """
     check_path(path, "path")
     if Path(path).suffix != ".pt":
-        raise UserError(
-            f"{path} is no name of a checkpoint. Expected one that ends in .pt, which Ultralytics asks for."
-        )
+        raise UserError(f"{path} is no name of a checkpoint. Expected one that ends in .pt.")
     model = result.model if isinstance(result, PruneResult) else result
     check_cut(model, allow_unproven)
     plan = result.plan if isinstance(result, PruneResult) else None
@@ -74,7 +72,7 @@ def checkpoint(model: nn.Module, plan: Plan | None = None, *, half: bool = False
     """The file of a cut network; `plan`: in the place of the one that the network carries."""
     from ultralytics import __version__
 
-    smaller = private_copy(model).cpu()
+    smaller: Any = private_copy(model).cpu()
     record = record_of(smaller)
     assert record is not None
     put_record(smaller, record.plan if plan is None else _later(plan, record.plan), record.rounds, record.weights)
@@ -120,16 +118,15 @@ def check_cut(model: Any, allow_unproven: bool = False) -> None:
         )
 
 
-def guard(model: nn.Module) -> None:
+def guard(model: Any) -> None:
     """Let a rebuilding of the uncut network from the YAML of a cut one fail with what to do instead.
 
     Ultralytics looks up the module of every line by its name; the first one becomes a text that is no module's name.
     """
-    yaml: Any = model.yaml
-    if not guarded(yaml):
-        first, *others = yaml["backbone"]
+    if not guarded(model.yaml):
+        first, *others = model.yaml["backbone"]
         line = [*first[:2], GUARD, *first[3:]]
-        model.yaml = {**yaml, "backbone": [line, *others], "channelcut": first[2]}
+        model.yaml = {**model.yaml, "backbone": [line, *others], "channelcut": first[2]}
 
 
 def guarded(yaml: Any) -> bool:

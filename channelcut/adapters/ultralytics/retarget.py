@@ -32,7 +32,8 @@ def retarget(model: nn.Module, source: nn.Module, data: Mapping[str, Any], *, by
     _check_points(head, data)
     width = _classes(head, model)
     same = width is None or width == data["nc"]
-    if same and (not by_name or _listed(before) == _listed(after)):
+    matched = _matched(before, after) if by_name else 0
+    if same and (not matched or _listed(before) == _listed(after)):
         return
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     numbers = {} if same else _other_classes(model, head, int(data["nc"]))
@@ -41,8 +42,7 @@ def retarget(model: nn.Module, source: nn.Module, data: Mapping[str, Any], *, by
     if numbers and isinstance(head, Detect):
         head.bias_init()
     model.load(source, verbose=False)  # type: ignore[operator]
-    matched = _matched(before, after) if by_name else 0
-    _note(model, shapes, numbers, {"step": "other classes", "classes": _listed(after), "copied by name": matched})
+    _note(model, shapes, numbers, {"step": "other classes", "classes": _listed(after), "copied_by_name": matched})
     if not same:
         LOGGER.info(
             f"channelcut: the cut head now tells {data['nc']} classes instead of {width}, its hidden widths kept; "
@@ -84,6 +84,8 @@ def _other_classes(model: nn.Module, head: Any, classes: int) -> dict[str, dict[
             holder[key] = layer
         else:
             setattr(holder, key, layer)
+        if isinstance(layer, nn.Linear):
+            nn.init.constant_(layer.bias, math.log(0.01 / 0.99) / 80 * classes)  # as RT-DETR's decoder begins
         kind = {nn.Conv2d: "out_channels", nn.Linear: "out_features", nn.Embedding: "num_embeddings"}[type(layer)]
         numbers[f"{place}.{path}"] = {kind: classes}
     head.nc = classes
@@ -117,19 +119,16 @@ def _check_points(head: Any, data: Mapping[str, Any]) -> None:
         )
 
 
-def _like(layer: Any, outputs: int) -> nn.Module:
+def _like(layer: Any, outputs: int) -> Any:
     """A new layer of the same kind with another number of outputs, where the old one is."""
-    weight, found = layer.weight, None
+    found: Any
     if isinstance(layer, nn.Conv2d):
-        found = nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, bias=layer.bias is not None)  # type: ignore[arg-type]
+        found = nn.Conv2d(layer.in_channels, outputs, 1, bias=layer.bias is not None)
     elif isinstance(layer, nn.Embedding):
         found = nn.Embedding(outputs, layer.embedding_dim)
-    elif isinstance(layer, nn.Linear):
+    else:
         found = nn.Linear(layer.in_features, outputs, bias=layer.bias is not None)
-        if outputs != layer.out_features and layer.bias is not None and layer.out_features > 1:
-            nn.init.constant_(found.bias, -math.log(0.99 / 0.01))
-    assert found is not None
-    return found.to(weight.device, weight.dtype).train(layer.training)
+    return found.to(layer.weight.device, layer.weight.dtype).train(layer.training)
 
 
 def _matched(before: Mapping[int, str], after: Mapping[int, str]) -> int:

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class YOLO(KeepsCutNetworks, ultralytics.YOLO):  # type: ignore[misc]
         verbose: bool = False,
     ) -> None:
         made = isinstance(model, PruneResult) or (isinstance(model, nn.Module) and not isinstance(model, Model))
-        path = _temporary(model) if made else model
+        path: Any = _temporary(model) if made else model
         super().__init__(path, task=task, verbose=verbose)
         if isinstance(self, ultralytics.RTDETR):
             self.__class__ = RTDETR
@@ -206,8 +207,6 @@ def _check_resumed(model: Any, plan: Plan | None, path: Path) -> None:
 
 def _before_training(plan: Plan) -> Plan:
     """A plan without what a training on other classes has done to the head."""
-    from dataclasses import replace
-
     return replace(plan, changes=tuple(change for change in plan.changes if "resized" not in change))
 
 
