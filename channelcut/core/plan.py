@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass
 from dataclasses import field as default
 from itertools import pairwise
 from typing import Any, Protocol
@@ -150,11 +151,20 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, without its context."""
-        data = asdict(replace(self, context=None))
-        data.pop("context")
-        data["kept"] = {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()}
-        data["format"] = _FORMAT
-        return data
+        # By hand: `asdict` copies every one of the many positions by itself.
+        return {
+            "fingerprint": self.fingerprint,
+            "weights": self.weights,
+            "kept": {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()},
+            "attributes": {module: dict(values) for module, values in self.attributes.items()},
+            "groups": [dict(vars(group)) for group in self.groups],
+            "before": dict(vars(self.before)),
+            "after": dict(vars(self.after)),
+            "options": deepcopy(dict(self.options)),
+            "dropped": list(self.dropped),
+            "changes": [deepcopy(dict(change)) for change in self.changes],
+            "format": _FORMAT,
+        }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Plan:
