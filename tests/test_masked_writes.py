@@ -169,3 +169,29 @@ def test_a_table_of_positions_has_no_channels() -> None:
     result = cc.prune(model, torch.rand(2, 9, 6), keep=0.5)
     assert [(g.width, g.kept) for g in result.plan.groups] == [(8, 4), (8, 4), (16, 8)]
     assert result.model[1].index.shape == (9, 9)
+
+
+class Chosen(nn.Module):
+    """A mask of several axes that the inputs alone decide picks places or channels."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.b = how, nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.a(x)
+        found = self.b(y)
+        if self.how == "channels":
+            return found, found[targets > 0]
+        if self.how == "places":
+            return found, self.b(y[:, :, targets[0, 0] > 0][..., None])
+        return found, y.permute(0, 2, 3, 1)[targets[:, 0] > 0]
+
+
+@pytest.mark.parametrize(("how", "free"), [("channels", True), ("places", True), ("rows", False)])
+def test_a_mask_of_several_axes_picks(how: str, free: bool) -> None:
+    model, inputs = Chosen(how).eval(), (torch.rand(1, 3, 8, 8), torch.randn(1, 4, 8, 8))
+    assert bool(cc.analyze(model, inputs).groups) == free
+    if free:
+        result = cc.prune(model, inputs, keep=0.5)
+        assert (result.proof.passed, result.model.a.out_channels) == (True, 4)

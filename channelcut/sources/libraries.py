@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 from collections.abc import Callable
@@ -60,18 +61,9 @@ def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
 
 def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
     """A model of torchvision, with its default weights or random ones."""
+    library = _imported("torchvision", name)
     try:
-        import torchvision
-    except ImportError as error:
-        raise MissingExtraError("torchvision", "zoo", f"The model torchvision:{name}") from error
-    except RuntimeError as error:
-        raise UserError(
-            f"torchvision is installed but does not fit this torch ({first_line(error)}). Install a pair from one "
-            f"place: "
-            "pip install --force-reinstall torch torchvision."
-        ) from error
-    try:
-        builder = torchvision.models.get_model_builder(name)
+        builder = library.models.get_model_builder(name)
     except ValueError as error:
         raise UserError(
             f"torchvision has no model {name!r}.{did_you_mean('torchvision', name)} `torchvision.models.list_models()` "
@@ -85,18 +77,9 @@ def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG
 
 def timm(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
     """A model of timm, with its default weights or random ones."""
+    library = _imported("timm", name)
     try:
-        import timm
-    except ImportError as error:
-        raise MissingExtraError("timm", "zoo", f"The model timm:{name}") from error
-    except RuntimeError as error:
-        raise UserError(
-            f"timm cannot be imported, because its torchvision does not fit this torch ({first_line(error)}). "
-            f"Install a pair "
-            "from one place: pip install --force-reinstall torch torchvision."
-        ) from error
-    try:
-        model = timm.create_model(name, pretrained=False)
+        model = library.create_model(name, pretrained=False)
     except RuntimeError as error:
         raise UserError(
             f"timm has no model {name!r} ({first_line(error)}).{did_you_mean('timm', name)} `timm.list_models()` lists "
@@ -104,7 +87,20 @@ def timm(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  th
         ) from error
     if weights != PRETRAINED:
         return model.eval()  # type: ignore[no-any-return]
-    return _fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
+    return _fetched(f"timm:{name}", lambda: library.create_model(name, pretrained=True))
+
+
+def _imported(library: str, name: str) -> Any:
+    """A library that stands on torchvision, which has to fit torch."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise MissingExtraError(library, "zoo", f"The model {library}:{name}") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"{library} cannot be imported, because the torchvision that is installed does not fit this torch "
+            f"({first_line(error)}). Install a pair from one place: pip install --force-reinstall torch torchvision."
+        ) from error
 
 
 def _fetched(name: str, build: Callable[[], Any]) -> nn.Module:
