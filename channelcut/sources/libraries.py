@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from channelcut.adapters.ultralytics.loading import load
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.specs import InputSpec
 from channelcut.sources.hints import did_you_mean
@@ -21,11 +21,6 @@ PRETRAINED = "pretrained"
 
 def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
     """A checkpoint (.pt, a pickle) or an architecture (.yaml) of Ultralytics."""
-    try:
-        from ultralytics import RTDETR, YOLO
-    except ImportError as error:
-        raise MissingExtraError("ultralytics", "ultralytics", f"The model ultralytics:{name}") from error
-    logging.getLogger("ultralytics").setLevel(logging.ERROR)
     stem = name.rpartition(".")[0] or name
     if name.endswith(".pt") and weights == RANDOM:
         raise UserError(
@@ -35,28 +30,14 @@ def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
     if name.endswith(".yaml") and weights == PRETRAINED:
         raise UserError(
             f"ultralytics:{name} is an architecture without weights. The pretrained checkpoint is "
-            f"ultralytics:{stem}.pt "
-            "--trust; a state dict goes with --weights FILE."
-        )
-    if name.endswith(".pt") and not trust:
-        raise UserError(
-            f"{name} is a pickle: loading it runs whatever code its author put in. If you trust where it comes from, "
-            f"add --trust. "
-            f"The architecture alone needs no pickle: ultralytics:{stem}.yaml."
+            f"ultralytics:{stem}.pt; a state dict goes with --weights FILE."
         )
     try:
-        model = (RTDETR if "rtdetr" in name else YOLO)(name).model
-    except Exception as error:
-        raise UserError(
-            f"Ultralytics cannot load {name!r} ({first_line(error)}). Expected a .pt or .yaml that the package knows "
-            f"or a path.{did_you_mean('ultralytics', name)}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"Ultralytics gives no module for {name!r}. Expected a .pt checkpoint or a .yaml architecture."
-            f"{did_you_mean('ultralytics', name)}"
-        )
-    return model.float().eval()
+        return load(name, trust=trust, download=weights == PRETRAINED)
+    except MissingExtraError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}{did_you_mean('ultralytics', name)}") from error
 
 
 def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
