@@ -33,7 +33,8 @@ def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
             f"ultralytics:{stem}.pt; a state dict goes with --weights FILE."
         )
     try:
-        return load(name, trust=trust, download=weights == PRETRAINED)
+        network: nn.Module = load(name, trust=trust, download=weights == PRETRAINED)
+        return network
     except MissingExtraError:
         raise
     except UserError as error:
