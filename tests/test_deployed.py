@@ -22,7 +22,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed: pip ins
 
 SIZE = 64
 X = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-TASKS = ("yolov8n", "yolo11n", "yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls", "rtdetr-l")
+TASKS = ("yolov8n", "yolo26n-seg", "yolo26n-obb", "yolo26n-cls")  # benchmarks/deployed.py has the others
 
 
 def lively(name: str) -> nn.Module:
@@ -103,7 +103,8 @@ def test_the_call_selects_the_head(tmp_path: Path) -> None:
         cc.export(model, path, X, deploy=Deploy(nms))
     before = {nms: outputs(path)["output0"] for nms, path in files.items()}
     assert before[None].shape == (1, 84, 84) and before[False].shape == (1, 84, 6)
-    model.model[-1].one2one_cv2[0][2].bias.data += 1.0
+    for branch in model.model[-1].one2one_cv2:
+        branch[2].bias.data += 1.0
     for nms, path in files.items():
         cc.export(model, path, X, deploy=Deploy(nms))
     assert np.array_equal(before[None], outputs(files[None])["output0"])
@@ -190,14 +191,14 @@ class Twofold(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, Any]:
         f = self.stem(x).relu()
-        return {"boxes": self.boxes(f), "extra": [self.map(f), f.mean((2, 3))]}
+        return {"boxes": self.boxes(f), "extra": [self.map(f)]}
 
 
 def test_outputs_that_nobody_reads_are_left_out(tmp_path: Path) -> None:
     model, x = Twofold().eval(), torch.rand(1, 3, 16, 16)
     deploy = Deploy(outputs=("boxes",))
     whole, part = (cc.plan(model, cc.analyze(model, x), keep=0.5, deploy=d) for d in (DEFAULT, deploy))
-    assert whole.before.macs - part.before.macs == 14 * 14 * 0 + 12 * 12 * 64 * 16 * 9
+    assert whole.before.macs - part.before.macs == 12 * 12 * 64 * 16 * 9
     assert whole.before.params - part.before.params == sum(p.numel() for p in model.map.parameters())
     result = cc.prune(model, x, keep=0.5, deploy=deploy)
     assert cc.export(result, tmp_path / "m.onnx", x).output_names == ("boxes",)
