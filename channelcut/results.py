@@ -16,6 +16,7 @@ from channelcut.core.inputs import check_network, check_path, check_values, posi
 from channelcut.core.plan import Plan
 from channelcut.core.record import planned_deploy, record_of
 from channelcut.core.result import PruneResult
+from channelcut.core.words import kind_of
 from channelcut.cutting import restore, store
 from channelcut.sources.names import open_source
 
@@ -96,7 +97,7 @@ def load(build: Callable[[], nn.Module], folder: str | Path) -> nn.Module:
     check_path(folder, "folder")
     if isinstance(build, nn.Module) or not callable(build):
         raise UserError(
-            f"build is a {type(build).__name__}. Expected a function without arguments that makes the original "
+            f"build is {kind_of(build)}. Expected a function without arguments that makes the original "
             "network: "
             "channelcut.load(lambda: Net(), folder)."
         )

@@ -91,8 +91,8 @@ def coupled(
         coupling = CoupleOptions(cast(Any, options.grouped), free_outputs=free)
         if options.prunable_outputs is not None:
             check_outputs(graphs, options.prunable_outputs)
-        forwards = CutForwards(model, *inputs)
         if options.probe:
+            forwards = CutForwards(model, *inputs)
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
         else:
             groups = couple(graphs, coupling)

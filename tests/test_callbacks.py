@@ -144,7 +144,7 @@ class Loop:
             lambda: torch.compile(residual(), backend="eager"),
             r"torch\.compile. Pass the network itself: model\._orig_mod",
         ),
-        (lambda: residual().state_dict(), r"The model is a OrderedDict. Expected a torch\.nn\.Module"),
+        (lambda: residual().state_dict(), r"The model is an OrderedDict. Expected a torch\.nn\.Module"),
     ],
 )
 def test_wrappers_are_refused_with_the_way_to_the_network(wrapped: Any, text: str) -> None:

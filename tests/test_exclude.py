@@ -128,7 +128,7 @@ class TestExclude:
             (["haed.*"], r"exclude: 'haed\.\*' matches no module and no parameter. The nearest names are .*head"),
             (["Stem"], r"'Stem' matches no module and no parameter. .*stem"),
             (["head.1"], r"'head\.1' names no layer that the forward runs and that has channels"),
-            ([7], "exclude holds a int"),
+            ([7], "exclude holds an int"),
             ([nn.Conv2d(3, 3, 1)], r"the Conv2d is no module of this model"),
         ],
     )

@@ -143,3 +143,55 @@ class Emptied(nn.Module):
 def test_a_tensor_that_is_emptied_holds_nothing(data: bool) -> None:
     result = cc.prune(Emptied(data).eval(), torch.rand(2, 3, 8, 8), keep=0.5)
     assert [(g.width, g.kept) for g in result.plan.groups] == [(16, 8)]
+
+
+class Window(nn.Module):
+    """Attention in a window, with a bias that a table of positions picks from a table of numbers."""
+
+    def __init__(self, heads: int = 2, size: int = 9) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads, self.qkv, self.proj = heads, nn.Linear(16, 48), nn.Linear(16, 16)
+        self.table = nn.Parameter(torch.randn(12, heads))
+        self.register_buffer("index", torch.randint(0, 12, (size, size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        bias = self.table[self.index.view(-1)].view(n, n, -1).permute(2, 0, 1)
+        attention = (q @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1)
+        return self.proj((attention @ v).transpose(1, 2).reshape(b, n, c))
+
+
+def test_a_table_of_positions_has_no_channels() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), Window(), Window(), nn.Linear(16, 4)).eval()
+    result = cc.prune(model, torch.rand(2, 9, 6), keep=0.5)
+    assert [(g.width, g.kept) for g in result.plan.groups] == [(8, 4), (8, 4), (16, 8)]
+    assert result.model[1].index.shape == (9, 9)
+
+
+class Chosen(nn.Module):
+    """A mask of several axes that the inputs alone decide picks places or channels."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.b = how, nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.a(x)
+        found = self.b(y)
+        if self.how == "channels":
+            return found, found[targets > 0]
+        if self.how == "places":
+            return found, self.b(y[:, :, targets[0, 0] > 0][..., None])
+        return found, y.permute(0, 2, 3, 1)[targets[:, 0] > 0]
+
+
+@pytest.mark.parametrize(("how", "free"), [("channels", True), ("places", True), ("rows", False)])
+def test_a_mask_of_several_axes_picks(how: str, free: bool) -> None:
+    model, inputs = Chosen(how).eval(), (torch.rand(1, 3, 8, 8), torch.randn(1, 4, 8, 8))
+    assert bool(cc.analyze(model, inputs).groups) == free
+    if free:
+        result = cc.prune(model, inputs, keep=0.5)
+        assert (result.proof.passed, result.model.a.out_channels) == (True, 4)

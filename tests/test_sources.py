@@ -92,9 +92,7 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("yolo26n.pt", "Did you mean ultralytics:yolo26n.pt --trust?"),
-        ("yolov8n-seg.yaml", "Did you mean ultralytics:yolov8n-seg.yaml?"),
-        ("rtdetr-l", "Did you mean ultralytics:rtdetr-l.yaml, or the checkpoint ultralytics:rtdetr-l.pt --trust?"),
+        ("rtdetr-l", "Did you mean ultralytics:rtdetr-l.yaml, or the checkpoint ultralytics:rtdetr-l.pt?"),
         ("resnet50", "Did you mean torchvision:resnet50 or timm:resnet50?"),
         ("resnt50", "Did you mean torchvision:resnet50 or timm:resnet50?"),
         ("torchvison:resnet50", "Did you mean torchvision:resnet50?"),
@@ -203,7 +201,7 @@ def test_an_architecture_that_pretrained_weights_change_is_opened(
         (MODEL, "pretraind", "There is no weights file pretraind. Expected --weights pretrained, --weights random"),
         ("some.onnx", "random", "some.onnx holds its own weights, so --weights random means nothing here"),
         ("ultralytics:yolo26n.pt", "random", "The architecture with random weights is ultralytics:yolo26n.yaml"),
-        ("ultralytics:yolo26n.yaml", "pretrained", "The pretrained checkpoint is ultralytics:yolo26n.pt --trust"),
+        ("ultralytics:yolo26n.yaml", "pretrained", "The pretrained checkpoint is ultralytics:yolo26n.pt"),
     ],
 )
 def test_weights_that_a_model_cannot_have(

@@ -46,7 +46,7 @@ KNOWN = [
     ("yolov6.models.yolo_lite", "Model", "maps last", "1.0", {"neck", "stem"}),
     ("third_party.yolov6.models.yolo", "Model", "maps last", "1.0", {"neck", "stem"}),
     ("backbone", "EfficientDetBackbone", "maps first", "0.0", {"neck", "stem"}),
-    ("ultralytics.nn.tasks", "DetectionModel", "feats", "1.feats.0", {"neck", "stem"}),
+    ("ultralytics.models.nets", "Detector", "feats", "1.feats.0", {"neck", "stem"}),
 ]
 
 

@@ -116,3 +116,27 @@ def test_a_linear_layer_over_positions_gives_channels_of_its_own() -> None:
     model = nn.Sequential(nn.Conv1d(3, 8, 1), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
     result = cc.prune(model, torch.randn(2, 3, 20), keep=0.5)
     assert result.proof.passed and [(g.width, g.kept) for g in result.plan.groups] == [(12, 6)]
+
+
+class HeadsInTheBatch(nn.Module):
+    """Every head is a sample of its own, and one small layer reads them all."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads, self.each = heads, 24 // heads
+        self.a, self.mask, self.head = nn.Conv2d(3, 24, 1), nn.Conv2d(self.each, 1, 1), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        b, _, h, w = y.shape
+        z = y.view(b * self.heads, self.each, h, w)
+        z = z * self.mask(z).sigmoid()
+        return self.head(z.view(b, self.heads * self.each, h, w))
+
+
+def test_heads_that_are_counted_with_the_batch_lose_the_same_share_each() -> None:
+    """`batch * self.heads` is taken from a shape and yet follows no channels: `self.each` does."""
+    result = cc.prune(HeadsInTheBatch().eval(), torch.rand(2, 3, 8, 8), keep=0.5)
+    assert [(g.width, g.kept) for g in result.plan.groups] == [(6, 3)]
+    assert result.model.mask.weight.shape == (1, 3, 1, 1) and result.model.each == 3

@@ -57,9 +57,9 @@ SPOILT[1, 2, 3, 4] = NAN
         (lambda: pruned(model=torch.jit.trace(net(), X)), "which torch.jit has compiled"),
         (lambda: pruned(model=torch.jit.script(net())), "which torch.jit has compiled"),
         (lambda: pruned(model=lambda x: x), "The model is a function. Expected a torch.nn.Module"),
-        (lambda: pruned(model=net().state_dict()), "The model is a OrderedDict"),
+        (lambda: pruned(model=net().state_dict()), "The model is an OrderedDict"),
         (lambda: pruned(importance=lambda *_: 1), "is no criterion. Expected a name"),
-        (lambda: pruned(importance=lambda tensor, slot: 1), "is a int. Expected one number for each of 16 channels"),
+        (lambda: pruned(importance=lambda tensor, slot: 1), "is an int. Expected one number for each of 16 channels"),
         (lambda: pruned(importance=lambda tensor, slot, *, scale: 1), "is no criterion"),
         (lambda: pruned(importance=nn.Conv2d), "is no criterion"),
         (lambda: pruned(importance=tp.importance.MagnitudeImportance(p=2)), "give its name, 'tp:MagnitudeImportance'"),
@@ -67,8 +67,8 @@ SPOILT[1, 2, 3, 4] = NAN
         (lambda: pruned(prunable_outputs=[3]), "expected a sequence of patterns on the paths of outputs"),
         (lambda: pruned(prunable_outputs=7), "expected a sequence of patterns on the paths of outputs"),
         (lambda: pruned(probe="no"), "expected True or False"),
-        (lambda: pruned(progress=3), "progress is a int. Expected a function that is called as progress(stage"),
-        (lambda: pruned(calibration=X, preprocessing=3), "preprocessing is a int. Expected channelcut.Preprocessing"),
+        (lambda: pruned(progress=3), "progress is an int. Expected a function that is called as progress(stage"),
+        (lambda: pruned(calibration=X, preprocessing=3), "preprocessing is an int. Expected channelcut.Preprocessing"),
         (lambda: cc.save(None, "out"), "The model is a NoneType"),  # type: ignore[arg-type]
         (lambda: cc.save(pruned(), None), "folder is None, a NoneType. Expected a path"),  # type: ignore[arg-type]
         (lambda: cc.load(net, None), "folder is None, a NoneType. Expected a path"),  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def test_mistakes_are_one_paragraph(call: Callable[[], Any], text: str) -> None:
     ("build", "text"),
     [
         (lambda width: net(), "build() fails with TypeError"),
-        (lambda: 3, "The model is a int. Expected a torch.nn.Module"),
+        (lambda: 3, "The model is an int. Expected a torch.nn.Module"),
         (lambda: nn.Linear(3, 3), "belongs to another architecture"),
     ],
 )
@@ -184,9 +184,9 @@ def test_calibration_follows_the_type_of_the_example() -> None:
 @pytest.mark.parametrize(
     ("calibration", "text"),
     [
-        (5, "calibration is a int. Expected a folder of images, a tensor"),
+        (5, "calibration is an int. Expected a folder of images, a tensor"),
         (True, "calibration is a bool"),
-        (object(), "calibration is a object"),
+        (object(), "calibration is an object"),
         (lambda: X, "calibration is a function"),
         ({"image": IMAGES}, "calibration is a dict"),
         ([], "calibration holds no inputs"),

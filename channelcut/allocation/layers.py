@@ -16,6 +16,8 @@ from channelcut.core.errors import UserError
 from channelcut.core.graph import Site
 from channelcut.core.groups import Follower, Groups, Pin, Role
 from channelcut.core.reasons import EXCLUDED
+from channelcut.core.tensors import first_names
+from channelcut.core.words import kind_of
 
 _OUTPUTS = (Role.OUT, Role.DEPTHWISE, Role.GROUP)
 DEFAULT = "*"
@@ -50,14 +52,14 @@ def select_layers(model: nn.Module, groups: Groups, entry: str | nn.Module, opti
     elif isinstance(entry, str):
         name = entry
         roots = {path for path, _ in model.named_modules(remove_duplicate=False) if path and fnmatchcase(path, entry)}
-        tensors = {tensor for tensor in _aliases(model) if fnmatchcase(tensor, entry)}
+        tensors = {tensor for tensor in first_names(model) if fnmatchcase(tensor, entry)}
         if not roots and not tensors:
             raise UserError(f"{option}: {entry!r} matches no module and no parameter. {_nearest(model, entry)}")
     else:
-        raise UserError(f"{option} holds a {type(entry).__name__}. Expected patterns such as 'head.*', or modules.")
+        raise UserError(f"{option} holds {kind_of(entry)}. Expected patterns such as 'head.*', or modules.")
     inside = {
         first
-        for tensor, first in _aliases(model).items()
+        for tensor, first in first_names(model).items()
         if tensor in tensors or any(root in ("", *_parents(tensor)) for root in roots)
     }
     own = [i for i, slot in enumerate(groups.slots) if slot.tensor in inside and slot.role is not Role.IN]
@@ -135,16 +137,6 @@ def kept_shares(model: nn.Module, groups: Groups, keep: Mapping[str, float]) -> 
     return found
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """Every name of every parameter and buffer, with the first name of the same tensor."""
-    first: dict[int, str] = {}
-    found: dict[str, str] = {}
-    for named in (model.named_parameters, model.named_buffers):
-        for name, tensor in named(remove_duplicate=False):
-            found[name] = first.setdefault(id(tensor), name)
-    return found
-
-
 def _parents(tensor: str) -> list[str]:
     """The modules that a tensor is in, by their paths."""
     parts = tensor.split(".")
@@ -152,7 +144,7 @@ def _parents(tensor: str) -> list[str]:
 
 
 def _nearest(model: nn.Module, name: str) -> str:
-    names = [path for path, _ in model.named_modules(remove_duplicate=False) if path] + list(_aliases(model))
+    names = [path for path, _ in model.named_modules(remove_duplicate=False) if path] + list(first_names(model))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return f"The nearest names are {', '.join(close)}."
 

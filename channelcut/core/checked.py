@@ -10,6 +10,7 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.words import kind_of
 
 CHECKSUM = "checksum"
 
@@ -97,4 +98,4 @@ def items(data: Any, place: str) -> Iterator[tuple[Any, str]]:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"
+    return text if len(text) <= 40 else kind_of(value)

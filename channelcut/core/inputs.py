@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
+from channelcut.core.words import kind_of, with_article
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """The positional and the keyword inputs of a forward."""
@@ -32,7 +33,7 @@ def split_inputs(x: Any) -> Inputs:
                 )
         return ((), dict(x)) if isinstance(x, Mapping) else (tuple(given), {})
     raise UserError(
-        f"The example input x is a {type(x).__name__}. Expected a tensor, a tuple of positional inputs or a dict of "
+        f"The example input x is {kind_of(x)}. Expected a tensor, a tuple of positional inputs or a dict of "
         "keyword inputs, as the model's forward takes them."
     )
 
@@ -70,7 +71,7 @@ def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
         UserError: says what it is, and what makes the right one.
     """
     if not isinstance(value, kind):
-        raise UserError(f"{name} is a {type(value).__name__}. Expected a {kind.__name__}, as {made_by} makes it.")
+        raise UserError(f"{name} is {kind_of(value)}. Expected {with_article(kind.__name__)}, as {made_by} makes it.")
 
 
 def finite_inputs(inputs: Inputs) -> Inputs:
@@ -116,7 +117,7 @@ def check_values(model: nn.Module) -> None:
 def check_callable(value: Any, name: str, call: str) -> None:
     """Refuse what is neither None nor a function; `call` shows how it is called."""
     if value is not None and not callable(value):
-        raise UserError(f"{name} is a {type(value).__name__}. Expected a function that is called as {call}, or None.")
+        raise UserError(f"{name} is {kind_of(value)}. Expected a function that is called as {call}, or None.")
 
 
 def check_patterns(value: Any, name: str, on: str) -> None:
@@ -130,7 +131,7 @@ def check_patterns(value: Any, name: str, on: str) -> None:
 def check_path(value: Any, name: str) -> None:
     """Refuse what names no file or folder."""
     if not isinstance(value, (str, os.PathLike)) or not str(value):
-        raise UserError(f"{name} is {value!r}, a {type(value).__name__}. Expected a path.")
+        raise UserError(f"{name} is {value!r}, {kind_of(value)}. Expected a path.")
 
 
 def check_network(model: Any) -> None:
@@ -143,11 +144,12 @@ def check_network(model: Any) -> None:
     """
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise UserError(f"The model is a {kind}. Expected a torch.nn.Module{_remedy(model)}.")
+        raise UserError(f"The model is {with_article(kind)}. Expected a torch.nn.Module{_remedy(model)}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError(
-            f"The model is a {kind}, which torch.jit has compiled: its code cannot be followed or cut. Pass the module "
-            "that it was made from; where there is only the file, export it as ONNX and use channelcut.from_onnx."
+            f"The model is {with_article(kind)}, which torch.jit has compiled: its code cannot be followed or cut. "
+            "Pass the module that it was made from; where there is only the file, export it as ONNX and use "
+            "channelcut.from_onnx."
         )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UserError(f"The model is wrapped in {kind}. Pass the network itself: model.module.")
@@ -157,11 +159,13 @@ def check_network(model: Any) -> None:
         if not _switches(type(module)):
             where = f"{path} in the model" if path else "The model"
             raise UserError(
-                f"{where} is a {type(module).__name__}, whose train() is no switch between training and evaluation "
+                f"{where} is {kind_of(module)}, whose train() is no switch between training and evaluation "
                 f"mode: calling it may start a training. Expected the network itself{_remedy(module)}."
             )
     if type(model).forward is nn.Module.forward and "forward" not in vars(model):
-        raise UserError(f"The model is a {kind}, which has no forward. Expected the network itself{_remedy(model)}.")
+        raise UserError(
+            f"The model is {with_article(kind)}, which has no forward. Expected the network itself{_remedy(model)}."
+        )
 
 
 def _remedy(model: Any) -> str:

@@ -150,9 +150,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data, without its context."""
-        data = asdict(replace(self, context=None))
+        # `asdict` would copy every one of the many positions by itself.
+        data = asdict(replace(self, context=None, kept={}, indices={}))
         data.pop("context")
         data["kept"] = {n: {str(a): list(p) for a, p in axes.items()} for n, axes in self.kept.items()}
+        data["indices"] = {name: list(positions) for name, positions in self.indices.items()}
         data["format"] = _FORMAT
         return data
 

@@ -20,6 +20,18 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter and buffer, with the first name of the same tensor."""
+    first: dict[int, str] = {}
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Name every tensor that is registered more than once: later name to first name."""
+    return {name: first for name, first in first_names(model).items() if name != first}
+
+
 def architecture_fingerprint(model: nn.Module) -> str:
     """Identify an architecture by the names, shapes and types of its parameters and buffers."""
     lines = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in sorted(named_tensors(model).items())]

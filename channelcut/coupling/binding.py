@@ -37,14 +37,15 @@ def conflicts(a: Tensor, b: Tensor) -> list[NDArray[np.int64]]:
 
     Along an axis of extent 1 a value owns no element: broadcasting gives it to whoever asks.
     """
-    return [found for pair in ((a, b), (b, a)) if len(found := _held(*pair))]
-
-
-def _held(a: Tensor, b: Tensor) -> NDArray[np.int64]:
     wide_a, wide_b, shape = meeting(a, b)
+    both = _held(wide_a, wide_b, b, len(shape)), _held(wide_b, wide_a, a, len(shape))
+    return [found for found in both if len(found)]
+
+
+def _held(wide_a: Tensor, wide_b: Tensor, b: Tensor, axes: int) -> NDArray[np.int64]:
     conflict = (wide_a != 0) & (wide_b == 0)
     if bool(conflict.any()):
-        offset = len(shape) - b.dim()
+        offset = axes - b.dim()
         if any(axis >= offset and b.shape[axis - offset] > 1 for axis in I.varying_axes(wide_a)):
             return removable(wide_a[conflict])
     return np.zeros(0, np.int64)

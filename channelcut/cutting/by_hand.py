@@ -17,6 +17,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.groups import Group, Groups, Ids, Role, Slot
 from channelcut.core.plan import Plan
 from channelcut.core.tensors import named_tensors
+from channelcut.core.words import kind_of
 from channelcut.cost import BilinearCost
 from channelcut.cutting.planning import make_plan
 
@@ -56,7 +57,7 @@ class PlanContext:
     def _output(self, tensor: str) -> Slot:
         """The slot along the output axis of a tensor."""
         if not isinstance(tensor, str):
-            raise UserError(f"with_kept: {tensor!r} is a {type(tensor).__name__}. Expected the name of a weight.")
+            raise UserError(f"with_kept: {tensor!r} is {kind_of(tensor)}. Expected the name of a weight.")
         name = self.groups.graph.aliases.get(tensor, tensor)
         found = [slot for slot in self.groups.slots if slot.tensor == name and slot.role in _ROLES]
         if found:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from channelcut.core.errors import UserError
 from channelcut.core.graph import path_piece
 from channelcut.core.trees import opened
+from channelcut.core.words import kind_of
 
 
 def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
@@ -33,7 +34,7 @@ def input_names(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
         for path, leaf in pytree.tree_flatten_with_path(value)[0]:
             if not isinstance(leaf, Tensor):
                 raise UserError(
-                    f"Input {position} ({base!r}) of the model holds a {type(leaf).__name__}; expected tensors only, "
+                    f"Input {position} ({base!r}) of the model holds {kind_of(leaf)}; expected tensors only, "
                     "since everything else becomes a constant of the ONNX model. Give the other arguments in a "
                     "wrapper's forward, or through their defaults."
                 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
-from channelcut.core.graph import Graph, Node, Origin, Site, Spec, specs
+from channelcut.core.graph import Extent, Graph, Node, Origin, Site, Spec, specs
 from channelcut.core.groups import Role
 from channelcut.core.reasons import COMPUTED_WEIGHT, FIXED_TENSOR, RULE_SAYS, SHARED_FIXED, Reason
 from channelcut.core.schema import keyword_only
@@ -309,8 +309,16 @@ class Call:
         return bool(self.graph.uses)
 
     def follows(self, axis: int) -> bool:
-        """Whether the extent along an axis of the output was taken from a shape, or left open."""
-        return (self.node.index, axis) in self.graph.following
+        """Whether the extent along an axis of the output was left open, or taken from an axis that channels lie along.
+
+        `batch * self.heads` is taken from a shape as well, and follows no channels.
+        """
+        if (self.node.index, axis) not in self.graph.following:
+            return False
+        origins = self.origins(axis)
+        extents = [source for origin in origins for source in origin.sources() if isinstance(source, Extent)]
+        beside = any(self.host.varies(extent.node, extent.axis) for extent in extents)
+        return self.decide(f"axis {axis} follows", beside or not extents)
 
     def origins(self, axis: int) -> list[Origin]:
         """The numbers of the forward that the extent along an axis of the output was given by."""

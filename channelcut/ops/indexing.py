@@ -160,11 +160,13 @@ def index_beside(call: Call) -> Any:
     if not places:
         return None
     if touches(call, ids, places, "self"):
+        if len(places) > 1 or "values" in call.arguments:
+            return None
         given, index = _refs(call.node)["indices"][places[0]], call["indices"][places[0]]
-        alone = len(places) == 1 and "values" not in call.arguments
-        return _picked(call, ids, places[0], index, given) if alone else None
-    for axis in places:
-        _values(call, call["indices"][axis])
+        return _picked(call, ids, places[0], index, given)
+    for index in call["indices"]:  # a mask is one index of several axes
+        if index is not None:
+            _values(call, index)
     part = _without(call, ids, places)
     if "values" not in call.arguments:
         return call.spread(part)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs, split_inputs
 from channelcut.core.randomness import OwnRandom
+from channelcut.core.words import kind_of
 from channelcut.recovery.images import Preprocessing, load_images
 
 MOST = 4096  # inputs that are read of an iterable, which may be endless: statistics say nothing new after them
@@ -44,8 +45,7 @@ def calibration_batches(
         return []
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise UserError(
-            f"preprocessing is a {type(preprocessing).__name__}. Expected channelcut.Preprocessing(fit=..., mean=..., "
-            "std=...)."
+            f"preprocessing is {kind_of(preprocessing)}. Expected channelcut.Preprocessing(fit=..., mean=..., std=...)."
         )
     if isinstance(calibration, (str, Path)):
         calibration = _images(Path(calibration), inputs, preprocessing)
@@ -54,13 +54,13 @@ def calibration_batches(
         batched = [_sliced(whole, start, size) for start in range(0, _length(whole), size)]
         found = [batch for batch in batched if _length(batch) > 1 or _length(whole) == 1]
     elif isinstance(calibration, (Mapping, bytes)):
-        raise UserError(f"calibration is a {type(calibration).__name__}. {_EXPECTED}")
+        raise UserError(f"calibration is {kind_of(calibration)}. {_EXPECTED}")
     elif isinstance(calibration, Iterable):
         found = _of_iterable(calibration, inputs, size)
     elif hasattr(calibration, "__getitem__") and hasattr(calibration, "__len__"):  # a data set of torch
         found = _of_iterable((calibration[i] for i in range(len(calibration))), inputs, size)
     else:
-        raise UserError(f"calibration is a {type(calibration).__name__}. {_EXPECTED}")
+        raise UserError(f"calibration is {kind_of(calibration)}. {_EXPECTED}")
     if not found:
         raise UserError(f"calibration holds no inputs. {_EXPECTED}")
     return found
@@ -139,7 +139,7 @@ def _fitted(part: Any, like: Any, place: int) -> Any:
     if isinstance(part, np.ndarray):
         part = torch.from_numpy(part)
     if not isinstance(part, Tensor):
-        raise UserError(f"Item {place} of calibration holds a {type(part).__name__} where a tensor is due. {_EXPECTED}")
+        raise UserError(f"Item {place} of calibration holds {kind_of(part)} where a tensor is due. {_EXPECTED}")
     if part.is_meta:
         raise UserError(f"Item {place} of calibration is on the meta device and has no values. {_EXPECTED}")
     if part.is_floating_point() != like.is_floating_point():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups, Ids, Role, Slot
+from channelcut.core.words import kind_of
 
 Scores = NDArray[np.float64]
 SlotScore = Callable[[Tensor, Slot], "Tensor | None"]
@@ -180,7 +181,7 @@ def _whole(groups: Groups, values: Any, name: str) -> Scores:
 def _checked(values: Any, extent: int, what: str) -> Scores:
     expected = f"Expected one number for each of {extent} channels, shape ({extent},)"
     if not isinstance(values, (Tensor, np.ndarray, list, tuple)):
-        raise UserError(f"The importance {what} is a {type(values).__name__}. {expected}.")
+        raise UserError(f"The importance {what} is {kind_of(values)}. {expected}.")
     try:
         found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ from torch import nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import split_inputs
+from channelcut.core.words import kind_of
 from channelcut.sources.hints import spelling
 from channelcut.sources.weights import first_line
 
@@ -90,7 +91,7 @@ def call(module: ModuleType, factory: str, name: str) -> nn.Module | tuple[nn.Mo
     if not isinstance(model, nn.Module) or len(inputs) > 1:
         kinds = ", ".join(type(part).__name__ for part in made) if isinstance(made, (tuple, list)) else ""
         raise UserError(
-            f"{name!r}: {factory}() returns a {type(made).__name__}{f' of {kinds}' if kinds else ''}. Expected a "
+            f"{name!r}: {factory}() returns {kind_of(made)}{f' of {kinds}' if kinds else ''}. Expected a "
             "torch.nn.Module, or (model, inputs) with inputs as channelcut.prune takes them: a tensor, a tuple or a "
             "dict."
         )

@@ -6,12 +6,28 @@ import ast
 import difflib
 from pathlib import Path
 
+from channelcut.adapters.ultralytics.loading import is_checkpoint
 from channelcut.sources.weights import SUFFIXES
 
 _LIBRARIES = ("ultralytics", "torchvision", "timm")
 _FAMILIES = ("yolo", "rtdetr", "sam", "fastsam")
 # What comes from another name is called by the one that the package has.
 _OTHER_NAMES = {"tv": "torchvision", "pytorchvision": "torchvision", "yolo": "ultralytics"}
+
+
+def meant(name: str) -> list[str]:
+    """Every way to write what a name without an origin may mean, in full; of one there is no doubt."""
+    path = Path(name)
+    family = path.name.lower().startswith(_FAMILIES)
+    if path.suffix == ".pt" and (family or is_checkpoint(path)):
+        return [f"ultralytics:{name}"]
+    if path.suffix in (".yaml", ".yml") and family:
+        return [f"ultralytics:{name}"]
+    if path.suffix == ".py":
+        return [f"{name}:{factory}" for factory in factories_in(path)]
+    if ":" in name or not name:
+        return []
+    return [f"{library}:{name}" for library in ("torchvision", "timm") if name in names_of(library)]
 
 
 def spelling(name: str) -> str:
@@ -21,13 +37,9 @@ def spelling(name: str) -> str:
         return f" A result is named by its folder: {path.parent}."
     if path.suffix == ".py":
         return _of_file(path)
-    if path.suffix in (".pt", ".yaml", ".yml") and path.name.lower().startswith(_FAMILIES):
-        return f" Did you mean ultralytics:{name}{' --trust' if path.suffix == '.pt' else ''}?"
     if path.suffix in SUFFIXES:
         return (
-            f" {path.name} holds weights, and no network. Name what builds it, and give --weights {name}; an "
-            "Ultralytics "
-            f"checkpoint is ultralytics:{name} --trust."
+            f" {path.name} holds weights, and no network. Name what builds it, and give --weights {name}."
         )
     if path.suffix in (".engine", ".plan", ".tflite", ".mlmodel", ".torchscript"):
         return f" A {path.suffix} file cannot be cut: give the network that it was made from."
@@ -35,11 +47,11 @@ def spelling(name: str) -> str:
     if rest:
         near = _OTHER_NAMES.get(library.lower()) or next(iter(_near(library.lower(), _LIBRARIES)), "")
         return f" Did you mean {near}:{rest}?" if near and near != library else ""
-    known = [f"{library}:{name}" for library in ("torchvision", "timm") if name in names_of(library)]
+    known = meant(name)
     if known:
         return f" Did you mean {' or '.join(known)}?"
     if name.lower().startswith(_FAMILIES):
-        return f" Did you mean ultralytics:{name}.yaml, or the checkpoint ultralytics:{name}.pt --trust?"
+        return f" Did you mean ultralytics:{name}.yaml, or the checkpoint ultralytics:{name}.pt?"
     similar = [f"{library}:{n}" for library in ("torchvision", "timm") for n in _near(name, names_of(library))[:1]]
     return f" Did you mean {' or '.join(similar)}?" if similar else ""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from channelcut.adapters.ultralytics.loading import load
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.specs import InputSpec
 from channelcut.sources.hints import did_you_mean
@@ -20,11 +21,6 @@ PRETRAINED = "pretrained"
 
 def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
     """A checkpoint (.pt, a pickle) or an architecture (.yaml) of Ultralytics."""
-    try:
-        from ultralytics import RTDETR, YOLO
-    except ImportError as error:
-        raise MissingExtraError("ultralytics", "ultralytics", f"The model ultralytics:{name}") from error
-    logging.getLogger("ultralytics").setLevel(logging.ERROR)
     stem = name.rpartition(".")[0] or name
     if name.endswith(".pt") and weights == RANDOM:
         raise UserError(
@@ -34,44 +30,22 @@ def ultralytics(name: str, weights: str, trust: bool) -> nn.Module:
     if name.endswith(".yaml") and weights == PRETRAINED:
         raise UserError(
             f"ultralytics:{name} is an architecture without weights. The pretrained checkpoint is "
-            f"ultralytics:{stem}.pt "
-            "--trust; a state dict goes with --weights FILE."
-        )
-    if name.endswith(".pt") and not trust:
-        raise UserError(
-            f"{name} is a pickle: loading it runs whatever code its author put in. If you trust where it comes from, "
-            f"add --trust. "
-            f"The architecture alone needs no pickle: ultralytics:{stem}.yaml."
+            f"ultralytics:{stem}.pt; a state dict goes with --weights FILE."
         )
     try:
-        model = (RTDETR if "rtdetr" in name else YOLO)(name).model
-    except Exception as error:
-        raise UserError(
-            f"Ultralytics cannot load {name!r} ({first_line(error)}). Expected a .pt or .yaml that the package knows "
-            f"or a path.{did_you_mean('ultralytics', name)}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"Ultralytics gives no module for {name!r}. Expected a .pt checkpoint or a .yaml architecture."
-            f"{did_you_mean('ultralytics', name)}"
-        )
-    return model.float().eval()
+        network: nn.Module = load(name, trust=trust, download=weights == PRETRAINED)
+        return network
+    except MissingExtraError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}{did_you_mean('ultralytics', name)}") from error
 
 
 def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
     """A model of torchvision, with its default weights or random ones."""
+    library = _imported("torchvision", name)
     try:
-        import torchvision
-    except ImportError as error:
-        raise MissingExtraError("torchvision", "zoo", f"The model torchvision:{name}") from error
-    except RuntimeError as error:
-        raise UserError(
-            f"torchvision is installed but does not fit this torch ({first_line(error)}). Install a pair from one "
-            f"place: "
-            "pip install --force-reinstall torch torchvision."
-        ) from error
-    try:
-        builder = torchvision.models.get_model_builder(name)
+        builder = library.models.get_model_builder(name)
     except ValueError as error:
         raise UserError(
             f"torchvision has no model {name!r}.{did_you_mean('torchvision', name)} `torchvision.models.list_models()` "
@@ -85,18 +59,9 @@ def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG
 
 def timm(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
     """A model of timm, with its default weights or random ones."""
+    library = _imported("timm", name)
     try:
-        import timm
-    except ImportError as error:
-        raise MissingExtraError("timm", "zoo", f"The model timm:{name}") from error
-    except RuntimeError as error:
-        raise UserError(
-            f"timm cannot be imported, because its torchvision does not fit this torch ({first_line(error)}). "
-            f"Install a pair "
-            "from one place: pip install --force-reinstall torch torchvision."
-        ) from error
-    try:
-        model = timm.create_model(name, pretrained=False)
+        model = library.create_model(name, pretrained=False)
     except RuntimeError as error:
         raise UserError(
             f"timm has no model {name!r} ({first_line(error)}).{did_you_mean('timm', name)} `timm.list_models()` lists "
@@ -104,7 +69,20 @@ def timm(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  th
         ) from error
     if weights != PRETRAINED:
         return model.eval()  # type: ignore[no-any-return]
-    return _fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
+    return _fetched(f"timm:{name}", lambda: library.create_model(name, pretrained=True))
+
+
+def _imported(library: str, name: str) -> Any:
+    """A library that stands on torchvision, which has to fit torch."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise MissingExtraError(library, "zoo", f"The model {library}:{name}") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"{library} cannot be imported, because the torchvision that is installed does not fit this torch "
+            f"({first_line(error)}). Install a pair from one place: pip install --force-reinstall torch torchvision."
+        ) from error
 
 
 def _fetched(name: str, build: Callable[[], Any]) -> nn.Module:

@@ -1,6 +1,7 @@
 """`open_source`: a model named on the command line becomes a function that builds it.
 
 ultralytics:yolo26n.pt      ultralytics:yolo26n.yaml      torchvision:resnet50      timm:resnet18
+best.pt, yolo26n.yaml, det.py, resnet101d: where one of these forms alone fits
 path/to/file.py:factory     package.module:factory        path/to/model.onnx            path/to/result/folder
 """
 
@@ -17,7 +18,7 @@ from channelcut.core.tensors import architecture_fingerprint
 from channelcut.cutting import load_plan, restore
 from channelcut.cutting.storage import PLAN
 from channelcut.sources.factories import call, existing, module_of_file, module_of_package
-from channelcut.sources.hints import spelling
+from channelcut.sources.hints import meant, spelling
 from channelcut.sources.libraries import LIBRARIES, PRETRAINED
 from channelcut.sources.source import RANDOM, Source
 from channelcut.sources.weights import with_weights
@@ -74,6 +75,9 @@ def _named(name: str, choice: str, trust: bool, inputs: Sequence[InputSpec]) -> 
         return _onnx_file(Path(name), inputs)
     origin, _, rest = name.rpartition(":")
     if not origin or not rest:
+        fitting = meant(name)
+        if len(fitting) == 1:
+            return _named(fitting[0], choice, trust, inputs)
         raise UserError(f"{name!r} names no model.{spelling(name)} Expected one of: {FORMS}.")
     if origin in LIBRARIES:
         spec, make = LIBRARIES[origin]

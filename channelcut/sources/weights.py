@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from channelcut.core.errors import UserError
+from channelcut.core.words import kind_of
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
@@ -69,7 +70,7 @@ def read_weights(path: Path, *, trust: bool = False) -> dict[str, object]:
     if isinstance(found, nn.Module):
         return dict(found.state_dict())
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}. Expected a state dict.")
+        raise UserError(f"{path} holds {kind_of(found)}. Expected a state dict.")
     return found
 
 

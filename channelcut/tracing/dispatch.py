@@ -23,6 +23,7 @@ from channelcut.core.entries import FORWARD, called, calls_of, further_entries, 
 from channelcut.core.graph import Graph, Node, Ref, Site, WidthUse, as_spec, tensor_paths
 from channelcut.core.modes import ThreadMode
 from channelcut.core.randomness import Generators, computed
+from channelcut.core.tensors import aliases
 from channelcut.core.trees import mapped_only
 from channelcut.tracing.attention import attention
 from channelcut.tracing.attributes import tag_attributes
@@ -37,7 +38,7 @@ from channelcut.tracing.recurrent import recurrent, zeros
 from channelcut.tracing.settled import settled
 from channelcut.tracing.source import current_line
 from channelcut.tracing.storage import data
-from channelcut.tracing.torch_export import aliases, integers
+from channelcut.tracing.torch_export import integers
 from channelcut.tracing.whole import whole
 from channelcut.tracing.widths import Widths
 

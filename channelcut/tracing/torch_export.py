@@ -19,7 +19,7 @@ from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
 from channelcut.core.quiet import quietly
 from channelcut.core.randomness import OwnRandom
-from channelcut.core.tensors import named_tensors
+from channelcut.core.tensors import aliases, named_tensors
 from channelcut.tracing.recurrent import RECURRENCE, whole, zeros
 from channelcut.tracing.source import from_stack_trace
 
@@ -40,16 +40,6 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, t
             private_copy(model)(*own_args, **own_kwargs)
         program = torch.export.export(model, args, kwargs, strict=False)
     return replace(_Reader(program, aliases(model), training).read(), integers=integers(model))
-
-
-def aliases(model: nn.Module) -> dict[str, str]:
-    """Name every tensor that is registered more than once: later name to first name."""
-    first: dict[int, str] = {}
-    found: dict[str, str] = {}
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
-        if first.setdefault(id(tensor), name) != name:
-            found[name] = first[id(tensor)]
-    return found
 
 
 def integers(model: nn.Module) -> dict[str, torch.Tensor]:
