@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.adapters import deployed_form
+from channelcut.adapters import adapter_of, deployed_form
 from channelcut.api import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
@@ -98,8 +98,9 @@ class CompressOptions:
 def compress(source: Source, out: Path, options: CompressOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Prune a model, prove it, restore its statistics, export, build, measure and report.
 
-    Leaves `plan.json`, `model.safetensors`, `model.onnx`, `original.onnx`, `model.<capability>.engine`, `report.json`
-    and `report.html` in `out`, all at once: an interrupted run leaves nothing.
+    Leaves `plan.json`, `model.safetensors` (and `pruned.pt` of an Ultralytics network), `model.onnx`, `original.onnx`,
+    `model.<capability>.engine`, `report.json` and `report.html` in `out`, all at once: an interrupted run leaves
+    nothing.
 
     Args:
         source: the model.
@@ -127,6 +128,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
             store(result.model, _named(result.plan, source, example), folder)
+            adapter_of(result.model).store(result.model, folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
             forms = deployed_both((model, result.model), example, options.prune.deploy)

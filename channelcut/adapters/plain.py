@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ class Plain:
         """The module, and of its outputs those that are read. Batch norms are folded when the file is written."""
         _refuse_nms(model, deploy)
         return Deployed(_Chosen(model, deploy.outputs) if deploy.outputs else model, inputs)
+
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """Nothing beside the tensors and the plan."""
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """None: which modules the outputs need is seen in the trace."""

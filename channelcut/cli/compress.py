@@ -43,7 +43,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     groups.add_images(parser, "folder of unlabelled images for batch-norm recalibration, and for int8")
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
     output.add_argument(
         "--force", action="store_true", help="replace the output folder when the new result is complete"
     )
@@ -85,6 +85,7 @@ def run(flags: Namespace) -> int:
 
     prune = groups.read_prune(flags)
     source = groups.read_model(flags)
+    out = flags.out or Path(f"{parsing.stem(flags.model)}-pruned")
     options = CompressOptions(
         prune=prune,
         capabilities=() if flags.no_engine else flags.capability,
@@ -97,10 +98,10 @@ def run(flags: Namespace) -> int:
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it
-        report = compress(source, flags.out, options, progress)
+        report = compress(source, out, options, progress)
     if flags.json:
         print_json(report)
     elif not flags.quiet:
         print_report(report, console())
-        console().print(f"Report: {flags.out / 'report.html'}", soft_wrap=True)
+        console().print(f"Report: {out / 'report.html'}", soft_wrap=True)
     return 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from channelcut.core.deployed import Deploy, Deployed
+
+CHECKPOINT = "pruned.pt"
 
 
 class Ultralytics:
@@ -21,6 +24,12 @@ class Ultralytics:
         from channelcut.adapters.ultralytics.deployed import deployed_form
 
         return deployed_form(model, inputs, deploy, dynamic=dynamic)
+
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """`pruned.pt`, which their package loads and our trainers train."""
+        from channelcut.adapters.ultralytics.checkpoint import save_checkpoint
+
+        save_checkpoint(model, folder / CHECKPOINT)
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The head that the call does not select, and what only training uses."""
