@@ -14,7 +14,7 @@ HELP = "Prune, prove, recalibrate, export, build, measure, report."
 EXAMPLES = (
     (
         "half of the multiply-accumulates, batch norm recalibrated on images, an engine for an RTX 4090",
-        "channelcut compress ultralytics:yolo26n.pt --trust --macs 0.5 --data images/ --capability sm89 --out out",
+        "channelcut compress best.pt --macs 0.5 --data images/ --capability sm89 --out out",
     ),
     (
         "at most 1.5 G multiply-accumulates, the head as it is, at least 0.8 of the backbone",
