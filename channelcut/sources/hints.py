@@ -38,9 +38,7 @@ def spelling(name: str) -> str:
     if path.suffix == ".py":
         return _of_file(path)
     if path.suffix in SUFFIXES:
-        return (
-            f" {path.name} holds weights, and no network. Name what builds it, and give --weights {name}."
-        )
+        return f" {path.name} holds weights, and no network. Name what builds it, and give --weights {name}."
     if path.suffix in (".engine", ".plan", ".tflite", ".mlmodel", ".torchscript"):
         return f" A {path.suffix} file cannot be cut: give the network that it was made from."
     library, _, rest = name.partition(":")

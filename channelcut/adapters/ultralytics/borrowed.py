@@ -13,6 +13,4 @@ def with_globals(function: Callable[..., Any], **others: Any) -> Callable[..., A
     function = inspect.unwrap(function)
     assert isinstance(function, types.FunctionType)
     scope = {**function.__globals__, **others}
-    return types.FunctionType(
-        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
-    )
+    return types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)

@@ -67,8 +67,8 @@ def resolved(data: str | Path, task: str) -> dict[str, Any]:
         except Exception as error:
             text = " ".join(str(error).split("\nNote")[0].split())[:300] or type(error).__name__
             raise UserError(
-                f"Ultralytics cannot use the data set {data}: {text} Expected {expected}; nothing is downloaded. Correct "
-                "`path`, `train` and `val` in it, or put the images there."
+                f"Ultralytics cannot use the data set {data}: {text} Expected {expected}; nothing is downloaded. "
+                "Correct `path`, `train` and `val` in it, or put the images there."
             ) from error
     return dict(found)
 
@@ -165,8 +165,8 @@ def mirrored(found: Mapping[str, Any], task: str, data: str | Path, folder: Path
             _link(Path(label), labels / f"{name}.txt")
     if not labels.is_dir():
         raise UserError(
-            f"No labels stand beside the {len(files)} images of the split 'val' of {data}: expected labels/.../NAME.txt "
-            "for images/.../NAME.jpg. --no-evaluate leaves the evaluation out."
+            f"No labels stand beside the {len(files)} images of the split 'val' of {data}: expected "
+            "labels/.../NAME.txt for images/.../NAME.jpg. --no-evaluate leaves the evaluation out."
         )
     return {**found, "path": folder, "train": str(images), "val": str(images)}
 

@@ -108,7 +108,7 @@ def check_fits(subject: Subject, data: str | Path) -> dict[str, Any]:
     for what, has, wants in pairs:
         if has != wants:
             raise UserError(
-                f"The data set {data} has {has} {what}, and the network has {wants}: it cannot be evaluated on it. Give "
+                f"The data set {data} has {has} {what}, and the network has {wants}: they do not fit. Give "
                 "the data that it was trained on, train it on this data first, or leave the evaluation out "
                 "(--no-evaluate; evaluate=False in Python): calibration reads no labels."
             )
@@ -126,7 +126,7 @@ def _described(model: nn.Module) -> Subject:
     head: Any = model.model[-1]  # type: ignore[index]
     names: Any = getattr(model, "names", {})
     first = next(model.parameters())
-    channels = next((p.shape[1] * m.groups for m in model.modules() for p in m.parameters(False) if _is_conv(m)), 3)
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     keypoints = tuple(int(n) for n in getattr(head, "kpt_shape", ()))
     classes = int(getattr(head, "nc", len(names)))
     return Subject(model, task, classes, channels, keypoints, "RTDETR" in type(head).__name__, first.device)
@@ -158,15 +158,11 @@ def _of_file(path: Path) -> Subject:
     return Subject(str(path), said["task"], len(names), channels, keypoints, transformer, torch.device("cpu"))
 
 
-def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d)
-
-
 def _check_task(task: str, name: str) -> None:
     if task not in TASKS:
         raise UserError(
             f"{name} is for the task {task!r}, which is not evaluated here; these are: {', '.join(TASKS)}. "
-            "YOLO('pruned.pt').val(data=...) evaluates it."
+            "Leave the evaluation out (--no-evaluate), and let YOLO('pruned.pt').val(data=...) do it."
         )
 
 
@@ -211,7 +207,13 @@ def _validator(subject: Subject) -> type:
         from ultralytics.models.rtdetr import RTDETRValidator
 
         return RTDETRValidator  # type: ignore[no-any-return]
-    names = {"detect": "Detection", "segment": "Segmentation", "pose": "Pose", "obb": "OBB", "classify": "Classification"}
+    names = {
+        "detect": "Detection",
+        "segment": "Segmentation",
+        "pose": "Pose",
+        "obb": "OBB",
+        "classify": "Classification",
+    }
     found: type = getattr(getattr(theirs, subject.task), f"{names[subject.task]}Validator")
     return found
 
