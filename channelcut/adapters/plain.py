@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.graph import is_named, tensor_paths
+from channelcut.recovery.images import Preprocessing
 
 
 class Plain:
@@ -39,6 +41,37 @@ class Plain:
         """None: which modules the outputs need is seen in the trace."""
         _refuse_nms(model, deploy)
         return ()
+
+    def is_data_set(self, model: nn.Module, data: Any) -> bool:  # noqa: ARG002  no network has one here
+        """Never: images come from a folder, see `recovery.images`."""
+        return False
+
+    def images(
+        self,
+        model: nn.Module,
+        data: str | Path,
+        shape: tuple[int, int, int],  # noqa: ARG002
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002
+        limit: int = 256,  # noqa: ARG002
+    ) -> tuple[Tensor, list[str]]:
+        """None: there are no data sets of these networks."""
+        raise UserError(f"{data} is no data set that is known for {type(model).__name__}. Give a folder of images.")
+
+    def check_data(self, model: nn.Module, data: str | Path) -> None:
+        """Nothing is evaluated."""
+
+    def evaluate(
+        self,
+        model: nn.Module | str | Path,  # noqa: ARG002
+        data: str | Path,  # noqa: ARG002
+        *,
+        imgsz: int | tuple[int, int],  # noqa: ARG002
+        nms: bool | None = None,  # noqa: ARG002
+        batch: int = 16,  # noqa: ARG002
+        on_progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
+    ) -> dict[str, float] | None:
+        """None: nobody knows what their outputs mean."""
+        return None
 
 
 def _refuse_nms(model: nn.Module, deploy: Deploy) -> None:

@@ -17,6 +17,10 @@ EXAMPLES = (
         "channelcut compress best.pt --macs 0.5 --data images/ --capability sm89 --out out",
     ),
     (
+        "from a checkpoint to ONNX and int8, each evaluated on the val split of the data set",
+        "channelcut compress ultralytics:best.pt --macs 0.6 --data data.yaml --precision int8 --no-engine --out out",
+    ),
+    (
         "at most 1.5 G multiply-accumulates, the head as it is, at least 0.8 of the backbone",
         "channelcut compress nets.py:build --input 1x3x640x640 --macs 1.5G --exclude 'head.*' "
         "--keep 'backbone.*=0.8' --out out",
@@ -41,7 +45,11 @@ def add_flags(parser: ArgumentParser) -> None:
         default="whole",
         help="the cut as a whole (default), or every group by itself as well",
     )
-    groups.add_images(parser, "folder of unlabelled images for batch-norm recalibration, and for int8")
+    groups.add_images(
+        parser,
+        "folder of unlabelled images for batch-norm recalibration, and for int8; of Ultralytics' models also a "
+        "data.yaml, on whose val split all results are evaluated",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
     output.add_argument(
@@ -69,6 +77,9 @@ def add_flags(parser: ArgumentParser) -> None:
         help="engine builder: tensorrt_rtx needs no GPU (default), tensorrt does",
     )
     output.add_argument("--no-engine", action="store_true", help="build no engine")
+    output.add_argument(
+        "--no-evaluate", action="store_true", help="do not measure accuracy where --data is a data.yaml"
+    )
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
     output.add_argument(
         "--time-limit", type=float, default=30.0, metavar="S", help="seconds for the latency (default 30)"
@@ -94,6 +105,7 @@ def run(flags: Namespace) -> int:
         measure=not flags.no_bench,
         bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
         profile=flags.profile,
+        evaluate=not flags.no_evaluate,
         force=flags.force,
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, warnings.catch_warnings():
