@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from channelcut import steps
+from channelcut.adapters import preprocessing_of
 from channelcut.allocation import Budget
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
@@ -283,7 +284,7 @@ def prune(
         calibration: inputs by which the statistics of batch norms are measured anew after the proof: a tensor
             (N, C, H, W), a folder of images, or an iterable of batches or of single inputs, such as a loader of (image,
             label), whose labels are left out and of which 4096 inputs are read at most.
-        preprocessing: how images of a folder become inputs.
+        preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
             the calibration inputs; without any, not at all), `always` or `never`.
@@ -320,7 +321,7 @@ def prune(
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
     inputs = with_entries(model, given, entries)
-    batches = calibration_batches(calibration, given, preprocessing)
+    batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
     step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from channelcut.adapters import deployed_form
+from channelcut.accuracy import accuracy, evaluated
+from channelcut.adapters import Adapter
 from channelcut.api import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
@@ -36,16 +36,16 @@ from channelcut.engine.registry import require
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions, convert_precision
-from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.recovery.images import Preprocessing
 from channelcut.report import render_html
 from channelcut.report.collect import collect
+from channelcut.samples import real_inputs, with_images, with_samples
 from channelcut.sources import Source, specs_of
 from channelcut.sources.provenance import provenance, weights_digest
 from channelcut.sources.source import RANDOM
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 _INT8_IMAGES = 64
-_REAL = 2  # batches of real images that the ONNX files are compared on
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class CompressOptions:
     measure: time original and pruned with ONNX Runtime.
     profile: time every layer of both with ONNX Runtime, for the report.
     force: replace an existing output folder, once the new one is complete.
+    images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
+        `prune` holds a whole `Preprocessing`.
     """
 
     prune: PruneOptions
@@ -93,6 +95,7 @@ class CompressOptions:
     profile: bool = False
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
+    images: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compress(source: Source, out: Path, options: CompressOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -119,18 +122,24 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     with fresh_folder(out, force=options.force) as folder:
         with watch.stage("load"):
             model, example = source.open()
+            owner, unheard = source.adapter(model)
+            forms = [deployed_as(owner, model, example, options.prune.deploy)]  # before anything takes long
+            chosen, prepared = with_samples(options.prune, owner, model, example, options.images)
         if options.precisions:
             with watch.stage("images"):
-                options, images = with_images(options, example)
+                chosen, images = with_images(chosen, example)
             check_precisions(options.precisions, 0 if images is None else len(images))
+        options = replace(options, prune=chosen)
+        scores = evaluated(owner, model, watch)
         result = prune(model, example, **vars(options.prune), progress=progress)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
             store(result.model, _named(result.plan, source, example), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            forms = deployed_both((model, result.model), example, options.prune.deploy)
-            onnx = export_both(forms, real_inputs(options, example), folder, facts, watch)
+            forms.append(deployed_as(owner, result.model, example, options.prune.deploy))
+            onnx = export_both(forms, real_inputs(options.prune, example), folder, facts, watch)
+        measured = accuracy(owner, model, scores, result, watch)
         precision = convert_both(folder, options, images, watch)
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
@@ -140,6 +149,8 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
             "deployed": dict(forms[0].words),
+            "images": prepared,
+            "accuracy": measured,
             "onnx": onnx,
             "precision": precision,
             "engines": engines,
@@ -147,7 +158,9 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         }
         report |= {
             "seconds": watch.seconds,
-            "notes": notes(measurement, options, source, step, result.groups) + export_warnings(onnx, engines),
+            "notes": notes(measurement, options, source, step, result.groups)
+            + unheard
+            + export_warnings(onnx, engines),
         }
         write_json(folder / "report.json", report)
         report |= profile
@@ -195,14 +208,13 @@ def _named(plan: Plan, source: Source, example: Any) -> Plan:
     return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
 
 
-def deployed_both(models: tuple[nn.Module, nn.Module], example: Any, deploy: Deploy) -> tuple[Deployed, Deployed]:
-    """The deployed forms of the original and the pruned network: what is written, measured and compared."""
-    one, other = (deployed_form(model, positional_inputs(model, example), deploy) for model in models)
-    return one, other
+def deployed_as(owner: Adapter, model: nn.Module, example: Any, deploy: Deploy) -> Deployed:
+    """The deployed form of a network: what is written, measured and compared."""
+    return owner.deployed(model, positional_inputs(model, example), deploy)
 
 
 def export_both(
-    forms: tuple[Deployed, Deployed],
+    forms: Sequence[Deployed],
     real: Sequence[Tensor],
     folder: Path,
     facts: dict[str, str],
@@ -224,38 +236,6 @@ def export_both(
         )
         described[name] = found.to_dict()
     return described
-
-
-def real_inputs(options: CompressOptions, example: Any) -> list[Tensor]:
-    """A few of the calibration's images, in batches as large as the example; none for a network that takes no image."""
-    data = options.prune.calibration
-    if not isinstance(example, Tensor) or example.dim() != 4 or not example.is_floating_point():
-        return []
-    if isinstance(data, (str, Path)):
-        channels, height, width = example.shape[1:]
-        limit = _REAL * len(example)
-        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing, limit)[0]
-    if not isinstance(data, Tensor) or data.shape[1:] != example.shape[1:]:
-        return []
-    batches = torch.split(data.to(example.device, example.dtype), len(example))
-    return [batch for batch in batches[:_REAL] if len(batch) == len(example)]
-
-
-def with_images(options: CompressOptions, example: Any) -> tuple[CompressOptions, Tensor | None]:
-    """The images of the recalibration, which the precisions use as well, read once; and the options that hold them."""
-    data = options.prune.calibration
-    if isinstance(data, (str, Path)):
-        shape = tuple(example.shape) if isinstance(example, Tensor) else ()
-        if len(shape) != 4:
-            return options, None
-        channels, height, width = shape[1:]
-        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing)[0]
-    elif data is not None and not isinstance(data, Tensor):
-        data = list(data)
-    options = replace(options, prune=replace(options.prune, calibration=data))
-    if isinstance(data, list):
-        return options, torch.cat(data) if data else None
-    return options, data
 
 
 def convert_both(

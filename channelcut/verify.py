@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from channelcut.onnx_out.inputs import random_array
 from channelcut.parity import compare_files
 from channelcut.parity.chain import Batch
 from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.samples import preprocessing_for
 from channelcut.sources import open_source, specs_of
 
 PARITY = "parity.json"
@@ -31,14 +32,14 @@ class VerifyOptions:
 
     data: folder of images; None: random image-like inputs.
     images: how many inputs, rounded up to whole batches.
-    preprocessing: how images of the folder become inputs.
+    preprocessing: fields of `Preprocessing` that are asked for; the others are as the model's library says.
     score: boxes of at least this score are matched, where the outputs are those of a detector.
     trust: allow a model or weights that are a pickle.
     """
 
     data: Path | None = None
     images: int = 8
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     score: float = 0.25
     trust: bool = False
 
@@ -70,14 +71,15 @@ def verify(
             f"verify compares networks whose inputs are tensors, and that of {folder} takes other things beside them."
         )
     form = deployed_form(model.eval().float(), positional_inputs(model, x), planned_deploy(model))
-    batches, said = _batches(options, specs)
+    how = preprocessing_for(source.adapter(model)[0], model, options.preprocessing)
+    batches, said = _batches(options, specs, how)
     found = compare_files(folder, form, batches, score=options.score, on_progress=on_progress)
     found["inputs"] = said
     write_json(folder / PARITY, found)
     return found
 
 
-def _batches(options: VerifyOptions, specs: Sequence[InputSpec]) -> tuple[list[Batch], str]:
+def _batches(options: VerifyOptions, specs: Sequence[InputSpec], how: Preprocessing) -> tuple[list[Batch], str]:
     """Inputs of these kinds, and what they are in words."""
     shape, batch = specs[0].shape, specs[0].shape[0]
     kinds = [(spec.shape, "float32" if "float" in spec.dtype else spec.dtype) for spec in specs]
@@ -91,7 +93,7 @@ def _batches(options: VerifyOptions, specs: Sequence[InputSpec]) -> tuple[list[B
             "A folder of images fits a network with one image input (N, C, H, W); this one takes "
             f"{write_specs(specs)}. Leave --data out for random inputs."
         )
-    images, broken = load_images(options.data, (shape[1], shape[2], shape[3]), options.preprocessing, count * batch)
+    images, broken = load_images(options.data, (shape[1], shape[2], shape[3]), how, count * batch)
     if len(images) < batch:
         raise UserError(f"{options.data} holds {len(images)} readable images; one batch needs {batch}.")
     whole = len(images) // batch

@@ -1,6 +1,6 @@
 """What channelcut knows of the libraries that networks come from, behind one protocol: see `protocol.Adapter`."""
 
 from channelcut.adapters.protocol import Adapter
-from channelcut.adapters.registry import adapter_of, deployed_form
+from channelcut.adapters.registry import adapter_of, deployed_form, preprocessing_of
 
-__all__ = ["Adapter", "adapter_of", "deployed_form"]
+__all__ = ["Adapter", "adapter_of", "deployed_form", "preprocessing_of"]

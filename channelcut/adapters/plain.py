@@ -10,6 +10,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.graph import is_named, tensor_paths
+from channelcut.recovery.images import Preprocessing
 
 
 class Plain:
@@ -28,16 +29,21 @@ class Plain:
         dynamic: bool = False,  # noqa: ARG002  the same module either way
     ) -> Deployed:
         """The module, and of its outputs those that are read. Batch norms are folded when the file is written."""
-        _refuse_nms(model, deploy)
+        refuse_nms(model, deploy)
         return Deployed(_Chosen(model, deploy.outputs) if deploy.outputs else model, inputs)
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """None: which modules the outputs need is seen in the trace."""
-        _refuse_nms(model, deploy)
+        refuse_nms(model, deploy)
         return ()
 
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
+        """Not known."""
+        return None
 
-def _refuse_nms(model: nn.Module, deploy: Deploy) -> None:
+
+def refuse_nms(model: nn.Module, deploy: Deploy) -> None:
+    """Refuse a choice that only Ultralytics' detectors have."""
     if deploy.nms is not None:
         raise UserError(
             f"nms={deploy.nms} chooses between the heads of Ultralytics' detectors, and {type(model).__name__} is none "

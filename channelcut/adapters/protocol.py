@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.recovery.images import Preprocessing
 
 
 class Adapter(Protocol):
@@ -14,6 +15,9 @@ class Adapter(Protocol):
 
     def owns(self, model: nn.Module) -> bool:
         """Whether the network is one of the library's."""
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:
+        """How images become inputs of the network; None where the library does not say."""
 
     def deployed(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
         """The form that runs in production, made of a copy.

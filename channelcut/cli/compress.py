@@ -41,7 +41,11 @@ def add_flags(parser: ArgumentParser) -> None:
         default="whole",
         help="the cut as a whole (default), or every group by itself as well",
     )
-    groups.add_images(parser, "folder of unlabelled images for batch-norm recalibration, and for int8")
+    groups.add_images(
+        parser,
+        "folder of unlabelled images for batch-norm recalibration, and for int8; by default what batches() beside a "
+        "factory gives",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     output.add_argument(
@@ -79,7 +83,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(flags: Namespace) -> int:
     """Run the whole path and print the report; returns 0."""
     from channelcut.bench.measure import BenchOptions
-    from channelcut.cli.console import Bars, console, print_json
+    from channelcut.cli.console import Bars, console, print_json, printing_to_stderr
     from channelcut.compress import CompressOptions, compress
     from channelcut.report import print_report
 
@@ -94,8 +98,9 @@ def run(flags: Namespace) -> int:
         bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
         profile=flags.profile,
         force=flags.force,
+        images=groups.read_images(flags),
     )
-    with Bars(quiet=flags.quiet or flags.json) as progress, warnings.catch_warnings():
+    with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it
         report = compress(source, flags.out, options, progress)
     if flags.json:

@@ -61,15 +61,16 @@ def run(flags: Namespace) -> int:
     from channelcut.onnx_out.files import load_onnx
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.precision.feeds import image_shape
-    from channelcut.recovery.images import load_images
+    from channelcut.recovery.images import Preprocessing, load_images
 
     refuse_existing(flags.out, flags.force)
     options = PrecisionOptions(budget=flags.max_error, method=flags.method, rest=flags.rest, size=flags.size)
     images = None
     broken: list[str] = []
     if flags.data is not None:
+        asked = groups.read_images(flags)
         shape = image_shape(load_onnx(flags.onnx), options.size)
-        loaded, broken = load_images(flags.data, shape, groups.read_images(flags), limit=flags.images)
+        loaded, broken = load_images(flags.data, shape, Preprocessing(**asked), limit=flags.images)
         images = loaded.numpy()
     with Bars(quiet=flags.quiet or flags.json) as progress:
         report = convert_precision(flags.onnx, flags.out, flags.precision, images, options, progress)

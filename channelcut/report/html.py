@@ -29,6 +29,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         evidence.proof(content),
         deployment.parity(content),
         evidence.recovery(content),
+        evidence.accuracy(content),
         evidence.files(content),
         overview.groups(content),
         overview.graph(content),

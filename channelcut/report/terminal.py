@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from channelcut.report.facts import (
+    accuracies,
     channels_of,
     deployed_words,
     error_words,
     headline_of,
+    images_words,
     measurement_of,
     onnx_error,
     options_of,
@@ -62,6 +64,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         found.append(("Weights", report.text("weights"), ""))
     if words := deployed_words(report):
         found.append(("Deployed", words, ""))
+    if words := images_words(report):
+        found.append(("Images", words, ""))
     groups = report.parts("groups")
     if groups:
         total, kept = channels_of(report)
@@ -75,6 +79,7 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         found.append(("Proof", _proof(proof), _STYLES[proof_word(proof)]))
         found += [("", text, "red") for text in proof.texts("failures")]
     found += [("Recovery", text, "") for text in _recovery(report)]
+    found += [("Accuracy", _accuracy(row), "") for row in accuracies(report)]
     found += [("ONNX", text, "") for text in _onnx(report.part("onnx"))]
     found += [("Engine", _engine(one), "") for one in report.parts("engines")]
     seconds = report.part("seconds")
@@ -100,6 +105,12 @@ def _proof(proof: Part) -> str:
         f"signal {significant(proof.number('signal'))}",
     ]
     return f"{proof_word(proof)}: {', '.join(facts)}; training step: {proof.text('training') or 'not run'}"
+
+
+def _accuracy(row: tuple[str, str, str, str]) -> str:
+    name, original, cut, restored = row
+    said = [(original, "original"), (cut, "as cut"), (restored, "after restoring")]
+    return f"{name}: {', '.join(f'{value} {side}' for value, side in said if value)}"
 
 
 def _onnx(onnx: Part) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.recovery.images import Preprocessing
 
 
 class Ultralytics:
@@ -15,6 +16,10 @@ class Ultralytics:
     def owns(self, model: nn.Module) -> bool:
         """Whether the class of the whole network is the library's; a layer of theirs in another network is not it."""
         return any(kind.__module__ == "ultralytics.nn.tasks" for kind in type(model).__mro__)
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  of every task
+        """Stretched, divided by 255: what `Preprocessing` does by default."""
+        return None
 
     def deployed(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
         """What Ultralytics' exporter would write, see `deployed.deployed_form`."""
