@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from channelcut import steps
-from channelcut.adapters import preprocessing_of
+from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
@@ -282,8 +282,9 @@ def prune(
         entries: see `analyze`; the training step of the proof runs them too.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
         calibration: inputs by which the statistics of batch norms are measured anew after the proof: a tensor
-            (N, C, H, W), a folder of images, or an iterable of batches or of single inputs, such as a loader of (image,
-            label), whose labels are left out and of which 4096 inputs are read at most.
+            (N, C, H, W), a folder of images, an iterable of batches or of single inputs, such as a loader of (image,
+            label), whose labels are left out and of which 4096 inputs are read at most; or, of Ultralytics' networks,
+            a data.yaml, whose `train` split is prepared as Ultralytics does it.
         preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
@@ -321,6 +322,7 @@ def prune(
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
     inputs = with_entries(model, given, entries)
+    calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from channelcut.accuracy import accuracy, evaluated
+from channelcut.accuracy import evaluated_data, evaluations_by
 from channelcut.adapters import Adapter
-from channelcut.api import prune
+from channelcut.api import apply, prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -28,6 +28,7 @@ from channelcut.core.inputs import positional_inputs
 from channelcut.core.measurement import Measurement
 from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
+from channelcut.core.result import PruneResult
 from channelcut.core.specs import write_specs
 from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
@@ -82,6 +83,8 @@ class CompressOptions:
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
     measure: time original and pruned with ONNX Runtime.
     profile: time every layer of both with ONNX Runtime, for the report.
+    evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
+        measure the accuracy of the original, the cut and all files on its `val` split.
     force: replace an existing output folder, once the new one is complete.
     images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
         `prune` holds a whole `Preprocessing`.
@@ -93,6 +96,7 @@ class CompressOptions:
     precisions: tuple[str, ...] = ()
     measure: bool = True
     profile: bool = False
+    evaluate: bool = True
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
     images: Mapping[str, Any] = field(default_factory=dict)
@@ -123,36 +127,41 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         with watch.stage("load"):
             model, example = source.open()
             owner, unheard = source.adapter(model)
-            forms = [deployed_as(owner, model, example, options.prune.deploy)]  # before anything takes long
-            chosen, prepared = with_samples(options.prune, owner, model, example, options.images)
-        if options.precisions:
+            forms = [deployed_as(owner, model, example, options.prune.deploy)]  # what has none is refused at once
+        data = evaluated_data(model, options.prune.calibration, example)
+        evaluations = None
+        if options.evaluate:
+            evaluations = evaluations_by(owner, model, data, example, options.prune.deploy, watch)
+        if evaluations is not None:
+            evaluations.add("evaluate the original", [("original", "module", model)])
+        options, prepared = with_samples(options, owner, model, example, watch)
+        if data or options.precisions:
             with watch.stage("images"):
-                chosen, images = with_images(chosen, example)
+                options, images = with_images(options, model, example)
             check_precisions(options.precisions, 0 if images is None else len(images))
-        options = replace(options, prune=chosen)
-        scores = evaluated(owner, model, watch)
         result = prune(model, example, **vars(options.prune), progress=progress)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
-            store(result.model, _named(result.plan, source, example), folder)
+            store(result.model, _named(result.plan, source, example, data), folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
             forms.append(deployed_as(owner, result.model, example, options.prune.deploy))
             onnx = export_both(forms, real_inputs(options.prune, example), folder, facts, watch)
-        measured = accuracy(owner, model, scores, result, watch)
         precision = convert_both(folder, options, images, watch)
+        if evaluations is not None:
+            evaluations.add("evaluate", made(model, result, folder, options.precisions))
         engines = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
         profile = profile_both(folder, options, watch)
         # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
-        step = _named(result.step, source, example)
+        step = _named(result.step, source, example, data)
         report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
             "deployed": dict(forms[0].words),
             "images": prepared,
-            "accuracy": measured,
             "onnx": onnx,
             "precision": precision,
+            "accuracy": evaluations.to_dict(forms[0].words) if evaluations else None,
             "engines": engines,
             "measurement": measurement.to_dict() if measurement else None,
         }
@@ -201,10 +210,27 @@ def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _named(plan: Plan, source: Source, example: Any) -> Plan:
+def made(
+    model: nn.Module, result: PruneResult, folder: Path, precisions: Sequence[str]
+) -> list[tuple[str, str, nn.Module | Path]]:
+    """What there is to evaluate beside the original: the cut before and after it was restored, and the files."""
+    restored = result.recalibration is not None or result.rescaling is not None
+    found: list[tuple[str, str, nn.Module | Path]] = []
+    if restored:
+        found.append(("pruned", "module, as cut", apply(model, result.step)))
+    found.append(("pruned", "module, restored" if restored else "module, as cut", result.model))
+    for ending in (".onnx", *(f".{precision}.onnx" for precision in precisions)):
+        for name, file in (("original", ORIGINAL), ("pruned", PRUNED)):
+            path = folder / file.replace(".onnx", ending)
+            found.append((name, path.name, path))
+    return found
+
+
+def _named(plan: Plan, source: Source, example: Any, data: str | None) -> Plan:
     """The plan with what `channelcut` needs to open its folder; a plan that already names its original keeps that."""
     specs = specs_of(example)
     said = {"model": source.name, "weights": source.weights, "input": write_specs(specs) if specs else ""}
+    said["data"] = data or ""
     return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
 
 

@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.adapters import Adapter
+from channelcut.adapters import Adapter, calibration_of
 from channelcut.adapters.user_file import UserFile
 from channelcut.core.inputs import Inputs, split_inputs
+from channelcut.core.progress import Stopwatch
 from channelcut.recovery import calibration_batches
 from channelcut.recovery.images import Preprocessing, load_images
 
 if TYPE_CHECKING:
-    from channelcut.compress import PruneOptions
+    from channelcut.compress import CompressOptions, PruneOptions
 
 _MOST = 256  # inputs that are taken of a user's file, as many as images of a folder
 _REAL = 2  # batches of real images that the ONNX files are compared on
 
 
-def preprocessing_for(owner: Adapter, model: nn.Module, asked: Mapping[str, Any]) -> Preprocessing:
-    """How images become inputs of a network: as was asked for, field by field, else as its library says."""
+def preprocessing_for(owner: Adapter, model: nn.Module, data: Any, asked: Mapping[str, Any]) -> Preprocessing | None:
+    """How images become inputs of a network: as was asked for, field by field, else as its library says.
+
+    None where `data` is a data set of the library's, which prepares it itself, and nothing was asked for.
+    """
+    if owner.is_data_set(model, data):
+        return Preprocessing(**asked) if asked else None
     return replace(owner.preprocessing(model) or Preprocessing(), **asked)
 
 
@@ -34,21 +40,24 @@ def described(how: Preprocessing, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_samples(
-    options: PruneOptions, owner: Adapter, model: nn.Module, example: Any, asked: Mapping[str, Any]
-) -> tuple[PruneOptions, dict[str, Any] | None]:
-    """The options with what calibrates, and how its images were prepared where it is a folder.
+    options: CompressOptions, owner: Adapter, model: nn.Module, example: Any, watch: Stopwatch
+) -> tuple[CompressOptions, dict[str, Any] | None]:
+    """The options with what calibrates, and how its images are prepared where it is a folder.
 
     Raises:
         UserError: the function `batches` of a user's file fails, or what it gives does not fit the network.
     """
-    if isinstance(options.calibration, (str, Path)):
-        how = options.preprocessing or preprocessing_for(owner, model, asked)
-        return replace(options, preprocessing=how), described(how, asked)
-    if options.calibration is not None or not isinstance(owner, UserFile) or (given := owner.batches()) is None:
+    prune, asked = options.prune, options.images
+    if isinstance(prune.calibration, (str, Path)):
+        how = prune.preprocessing or preprocessing_for(owner, model, prune.calibration, asked)
+        said = None if how is None else described(how, asked)
+        return replace(options, prune=replace(prune, preprocessing=how)), said
+    if prune.calibration is not None or not isinstance(owner, UserFile) or (given := owner.batches()) is None:
         return options, None
     inputs = split_inputs(example)
-    found = calibration_batches(_few(given, inputs), inputs, None)
-    return replace(options, calibration=_joined(found, example)), None
+    with watch.stage("images"):
+        found = calibration_batches(_few(given, inputs), inputs, None)
+    return replace(options, prune=replace(prune, calibration=_joined(found, example))), None
 
 
 def _few(batches: Iterator[Any], inputs: Inputs) -> Iterator[Any]:
@@ -96,18 +105,19 @@ def real_inputs(options: PruneOptions, example: Any) -> list[Tensor]:
     return [batch for batch in batches[:_REAL] if len(batch) == len(example)]
 
 
-def with_images(options: PruneOptions, example: Any) -> tuple[PruneOptions, Tensor | None]:
+def with_images(options: CompressOptions, model: nn.Module, example: Any) -> tuple[CompressOptions, Tensor | None]:
     """The images of the recalibration, which the precisions use as well, read once; and the options that hold them."""
-    data = options.calibration
+    prune = options.prune
+    data = calibration_of(model, prune.calibration, example, prune.preprocessing)
     if isinstance(data, (str, Path)):
         shape = tuple(example.shape) if isinstance(example, Tensor) else ()
         if len(shape) != 4:
             return options, None
         channels, height, width = shape[1:]
-        data = load_images(Path(data), (channels, height, width), options.preprocessing)[0]
+        data = load_images(Path(data), (channels, height, width), prune.preprocessing)[0]
     elif data is not None and not isinstance(data, Tensor):
         data = list(data)
-    options = replace(options, calibration=data)
+    options = replace(options, prune=replace(prune, calibration=data))
     if isinstance(data, list):
         images = [item for item in data if isinstance(item, Tensor)]
         return options, torch.cat(images) if images and len(images) == len(data) else None

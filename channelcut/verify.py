@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from channelcut.adapters import deployed_form
+from channelcut.adapters import adapter_of, deployed_form, images_of
 from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import positional_inputs
-from channelcut.core.record import planned_deploy
+from channelcut.core.record import planned_deploy, record_of
 from channelcut.core.specs import InputSpec, write_specs
 from channelcut.cutting.storage import PLAN
 from channelcut.onnx_out.inputs import random_array
 from channelcut.parity import compare_files
 from channelcut.parity.chain import Batch
-from channelcut.recovery.images import Preprocessing, load_images
 from channelcut.samples import preprocessing_for
 from channelcut.sources import open_source, specs_of
 
@@ -30,7 +30,8 @@ PARITY = "parity.json"
 class VerifyOptions:
     """What the files are compared on.
 
-    data: folder of images; None: random image-like inputs.
+    data: folder of images, or a data set of the network's library, such as Ultralytics' data.yaml; None: the data set
+        that the plan names, where it is still there, else random image-like inputs.
     images: how many inputs, rounded up to whole batches.
     preprocessing: fields of `Preprocessing` that are asked for; the others are as the model's library says.
     score: boxes of at least this score are matched, where the outputs are those of a detector.
@@ -71,15 +72,21 @@ def verify(
             f"verify compares networks whose inputs are tensors, and that of {folder} takes other things beside them."
         )
     form = deployed_form(model.eval().float(), positional_inputs(model, x), planned_deploy(model))
-    how = preprocessing_for(source.adapter(model)[0], model, options.preprocessing)
-    batches, said = _batches(options, specs, how)
+    batches, said = _batches(_with_data(options, model), model, specs)
     found = compare_files(folder, form, batches, score=options.score, on_progress=on_progress)
     found["inputs"] = said
     write_json(folder / PARITY, found)
     return found
 
 
-def _batches(options: VerifyOptions, specs: Sequence[InputSpec], how: Preprocessing) -> tuple[list[Batch], str]:
+def _with_data(options: VerifyOptions, model: nn.Module) -> VerifyOptions:
+    """The options with the data set that `compress` was given, where none is asked for and it is still there."""
+    record = record_of(model)
+    data = str(record.plan.options.get("data", "")) if record else ""
+    return replace(options, data=Path(data)) if options.data is None and data and Path(data).exists() else options
+
+
+def _batches(options: VerifyOptions, model: nn.Module, specs: Sequence[InputSpec]) -> tuple[list[Batch], str]:
     """Inputs of these kinds, and what they are in words."""
     shape, batch = specs[0].shape, specs[0].shape[0]
     kinds = [(spec.shape, "float32" if "float" in spec.dtype else spec.dtype) for spec in specs]
@@ -93,7 +100,8 @@ def _batches(options: VerifyOptions, specs: Sequence[InputSpec], how: Preprocess
             "A folder of images fits a network with one image input (N, C, H, W); this one takes "
             f"{write_specs(specs)}. Leave --data out for random inputs."
         )
-    images, broken = load_images(options.data, (shape[1], shape[2], shape[3]), how, count * batch)
+    how = preprocessing_for(adapter_of(model), model, options.data, options.preprocessing)
+    images, broken = images_of(model, options.data, shape[1:], how, count * batch)
     if len(images) < batch:
         raise UserError(f"{options.data} holds {len(images)} readable images; one batch needs {batch}.")
     whole = len(images) // batch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +41,37 @@ class Plain:
 
     def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
         """Not known."""
+        return None
+
+    def is_data_set(self, model: nn.Module, data: Any) -> bool:  # noqa: ARG002  no network has one here
+        """Never: images come from a folder, see `recovery.images`."""
+        return False
+
+    def images(
+        self,
+        model: nn.Module,
+        data: str | Path,
+        shape: tuple[int, int, int],  # noqa: ARG002
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002
+        limit: int = 256,  # noqa: ARG002
+    ) -> tuple[Tensor, list[str]]:
+        """None: there are no data sets of these networks."""
+        raise UserError(f"{data} is no data set that is known for {type(model).__name__}. Give a folder of images.")
+
+    def check_data(self, model: nn.Module, data: str | Path) -> None:
+        """Nothing is evaluated."""
+
+    def evaluate(
+        self,
+        model: nn.Module | str | Path,  # noqa: ARG002
+        data: str | Path,  # noqa: ARG002
+        *,
+        imgsz: int | tuple[int, int],  # noqa: ARG002
+        nms: bool | None = None,  # noqa: ARG002
+        batch: int = 16,  # noqa: ARG002
+        on_progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
+    ) -> dict[str, float] | None:
+        """None: nobody knows what their outputs mean."""
         return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from channelcut.adapters.plain import Plain
 from channelcut.adapters.protocol import Adapter
@@ -12,7 +13,8 @@ from channelcut.adapters.timm import Timm
 from channelcut.adapters.torchvision import Torchvision
 from channelcut.adapters.ultralytics.adapter import Ultralytics
 from channelcut.core.deployed import Deploy, Deployed
-from channelcut.recovery.images import Preprocessing
+from channelcut.core.errors import UserError
+from channelcut.recovery.images import Preprocessing, load_images
 
 _ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Plain())  # the first that owns a network has it
 
@@ -25,6 +27,50 @@ def adapter_of(model: nn.Module) -> Adapter:
 def deployed_form(model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
     """What of a network runs in production, see `Adapter.deployed`."""
     return adapter_of(model).deployed(model, inputs, deploy, dynamic=dynamic)
+
+
+def images_of(
+    model: nn.Module,
+    data: str | Path,
+    shape: tuple[int, ...],
+    preprocessing: Preprocessing | None = None,
+    limit: int = 256,
+) -> tuple[Tensor, list[str]]:
+    """Images for a network, from a folder of them or from a data set of its library's, see `Adapter.images`.
+
+    Args:
+        model: the network that takes them.
+        data: a folder, or such a data set.
+        shape: (channels, height, width) of its input.
+        preprocessing: how images of a folder become inputs; by default as the library of the network says.
+        limit: the most images to read.
+
+    Returns:
+        The images, and the names of those that could not be read.
+
+    Raises:
+        UserError: there are none, or they do not fit.
+    """
+    channels, height, width = shape
+    adapter = adapter_of(model)
+    if adapter.is_data_set(model, data):
+        return adapter.images(model, data, (channels, height, width), preprocessing, limit)
+    if Path(data).suffix.lower() in (".yaml", ".yml") and not Path(data).is_dir():
+        raise UserError(
+            f"{data} looks like a data set of Ultralytics, and {type(model).__name__} is no network of theirs. Give a "
+            "folder of images."
+        )
+    how = preprocessing or adapter.preprocessing(model)
+    return load_images(Path(data), (channels, height, width), how, limit)
+
+
+def calibration_of(model: nn.Module, calibration: Any, example: Any, preprocessing: Preprocessing | None = None) -> Any:
+    """Calibration data, with the images read where it names a data set of the library's; anything else as it is."""
+    if not adapter_of(model).is_data_set(model, calibration):
+        return calibration
+    if not isinstance(example, Tensor) or example.dim() != 4:
+        raise UserError(f"The data set {calibration} fits a network with one image input (N, C, H, W).")
+    return images_of(model, calibration, tuple(example.shape[1:]), preprocessing)[0]
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:

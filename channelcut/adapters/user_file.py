@@ -68,14 +68,37 @@ class UserFile:
         """The library's."""
         return self.inner.undeployed(model, deploy)
 
-    def evaluate(self, model: nn.Module, data: Any = None) -> dict[str, float] | None:  # noqa: ARG002  it has its own
+    def is_data_set(self, model: nn.Module, data: Any) -> bool:
+        """The library's."""
+        return self.inner.is_data_set(model, data)
+
+    def images(
+        self,
+        model: nn.Module,
+        data: str | Path,
+        shape: tuple[int, int, int],
+        preprocessing: Preprocessing | None = None,
+        limit: int = 256,
+    ) -> tuple[Tensor, list[str]]:
+        """The library's."""
+        return self.inner.images(model, data, shape, preprocessing, limit)
+
+    def check_data(self, model: nn.Module, data: str | Path) -> None:
+        """The library's."""
+        self.inner.check_data(model, data)
+
+    def said(self, name: str) -> str:
+        """One of the functions in words, with its file."""
+        return f"{name}() of {_file(self.functions[name]).name}"
+
+    def evaluate(self, model: nn.Module | str | Path, data: Any = None, **_: Any) -> dict[str, float] | None:  # noqa: ARG002
         """What `evaluate(model)` says of a copy in evaluation mode, by name; a number alone is called `score`.
 
         Raises:
             UserError: it fails, or returns something else; names the function, the file and the line.
         """
         function = self.functions.get("evaluate")
-        if function is None:
+        if function is None or not isinstance(model, nn.Module):
             return None
         found = _called(function, private_copy(model).eval())
         named = found if isinstance(found, Mapping) else {"score": found}

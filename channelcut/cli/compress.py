@@ -17,6 +17,10 @@ EXAMPLES = (
         "channelcut compress ultralytics:yolo26n.pt --trust --macs 0.5 --data images/ --capability sm89 --out out",
     ),
     (
+        "from a checkpoint to ONNX and int8, each evaluated on the val split of the data set",
+        "channelcut compress ultralytics:best.pt --macs 0.6 --data data.yaml --precision int8 --no-engine --out out",
+    ),
+    (
         "at most 1.5 G multiply-accumulates, the head as it is, at least 0.8 of the backbone",
         "channelcut compress nets.py:build --input 1x3x640x640 --macs 1.5G --exclude 'head.*' "
         "--keep 'backbone.*=0.8' --out out",
@@ -43,8 +47,8 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     groups.add_images(
         parser,
-        "folder of unlabelled images for batch-norm recalibration, and for int8; by default what batches() beside a "
-        "factory gives",
+        "folder of unlabelled images for batch-norm recalibration, and for int8; of Ultralytics' models also a "
+        "data.yaml, on whose val split all results are evaluated; by default what batches() beside a factory gives",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
@@ -73,6 +77,11 @@ def add_flags(parser: ArgumentParser) -> None:
         help="engine builder: tensorrt_rtx needs no GPU (default), tensorrt does",
     )
     output.add_argument("--no-engine", action="store_true", help="build no engine")
+    output.add_argument(
+        "--no-evaluate",
+        action="store_true",
+        help="do not measure accuracy, where --data is a data.yaml or evaluate() stands beside the factory",
+    )
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
     output.add_argument(
         "--time-limit", type=float, default=30.0, metavar="S", help="seconds for the latency (default 30)"
@@ -97,6 +106,7 @@ def run(flags: Namespace) -> int:
         measure=not flags.no_bench,
         bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
         profile=flags.profile,
+        evaluate=not flags.no_evaluate,
         force=flags.force,
         images=groups.read_images(flags),
     )

@@ -25,7 +25,11 @@ def add_flags(parser: ArgumentParser) -> None:
         "--score", type=float, default=0.25, metavar="X", help="boxes of at least this score are matched (default 0.25)"
     )
     parser.add_argument("--trust", action="store_true", help=groups.TRUST)
-    groups.add_images(parser, "folder of images; without it, random image-like inputs")
+    groups.add_images(
+        parser,
+        "folder of images, or of Ultralytics' models a data.yaml; without it the data.yaml that compress was given, or "
+        "else random image-like inputs",
+    )
 
 
 def run(flags: Namespace) -> int:

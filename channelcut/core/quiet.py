@@ -19,6 +19,7 @@ _LOGGERS = (
     "onnx_ir",
     "onnxsim",
     "ONNXSLIM",
+    "ultralytics",
 )
 _here = threading.local()  # `quiet`: this thread is in `quietly`
 _lock = threading.Lock()

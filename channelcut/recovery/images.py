@@ -105,12 +105,20 @@ def load_images(
     return torch.stack(batch), broken
 
 
+def readable(path: Path) -> bool:
+    """Whether a file begins as one of a known format does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith(SIGNATURES)
+    except OSError:
+        return False
+
+
 def _read(path: Path) -> Image.Image | None:
     """The decoded image, or None where the file is damaged or of another kind."""
     try:
-        with path.open("rb") as file:
-            if not file.read(4).startswith(SIGNATURES):
-                return None
+        if not readable(path):
+            return None
         with Image.open(path) as image:
             image.load()
             return image

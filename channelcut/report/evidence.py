@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.charts import duration_chart, histograms, proof_chart, ratio_chart
-from channelcut.report.facts import MIB, accuracies, onnx_error, proof_word, rescaled, verdict_of
+from channelcut.report.facts import MIB, onnx_error, proof_word, rescaled, verdict_of
 from channelcut.report.markup import Html, Section, facts_list, join, table, tag
 from channelcut.report.numbers import count, significant, unit
 from channelcut.report.overview import section
@@ -106,15 +106,6 @@ def recovery(report: Part) -> Section | None:
             ("Time", unit(part.number("seconds"), "s")),
         ]
     return section("recovery", "Batch-norm recalibration" if part else "Rescaling", facts_list(pairs))
-
-
-def accuracy(report: Part) -> Section | None:
-    """The scores before the cut, as cut and after restoring."""
-    rows = accuracies(report)
-    if not rows:
-        return None
-    listed = table(("Score", "Original", "As cut", "After restoring"), rows, "Accuracy before and after", (1, 2, 3))
-    return section("accuracy", "Accuracy", listed)
 
 
 def files(report: Part) -> Section | None:

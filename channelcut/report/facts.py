@@ -86,22 +86,6 @@ def images_words(report: Part) -> str:
     return f"{', '.join(said)} ({by}{more})"
 
 
-def accuracies(report: Part) -> list[tuple[str, str, str, str]]:
-    """(name, original, as cut, after restoring) of every score; what was not evaluated is empty."""
-    part = report.part("accuracy")
-    sides = [part.part(side) for side in ("original", "cut", "restored")]
-    names = dict.fromkeys(name for side in sides for name in side.data)
-    rows = []
-    for name in names:
-        original, cut, restored = ("" if name not in side.data else _score(side.number(name)) for side in sides)
-        rows.append((name, original, cut, restored))
-    return rows
-
-
-def _score(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.4g}"
-
-
 def measurement_of(report: Part) -> Measurement | None:
     """The comparison of latencies, None where there was none; raises `UserError` for one that cannot be."""
     part = report.part("measurement")

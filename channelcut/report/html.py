@@ -8,6 +8,7 @@ from string import Template
 from typing import Any
 
 from channelcut.report import deployment, evidence, overview
+from channelcut.report.accuracy import accuracy
 from channelcut.report.facts import measurement_of
 from channelcut.report.markup import Html, Section, escaped, join, tag
 from channelcut.report.reader import read
@@ -23,13 +24,13 @@ def render_html(report: Mapping[str, Any]) -> str:
     measurement = measurement_of(content)
     found = [
         overview.notes(content),
+        accuracy(content),
         evidence.latency(measurement),
         deployment.profile(content),
         overview.layers(content),
         evidence.proof(content),
         deployment.parity(content),
         evidence.recovery(content),
-        evidence.accuracy(content),
         evidence.files(content),
         overview.groups(content),
         overview.graph(content),

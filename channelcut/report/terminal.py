@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from channelcut.report.accuracy import accuracy_rows, accuracy_words
 from channelcut.report.facts import (
-    accuracies,
     channels_of,
     deployed_words,
     error_words,
@@ -51,9 +51,9 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     for name, text, style in lines:
         grid.add_row(Text(name, style="bold"), _shown(text, console, style))
     console.print(grid)
-    table = _before_after(content, console)
-    if table is not None:
-        console.print(table)
+    for table in (_accuracy(content, console), _before_after(content, console)):
+        if table is not None:
+            console.print(table)
 
 
 def _lines(report: Part) -> list[tuple[str, str, str]]:
@@ -79,7 +79,6 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         found.append(("Proof", _proof(proof), _STYLES[proof_word(proof)]))
         found += [("", text, "red") for text in proof.texts("failures")]
     found += [("Recovery", text, "") for text in _recovery(report)]
-    found += [("Accuracy", _accuracy(row), "") for row in accuracies(report)]
     found += [("ONNX", text, "") for text in _onnx(report.part("onnx"))]
     found += [("Engine", _engine(one), "") for one in report.parts("engines")]
     seconds = report.part("seconds")
@@ -107,12 +106,6 @@ def _proof(proof: Part) -> str:
     return f"{proof_word(proof)}: {', '.join(facts)}; training step: {proof.text('training') or 'not run'}"
 
 
-def _accuracy(row: tuple[str, str, str, str]) -> str:
-    name, original, cut, restored = row
-    said = [(original, "original"), (cut, "as cut"), (restored, "after restoring")]
-    return f"{name}: {', '.join(f'{value} {side}' for value, side in said if value)}"
-
-
 def _onnx(onnx: Part) -> list[str]:
     found = []
     for one in (onnx.part(name) for name in onnx.data):
@@ -127,6 +120,19 @@ def _engine(one: Part) -> str:
     built = " ".join(text for text in (one.text("backend"), one.text("version"), one.text("capability")) if text)
     size, time = unit(one.number("size_mib"), "MiB"), unit(one.number("build_s"), "s")
     return f"{one.text('path')}: {built}, {size}, built in {time}"
+
+
+def _accuracy(report: Part, console: Console) -> Table | None:
+    heads, rows = accuracy_rows(report)
+    if not rows:
+        return None
+    title = _shown(f"Accuracy: {accuracy_words(report)}", console)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for place, name in enumerate(heads):
+        table.add_column(name, justify="right" if place > 1 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(text, console) for text in row))
+    return table
 
 
 def _before_after(report: Part, console: Console) -> Table | None:

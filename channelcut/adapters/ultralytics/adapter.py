@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.recovery.images import Preprocessing
@@ -32,3 +34,43 @@ class Ultralytics:
         from channelcut.adapters.ultralytics.deployed import undeployed_modules
 
         return undeployed_modules(model, deploy)
+
+    def is_data_set(self, model: nn.Module, data: Any) -> bool:
+        """A `data.yaml`; to classify also a folder with train/."""
+        from channelcut.adapters.ultralytics.data import is_data_set, task_of
+
+        return is_data_set(data, task_of(model))
+
+    def images(
+        self,
+        model: nn.Module,
+        data: str | Path,
+        shape: tuple[int, int, int],
+        preprocessing: Preprocessing | None = None,
+        limit: int = 256,
+    ) -> tuple[Tensor, list[str]]:
+        """Those of its `train` split, see `data.calibration_images`."""
+        from channelcut.adapters.ultralytics.data import calibration_images, task_of
+
+        return calibration_images(data, task_of(model), shape, preprocessing, limit)
+
+    def check_data(self, model: nn.Module, data: str | Path) -> None:
+        """See `evaluation.check_module`."""
+        from channelcut.adapters.ultralytics.evaluation import check_module
+
+        check_module(model, data)
+
+    def evaluate(
+        self,
+        model: nn.Module | str | Path,
+        data: str | Path,
+        *,
+        imgsz: int | tuple[int, int],
+        nms: bool | None = None,
+        batch: int = 16,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, float] | None:
+        """By their validator of the task, see `evaluation.evaluate`."""
+        from channelcut.adapters.ultralytics.evaluation import evaluate
+
+        return evaluate(model, data, imgsz=imgsz, nms=nms, batch=batch, on_progress=on_progress)

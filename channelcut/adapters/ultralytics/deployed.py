@@ -7,13 +7,13 @@ exactly as that version has it, and channelcut writes and checks the file itself
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from channelcut.adapters.ultralytics.borrowed import with_globals
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import MissingExtraError, UserError
@@ -75,9 +75,7 @@ def prepared(model: nn.Module, shape: tuple[int, ...], deploy: Deploy, *, dynami
     asked |= {"device": "cpu", "verbose": False, "data": None} | ({} if deploy.nms is None else {"nms": deploy.nms})
     listener = _Listener()
     # The same code with other globals: it notes in the user's settings file that it has advertised another format.
-    code = theirs.Exporter.__call__
-    scope = {**code.__globals__, "SETTINGS": {}, "LOGGER": listener}
-    run = types.FunctionType(code.__code__, scope, code.__name__, code.__defaults__, code.__closure__)
+    run = with_globals(theirs.Exporter.__call__, SETTINGS={}, LOGGER=listener)
     with quietly():
         try:
             exporter = Stopped(overrides=asked)
