@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from channelcut.adapters import adapter_of
+from channelcut.adapters import Adapter, adapter_of
+from channelcut.adapters.user_file import UserFile
 from channelcut.core.deployed import Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.progress import Stopwatch
@@ -59,6 +60,49 @@ class Evaluations:
         """The content of the report; `words` say which head, suppression and library it was."""
         said = {name: words[name] for name in ("head", "suppression", "library") if name in words}
         return {"data": self.data, "split": "val", "imgsz": list(self.size), **said, "rows": self.rows}
+
+
+class OwnEvaluations:
+    """The same rows, of networks alone, by the function `evaluate` of a user's file.
+
+    Args:
+        adapter: of that file.
+        watch: is told of the progress.
+    """
+
+    def __init__(self, adapter: UserFile, watch: Stopwatch) -> None:
+        self.adapter, self.watch = adapter, watch
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, stage: str, subjects: Sequence[tuple[str, str, nn.Module | Path]]) -> None:
+        """Evaluate the networks among some."""
+        with self.watch.stage(stage):
+            networks = [found for found in subjects if isinstance(found[2], nn.Module)]
+            for place, (network, what, subject) in enumerate(networks):
+                self.watch.progress(stage, place, len(networks))
+                self.rows.append({"network": network, "what": what, "metrics": self.adapter.evaluate(subject)})
+
+    def to_dict(self, words: Mapping[str, str]) -> dict[str, Any]:  # noqa: ARG002  those of the deployed form
+        """The content of the report."""
+        return {"by": self.adapter.said("evaluate"), "rows": self.rows}
+
+
+def evaluations_by(
+    owner: Adapter, model: nn.Module, data: str | None, example: Any, deploy: Deploy, watch: Stopwatch
+) -> Evaluations | OwnEvaluations | None:
+    """What evaluates: the function of a user's file, or the library's validator on a data set; None where neither is.
+
+    Args:
+        owner: the adapter of the network.
+        model: the original.
+        data: see `evaluated_data`.
+        example: an example input.
+        deploy: which head is evaluated.
+        watch: is told of the progress.
+    """
+    if isinstance(owner, UserFile) and "evaluate" in owner.functions:
+        return OwnEvaluations(owner, watch)
+    return Evaluations(model, data, example, deploy, watch) if data else None
 
 
 def evaluated_data(model: nn.Module, data: Any, example: Any) -> str | None:

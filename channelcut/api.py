@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from channelcut import steps
-from channelcut.adapters import calibration_of
+from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
@@ -285,7 +285,7 @@ def prune(
             (N, C, H, W), a folder of images, an iterable of batches or of single inputs, such as a loader of (image,
             label), whose labels are left out and of which 4096 inputs are read at most; or, of Ultralytics' networks,
             a data.yaml, whose `train` split is prepared as Ultralytics does it.
-        preprocessing: how images of a folder become inputs.
+        preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
             the calibration inputs; without any, not at all), `always` or `never`.
@@ -323,7 +323,7 @@ def prune(
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
     inputs = with_entries(model, given, entries)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
-    batches = calibration_batches(calibration, given, preprocessing)
+    batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
     step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)

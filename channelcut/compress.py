@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from channelcut.accuracy import Evaluations, evaluated_data
-from channelcut.adapters import adapter_of, calibration_of, deployed_form
+from channelcut.accuracy import evaluated_data, evaluations_by
+from channelcut.adapters import Adapter
 from channelcut.api import apply, prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
@@ -38,16 +37,16 @@ from channelcut.engine.registry import require
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions, convert_precision
-from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.recovery.images import Preprocessing
 from channelcut.report import render_html
 from channelcut.report.collect import collect
+from channelcut.samples import real_inputs, with_images, with_samples
 from channelcut.sources import Source, specs_of
 from channelcut.sources.provenance import provenance, weights_digest
 from channelcut.sources.source import RANDOM
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 _INT8_IMAGES = 64
-_REAL = 2  # batches of real images that the ONNX files are compared on
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ class CompressOptions:
     evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
         measure the accuracy of the original, the cut and all files on its `val` split.
     force: replace an existing output folder, once the new one is complete.
+    images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
+        `prune` holds a whole `Preprocessing`.
     """
 
     prune: PruneOptions
@@ -98,6 +99,7 @@ class CompressOptions:
     evaluate: bool = True
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
+    images: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compress(source: Source, out: Path, options: CompressOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -125,11 +127,15 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     with fresh_folder(out, force=options.force) as folder:
         with watch.stage("load"):
             model, example = source.open()
+            owner, unheard = source.adapter(model)
+            forms = [deployed_as(owner, model, example, options.prune.deploy)]  # what has none is refused at once
         data = evaluated_data(model, options.prune.calibration, example)
         evaluations = None
-        if data and options.evaluate:
-            evaluations = Evaluations(model, data, example, options.prune.deploy, watch)
+        if options.evaluate:
+            evaluations = evaluations_by(owner, model, data, example, options.prune.deploy, watch)
+        if evaluations is not None:
             evaluations.add("evaluate the original", [("original", "module", model)])
+        options, prepared = with_samples(options, owner, model, example, watch)
         if data or options.precisions:
             with watch.stage("images"):
                 options, images = with_images(options, model, example)
@@ -138,11 +144,11 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
             store(result.model, _named(result.plan, source, example, data), folder)
-            adapter_of(result.model).store(result.model, folder)
+            owner.store(result.model, folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            forms = deployed_both((model, result.model), example, options.prune.deploy)
-            onnx = export_both(forms, real_inputs(options, example), folder, facts, watch)
+            forms.append(deployed_as(owner, result.model, example, options.prune.deploy))
+            onnx = export_both(forms, real_inputs(options.prune, example), folder, facts, watch)
         precision = convert_both(folder, options, images, watch)
         if evaluations is not None:
             evaluations.add("evaluate", made(model, result, folder, options.precisions))
@@ -154,6 +160,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         report = collect(model, replace(result, plan=step), environment(options.bench.threads))
         report |= {
             "deployed": dict(forms[0].words),
+            "images": prepared,
             "onnx": onnx,
             "precision": precision,
             "accuracy": evaluations.to_dict(forms[0].words) if evaluations else None,
@@ -162,7 +169,9 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         }
         report |= {
             "seconds": watch.seconds,
-            "notes": notes(measurement, options, source, step, result.groups) + export_warnings(onnx, engines),
+            "notes": notes(measurement, options, source, step, result.groups)
+            + unheard
+            + export_warnings(onnx, engines),
         }
         write_json(folder / "report.json", report)
         report |= profile
@@ -227,14 +236,13 @@ def _named(plan: Plan, source: Source, example: Any, data: str | None) -> Plan:
     return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
 
 
-def deployed_both(models: tuple[nn.Module, nn.Module], example: Any, deploy: Deploy) -> tuple[Deployed, Deployed]:
-    """The deployed forms of the original and the pruned network: what is written, measured and compared."""
-    one, other = (deployed_form(model, positional_inputs(model, example), deploy) for model in models)
-    return one, other
+def deployed_as(owner: Adapter, model: nn.Module, example: Any, deploy: Deploy) -> Deployed:
+    """The deployed form of a network: what is written, measured and compared."""
+    return owner.deployed(model, positional_inputs(model, example), deploy)
 
 
 def export_both(
-    forms: tuple[Deployed, Deployed],
+    forms: Sequence[Deployed],
     real: Sequence[Tensor],
     folder: Path,
     facts: dict[str, str],
@@ -256,38 +264,6 @@ def export_both(
         )
         described[name] = found.to_dict()
     return described
-
-
-def real_inputs(options: CompressOptions, example: Any) -> list[Tensor]:
-    """A few of the calibration's images, in batches as large as the example; none for a network that takes no image."""
-    data = options.prune.calibration
-    if not isinstance(example, Tensor) or example.dim() != 4 or not example.is_floating_point():
-        return []
-    if isinstance(data, (str, Path)):
-        channels, height, width = example.shape[1:]
-        limit = _REAL * len(example)
-        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing, limit)[0]
-    if not isinstance(data, Tensor) or data.shape[1:] != example.shape[1:]:
-        return []
-    batches = torch.split(data.to(example.device, example.dtype), len(example))
-    return [batch for batch in batches[:_REAL] if len(batch) == len(example)]
-
-
-def with_images(options: CompressOptions, model: nn.Module, example: Any) -> tuple[CompressOptions, Tensor | None]:
-    """The images of the recalibration, which the precisions use as well, read once; and the options that hold them."""
-    data = calibration_of(model, options.prune.calibration, example, options.prune.preprocessing)
-    if isinstance(data, (str, Path)):
-        shape = tuple(example.shape) if isinstance(example, Tensor) else ()
-        if len(shape) != 4:
-            return options, None
-        channels, height, width = shape[1:]
-        data = load_images(Path(data), (channels, height, width), options.prune.preprocessing)[0]
-    elif data is not None and not isinstance(data, Tensor):
-        data = list(data)
-    options = replace(options, prune=replace(options.prune, calibration=data))
-    if isinstance(data, list):
-        return options, torch.cat(data) if data else None
-    return options, data
 
 
 def convert_both(

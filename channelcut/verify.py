@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from channelcut.adapters import deployed_form, images_of
+from channelcut.adapters import adapter_of, deployed_form, images_of
 from channelcut.core.checked import write_json
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import positional_inputs
@@ -20,7 +20,7 @@ from channelcut.cutting.storage import PLAN
 from channelcut.onnx_out.inputs import random_array
 from channelcut.parity import compare_files
 from channelcut.parity.chain import Batch
-from channelcut.recovery.images import Preprocessing
+from channelcut.samples import preprocessing_for
 from channelcut.sources import open_source, specs_of
 
 PARITY = "parity.json"
@@ -33,14 +33,14 @@ class VerifyOptions:
     data: folder of images, or a data set of the network's library, such as Ultralytics' data.yaml; None: the data set
         that the plan names, where it is still there, else random image-like inputs.
     images: how many inputs, rounded up to whole batches.
-    preprocessing: how images of the folder become inputs.
+    preprocessing: fields of `Preprocessing` that are asked for; the others are as the model's library says.
     score: boxes of at least this score are matched, where the outputs are those of a detector.
     trust: allow a model or weights that are a pickle.
     """
 
     data: Path | None = None
     images: int = 8
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     score: float = 0.25
     trust: bool = False
 
@@ -100,7 +100,8 @@ def _batches(options: VerifyOptions, model: nn.Module, specs: Sequence[InputSpec
             "A folder of images fits a network with one image input (N, C, H, W); this one takes "
             f"{write_specs(specs)}. Leave --data out for random inputs."
         )
-    images, broken = images_of(model, options.data, shape[1:], options.preprocessing, count * batch)
+    how = preprocessing_for(adapter_of(model), model, options.data, options.preprocessing)
+    images, broken = images_of(model, options.data, shape[1:], how, count * batch)
     if len(images) < batch:
         raise UserError(f"{options.data} holds {len(images)} readable images; one batch needs {batch}.")
     whole = len(images) // batch

@@ -31,7 +31,7 @@ class Plain:
         dynamic: bool = False,  # noqa: ARG002  the same module either way
     ) -> Deployed:
         """The module, and of its outputs those that are read. Batch norms are folded when the file is written."""
-        _refuse_nms(model, deploy)
+        refuse_nms(model, deploy)
         return Deployed(_Chosen(model, deploy.outputs) if deploy.outputs else model, inputs)
 
     def store(self, model: nn.Module, folder: Path) -> None:
@@ -39,8 +39,12 @@ class Plain:
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """None: which modules the outputs need is seen in the trace."""
-        _refuse_nms(model, deploy)
+        refuse_nms(model, deploy)
         return ()
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
+        """Not known."""
+        return None
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:  # noqa: ARG002  no network has one here
         """Never: images come from a folder, see `recovery.images`."""
@@ -74,7 +78,8 @@ class Plain:
         return None
 
 
-def _refuse_nms(model: nn.Module, deploy: Deploy) -> None:
+def refuse_nms(model: nn.Module, deploy: Deploy) -> None:
+    """Refuse a choice that only Ultralytics' detectors have."""
     if deploy.nms is not None:
         raise UserError(
             f"nms={deploy.nms} chooses between the heads of Ultralytics' detectors, and {type(model).__name__} is none "

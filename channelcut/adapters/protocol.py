@@ -18,6 +18,9 @@ class Adapter(Protocol):
     def owns(self, model: nn.Module) -> bool:
         """Whether the network is one of the library's."""
 
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:
+        """How images become inputs of the network; None where the library does not say."""
+
     def deployed(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
         """The form that runs in production, made of a copy.
 

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from channelcut.adapters.plain import Plain
 from channelcut.adapters.protocol import Adapter
+from channelcut.adapters.timm import Timm
+from channelcut.adapters.torchvision import Torchvision
 from channelcut.adapters.ultralytics.adapter import Ultralytics
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.recovery.images import Preprocessing, load_images
 
-_ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Plain())  # the first that owns a network has it
+_ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Plain())  # the first that owns a network has it
 
 
 def adapter_of(model: nn.Module) -> Adapter:
@@ -40,7 +42,7 @@ def images_of(
         model: the network that takes them.
         data: a folder, or such a data set.
         shape: (channels, height, width) of its input.
-        preprocessing: how images of a folder become inputs.
+        preprocessing: how images of a folder become inputs; by default as the library of the network says.
         limit: the most images to read.
 
     Returns:
@@ -58,7 +60,8 @@ def images_of(
             f"{data} looks like a data set of Ultralytics, and {type(model).__name__} is no network of theirs. Give a "
             "folder of images."
         )
-    return load_images(Path(data), (channels, height, width), preprocessing, limit)
+    how = preprocessing or adapter.preprocessing(model)
+    return load_images(Path(data), (channels, height, width), how, limit)
 
 
 def calibration_of(model: nn.Module, calibration: Any, example: Any, preprocessing: Preprocessing | None = None) -> Any:
@@ -68,3 +71,8 @@ def calibration_of(model: nn.Module, calibration: Any, example: Any, preprocessi
     if not isinstance(example, Tensor) or example.dim() != 4:
         raise UserError(f"The data set {calibration} fits a network with one image input (N, C, H, W).")
     return images_of(model, calibration, tuple(example.shape[1:]), preprocessing)[0]
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing | None:
+    """How images become inputs of a network, see `Adapter.preprocessing`."""
+    return adapter_of(model).preprocessing(model)

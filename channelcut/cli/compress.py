@@ -48,7 +48,7 @@ def add_flags(parser: ArgumentParser) -> None:
     groups.add_images(
         parser,
         "folder of unlabelled images for batch-norm recalibration, and for int8; of Ultralytics' models also a "
-        "data.yaml, on whose val split all results are evaluated",
+        "data.yaml, on whose val split all results are evaluated; by default what batches() beside a factory gives",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
@@ -78,7 +78,9 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     output.add_argument("--no-engine", action="store_true", help="build no engine")
     output.add_argument(
-        "--no-evaluate", action="store_true", help="do not measure accuracy where --data is a data.yaml"
+        "--no-evaluate",
+        action="store_true",
+        help="do not measure accuracy, where --data is a data.yaml or evaluate() stands beside the factory",
     )
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
     output.add_argument(
@@ -90,7 +92,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(flags: Namespace) -> int:
     """Run the whole path and print the report; returns 0."""
     from channelcut.bench.measure import BenchOptions
-    from channelcut.cli.console import Bars, console, print_json
+    from channelcut.cli.console import Bars, console, print_json, printing_to_stderr
     from channelcut.compress import CompressOptions, compress
     from channelcut.report import print_report
 
@@ -107,8 +109,9 @@ def run(flags: Namespace) -> int:
         profile=flags.profile,
         evaluate=not flags.no_evaluate,
         force=flags.force,
+        images=groups.read_images(flags),
     )
-    with Bars(quiet=flags.quiet or flags.json) as progress, warnings.catch_warnings():
+    with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it
         report = compress(source, out, options, progress)
     if flags.json:

@@ -61,7 +61,7 @@ def run(flags: Namespace) -> int:
     from channelcut.onnx_out.files import load_onnx
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.precision.feeds import image_shape
-    from channelcut.recovery.images import load_images
+    from channelcut.recovery.images import Preprocessing, load_images
 
     flags.out = flags.out or flags.onnx.with_suffix(f".{flags.precision}.onnx")
     refuse_existing(flags.out, flags.force)
@@ -69,8 +69,9 @@ def run(flags: Namespace) -> int:
     images = None
     broken: list[str] = []
     if flags.data is not None:
+        asked = groups.read_images(flags)
         shape = image_shape(load_onnx(flags.onnx), options.size)
-        loaded, broken = load_images(flags.data, shape, groups.read_images(flags), limit=flags.images)
+        loaded, broken = load_images(flags.data, shape, Preprocessing(**asked), limit=flags.images)
         images = loaded.numpy()
     with Bars(quiet=flags.quiet or flags.json) as progress:
         report = convert_precision(flags.onnx, flags.out, flags.precision, images, options, progress)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from channelcut.compress import PruneOptions
     from channelcut.core.deployed import Deploy
     from channelcut.core.specs import InputSpec
-    from channelcut.recovery import Preprocessing
     from channelcut.sources import Source
 
 MODEL = (
@@ -274,7 +273,6 @@ def read_prune(flags: Namespace) -> PruneOptions:
         align=flags.align,
         importance=flags.importance,
         calibration=flags.data,
-        preprocessing=read_images(flags),
         rescale=flags.rescale,
         drop_unused=flags.drop_unused,
         deploy=read_deploy(flags),
@@ -289,35 +287,34 @@ def add_images(parser: ArgumentParser, text: str) -> None:
     group.add_argument("--data", type=Path, metavar="DIR", help=text)
     group.add_argument(
         "--fit",
-        choices=("stretch", "letterbox"),
-        default="stretch",
-        help="how images are made to fit the input (default stretch)",
+        choices=("stretch", "letterbox", "crop"),
+        help="how images are made to fit the input; by default this and the four below are as the model's library says "
+        "(timm, torchvision), else stretch",
     )
-    group.add_argument("--bgr", action="store_true", help="the network takes BGR instead of RGB")
-    group.add_argument(
-        "--scale", type=float, default=1 / 255, metavar="X", help="factor on pixel values (default 1/255)"
-    )
+    group.add_argument("--bgr", action="store_true", default=None, help="the network takes BGR instead of RGB")
+    group.add_argument("--scale", type=float, metavar="X", help="factor on pixel values (default 1/255)")
     group.add_argument(
         "--mean",
         type=parsing.numbers,
-        default=(0.0,),
         metavar="X[,X,X]",
         help="subtracted after scaling, one number or three (default 0)",
     )
     group.add_argument(
         "--std",
         type=parsing.numbers,
-        default=(1.0,),
         metavar="X[,X,X]",
         help="divided by after that, one number or three (default 1)",
     )
 
 
-def read_images(flags: Namespace) -> Preprocessing:
-    """How images become inputs; raises `UserError` for numbers that cannot work."""
+def read_images(flags: Namespace) -> dict[str, Any]:
+    """The fields of `Preprocessing` that were asked for; raises `UserError` for numbers that cannot work."""
     from channelcut.recovery import Preprocessing
 
-    return Preprocessing(flags.fit, flags.bgr, flags.scale, flags.mean, flags.std)
+    names = ("fit", "bgr", "scale", "mean", "std")
+    asked = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    Preprocessing(**asked)
+    return asked
 
 
 def add_output(parser: ArgumentParser, what: str, default: str) -> None:

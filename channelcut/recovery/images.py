@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,23 +17,37 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # How files of these formats begin. What begins otherwise is not handed to Pillow at all: Ultralytics, once imported,
 # replaces PIL.Image.open by one that runs pip when a file is of no known format.
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+FITS = ("stretch", "letterbox", "crop")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes an input: x = (pixel * scale - mean) / std, channel by channel.
 
-    `fit` stretches the image to the input's size or letterboxes it (aspect kept, centred, filled with grey 114).
-    `mean` and `std` are in units after scaling; `bgr` reverses the channels first.
+    `fit` makes the image as large as the input: stretch it, letterbox it (aspect kept, centred, filled with grey 114),
+    or crop it (aspect kept, what is too long cut off on both sides). `mean` and `std` are in units after scaling; `bgr`
+    reverses the channels first. `share` is that of the resized image's sides that is kept around its centre where it is
+    stretched or cropped: 0.875 resizes to 256 for an input of 224. `interpolation` is Pillow's, by name. `by` says, for
+    reports, who says so.
     """
 
-    fit: Literal["stretch", "letterbox"] = "stretch"
+    fit: Literal["stretch", "letterbox", "crop"] = "stretch"
     bgr: bool = False
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    share: float = 1.0
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    by: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if self.fit not in FITS or self.interpolation not in INTERPOLATIONS or not 0 < self.share <= 1:
+            raise UserError(
+                f"fit={self.fit!r}, share={self.share!r}, interpolation={self.interpolation!r} prepare no image. "
+                f"Expected a fit of {', '.join(FITS)}, a share above 0 and at most 1, and an interpolation of "
+                f"{', '.join(INTERPOLATIONS)}."
+            )
         sequences = isinstance(self.mean, (tuple, list)) and isinstance(self.std, (tuple, list))
         if (
             not sequences
@@ -120,16 +134,28 @@ def _prepare(image: Image.Image, shape: tuple[int, int, int], how: Preprocessing
             f"instead."
         )
     image = image.convert("L" if channels == 1 else "RGB")
-    if how.fit == "stretch":
-        pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    else:
-        ratio = min(width / image.width, height / image.height)
-        size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
-        canvas = Image.new(image.mode, (width, height), 114 if channels == 1 else (114, 114, 114))
-        canvas.paste(image.resize(size, Image.Resampling.BILINEAR), ((width - size[0]) // 2, (height - size[1]) // 2))
-        pixels = np.asarray(canvas)
+    pixels = np.asarray(_fitted(image, width, height, how))
     array = pixels.reshape(height, width, channels).astype(np.float32)
     if how.bgr:
         array = array[:, :, ::-1]
     scaled = (array * how.scale - np.asarray(how.mean, np.float32)) / np.asarray(how.std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32))
+
+
+def _fitted(image: Image.Image, width: int, height: int, how: Preprocessing) -> Image.Image:
+    """The image in the size of the input."""
+    filter_ = Image.Resampling[how.interpolation.upper()]
+    if how.fit == "letterbox":
+        ratio = min(width / image.width, height / image.height)
+        size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+        canvas = Image.new(image.mode, (width, height), 114 if image.mode == "L" else (114, 114, 114))
+        canvas.paste(image.resize(size, filter_), ((width - size[0]) // 2, (height - size[1]) // 2))
+        return canvas
+    # Rounded down, as timm and torchvision do; the margin is for 224 / (224 / 232), which is not 232.
+    wide, high = (int(side / how.share + 1e-6) for side in (width, height))
+    if how.fit == "crop":
+        ratio = max(wide / image.width, high / image.height)
+        wide, high = max(wide, int(image.width * ratio + 1e-6)), max(high, int(image.height * ratio + 1e-6))
+    resized = image.resize((wide, high), filter_)
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    return resized if (wide, high) == (width, height) else resized.crop((left, top, left + width, top + height))

@@ -15,6 +15,8 @@ def accuracy_words(report: Part) -> str:
     found = report.part("accuracy")
     if not found.parts("rows"):
         return ""
+    if by := found.text("by"):
+        return by
     pairs = [(name, found.text(name)) for name in ("head", "suppression", "library")]
     said = [f"{name} {text}" if name == "suppression" else text for name, text in pairs if text]
     size = "x".join(f"{number:.0f}" for number in found.numbers("imgsz") if number is not None)
@@ -24,13 +26,16 @@ def accuracy_words(report: Part) -> str:
 def accuracy_rows(report: Part) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headers and text rows; what could not be evaluated has its reason in place of the first number."""
     rows = report.part("accuracy").parts("rows")
-    keys = list(dict.fromkeys(key for row in rows for key in row.part("metrics").data if not key.endswith(_LEFT_OUT)))
-    keys.sort(key=lambda key: key not in _WORDS)
+    own = bool(report.part("accuracy").text("by"))  # names that a user's file has given
+    keys = list(dict.fromkeys(key for row in rows for key in row.part("metrics").data))
+    if not own:
+        keys = [key for key in keys if not key.endswith(_LEFT_OUT)]
+        keys.sort(key=lambda key: key not in _WORDS)
     found = []
     for row in rows:
         cells = [_number(row.part("metrics").number(key)) for key in keys]
         found.append((row.text("network"), row.text("what"), *([row.text("reason")] if row.text("reason") else cells)))
-    return ("Network", "Form", *(_words(key) for key in keys)), [
+    return ("Network", "Form", *(key if own else _words(key) for key in keys)), [
         (*row, *[""] * (2 + len(keys) - len(row))) for row in found
     ]
 
@@ -41,9 +46,8 @@ def accuracy(report: Part) -> Section | None:
     if not rows:
         return None
     listed = table(heads, rows, "Accuracy of the networks and of every file", range(2, len(heads)))
-    return section(
-        "accuracy", "Accuracy", tag("p", f"By the library's own validator: {accuracy_words(report)}."), listed
-    )
+    by = "By" if report.part("accuracy").text("by") else "By the library's own validator:"
+    return section("accuracy", "Accuracy", tag("p", f"{by} {accuracy_words(report)}."), listed)
 
 
 def _words(key: str) -> str:

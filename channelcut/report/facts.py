@@ -67,6 +67,25 @@ def deployed_words(report: Part) -> str:
     return "; ".join(f"{name} {text}" if name == "suppression" else text for name, text in pairs if text)
 
 
+def images_words(report: Part) -> str:
+    """How images became inputs, and who says so; empty where no folder of images was read."""
+    found = report.part("images")
+    if not found:
+        return ""
+    share = found.number("share") or 1.0
+    kept = f" to {100 * share:.1f} %" if share < 1 else ""
+    asked = found.texts("asked")
+    said = [
+        f"{found.text('fit')}{kept}, {found.text('interpolation')}",
+        "BGR" if found.data.get("bgr") else "RGB",
+        f"scale {significant(found.number('scale'))}",
+        *(f"{name} {' '.join(significant(value) for value in found.numbers(name))}" for name in ("mean", "std")),
+    ]
+    by = found.text("by") or "the default"
+    more = f"; asked for: {', '.join(asked)}" if asked else ""
+    return f"{', '.join(said)} ({by}{more})"
+
+
 def measurement_of(report: Part) -> Measurement | None:
     """The comparison of latencies, None where there was none; raises `UserError` for one that cannot be."""
     part = report.part("measurement")

@@ -12,6 +12,7 @@ from channelcut.report.facts import (
     deployed_words,
     error_words,
     headline_of,
+    images_words,
     options_of,
     proof_word,
     rows_of,
@@ -51,6 +52,7 @@ def header(report: Part, measurement: Measurement | None) -> Html:
                 ("Input", ", ".join(report.texts("input"))),
                 ("Weights", report.text("weights")),
                 ("Deployed", deployed_words(report)),
+                ("Images", images_words(report)),
                 ("Options", options_of(report)),
             ]
         ),

@@ -16,6 +16,7 @@ from channelcut.report.facts import (
     deployed_words,
     error_words,
     headline_of,
+    images_words,
     measurement_of,
     onnx_error,
     options_of,
@@ -63,6 +64,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         found.append(("Weights", report.text("weights"), ""))
     if words := deployed_words(report):
         found.append(("Deployed", words, ""))
+    if words := images_words(report):
+        found.append(("Images", words, ""))
     groups = report.parts("groups")
     if groups:
         total, kept = channels_of(report)

@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 
 from channelcut.adapters.ultralytics.loading import is_checkpoint
+from channelcut.sources import plugins
 from channelcut.sources.weights import SUFFIXES
 
 _LIBRARIES = ("ultralytics", "torchvision", "timm")
@@ -43,7 +44,8 @@ def spelling(name: str) -> str:
         return f" A {path.suffix} file cannot be cut: give the network that it was made from."
     library, _, rest = name.partition(":")
     if rest:
-        near = _OTHER_NAMES.get(library.lower()) or next(iter(_near(library.lower(), _LIBRARIES)), "")
+        known_prefixes = (*_LIBRARIES, *plugins.names())
+        near = _OTHER_NAMES.get(library.lower()) or next(iter(_near(library.lower(), known_prefixes)), "")
         return f" Did you mean {near}:{rest}?" if near and near != library else ""
     known = meant(name)
     if known:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
+from channelcut.adapters.timm import data_config
+from channelcut.adapters.torchvision import BUILDER, presets
 from channelcut.adapters.ultralytics.loading import load
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.specs import InputSpec
@@ -54,7 +57,9 @@ def torchvision(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG
     options: dict[str, Any] = {"weights": "DEFAULT" if weights == PRETRAINED else None}
     if weights != PRETRAINED and "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None  # or a detector would download them
-    return _fetched(f"torchvision:{name}", lambda: builder(**options))
+    model = _fetched(f"torchvision:{name}", lambda: builder(**options))
+    setattr(model, BUILDER, name)
+    return model
 
 
 def timm(name: str, weights: str, trust: bool) -> nn.Module:  # noqa: ARG001  the signature of all libraries
@@ -101,3 +106,19 @@ LIBRARIES: dict[str, tuple[InputSpec, Callable[[str, str, bool], nn.Module]]] = 
     "torchvision": (InputSpec((1, 3, 224, 224)), torchvision),
     "timm": (InputSpec((1, 3, 224, 224)), timm),
 }
+
+
+def usual_input(library: str, name: str) -> InputSpec:
+    """The input that a model is run on by default: as large as its configuration says, else as usual in its library."""
+    with suppress(Exception):  # what is missing or unknown is said when the model is made
+        if library == "timm":
+            from timm.models import get_pretrained_cfg
+
+            known = get_pretrained_cfg(name)
+            if known is not None:
+                return InputSpec((1, *data_config(known.to_dict())["input_size"]))
+        found = presets(name) if library == "torchvision" else None
+        if found is not None and type(found[1]).__name__ == "ImageClassification":
+            side = int(found[1].crop_size[0])
+            return InputSpec((1, 3, side, side))
+    return LIBRARIES[library][0]

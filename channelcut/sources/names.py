@@ -3,12 +3,14 @@
 ultralytics:yolo26n.pt      ultralytics:yolo26n.yaml      torchvision:resnet50      timm:resnet18
 best.pt, yolo26n.yaml, det.py, resnet101d: where one of these forms alone fits
 path/to/file.py:factory     package.module:factory        path/to/model.onnx            path/to/result/folder
+and prefix:NAME of a package that brings a prefix, see `plugins`
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from channelcut.cutting import load_plan, restore
 from channelcut.cutting.storage import PLAN
 from channelcut.sources.factories import call, existing, module_of_file, module_of_package
 from channelcut.sources.hints import meant, spelling
-from channelcut.sources.libraries import LIBRARIES, PRETRAINED
+from channelcut.sources.libraries import LIBRARIES, PRETRAINED, usual_input
+from channelcut.sources.plugins import brought, made
 from channelcut.sources.source import RANDOM, Source
 from channelcut.sources.weights import with_weights
 
@@ -80,15 +83,20 @@ def _named(name: str, choice: str, trust: bool, inputs: Sequence[InputSpec]) -> 
             return _named(fitting[0], choice, trust, inputs)
         raise UserError(f"{name!r} names no model.{spelling(name)} Expected one of: {FORMS}.")
     if origin in LIBRARIES:
-        spec, make = LIBRARIES[origin]
-        return Source(name, lambda: make(rest, choice, trust), (spec,), _library_weights(origin, rest, choice))
+        make = LIBRARIES[origin][1]
+        weights = _library_weights(origin, rest, choice)
+        return Source(name, lambda: make(rest, choice, trust), (usual_input(origin, rest),), weights)
+    prefix, _, inner = name.partition(":")
+    if prefix not in LIBRARIES and (point := brought(prefix)) is not None:
+        return Source(name, lambda: made(point, inner, choice, trust), (), choice or f"as {prefix} makes them")
     _refuse(choice, f"{rest}() decides about the weights of {name}")
     said = f"as {rest}() makes them"
     if origin.endswith(".py"):
         file = existing(Path(origin))
-        return Source(name, lambda: call(module_of_file(file), rest, name), (), said)
+        once = cache(lambda: module_of_file(file))
+        return Source(name, lambda: call(once(), rest, name), (), said, beside=once)
     module = module_of_package(origin, name, FORMS)
-    return Source(name, lambda: call(module, rest, name), (), said)
+    return Source(name, lambda: call(module, rest, name), (), said, beside=lambda: module)
 
 
 def _library_weights(library: str, name: str, choice: str) -> str:
@@ -118,7 +126,8 @@ def _result_folder(folder: Path, trust: bool) -> Source:
     # torchvision builds some architectures otherwise around pretrained weights (frozen norms, no auxiliary heads).
     other = open_source(model, PRETRAINED, inputs=recorded) if before == PRETRAINED else None
     said = ", ".join(filter(None, [before, f"as cut in {folder.name}"]))
-    return Source(str(folder), lambda: _restored(original, other, folder), recorded or original.inputs, said)
+    inputs = recorded or original.inputs
+    return Source(str(folder), lambda: _restored(original, other, folder), inputs, said, beside=original.beside)
 
 
 def _restored(original: Source, other: Source | None, folder: Path) -> Any:

@@ -12,6 +12,7 @@ from torch import nn
 from channelcut.cutting import load_plan
 from channelcut.cutting.storage import PLAN, plan_fingerprint
 from channelcut.sources.libraries import LIBRARIES
+from channelcut.sources.plugins import version_of
 from channelcut.sources.source import Source
 
 _DIGITS = 16
@@ -52,7 +53,8 @@ def _line(name: str) -> str:
         return f"{Path(origin).name}:{rest}{_checksum(Path(origin))}"
     if origin in LIBRARIES:
         return f"{origin}:{Path(rest).name} ({origin} {_version(origin)}){_checksum(Path(rest))}"
-    return name
+    brought = version_of(name.partition(":")[0])
+    return f"{name} ({brought})" if brought else name
 
 
 def _checksum(path: Path) -> str:

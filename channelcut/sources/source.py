@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from channelcut.adapters import Adapter, adapter_of
+from channelcut.adapters.user_file import UserFile, functions_beside
 from channelcut.core.errors import UserError
 from channelcut.core.specs import InputSpec
 
@@ -25,6 +28,7 @@ class Source:
     inputs: those that were asked for, else the customary ones.
     weights: which weights it has, in words that begin with `random` where nothing was trained; empty: not known.
     weights_file: the file that they were asked to be loaded from.
+    beside: the module that the factory is in, whose functions belong to the model.
     """
 
     name: str
@@ -32,6 +36,19 @@ class Source:
     inputs: tuple[InputSpec, ...] = ()
     weights: str = ""
     weights_file: Path | None = None
+    beside: Callable[[], ModuleType] | None = None
+
+    def adapter(self, model: nn.Module) -> tuple[Adapter, list[str]]:
+        """What knows how the model is deployed, prepared and evaluated; and what a reader of a report has to know.
+
+        Args:
+            model: what `open` made.
+        """
+        inner = adapter_of(model)
+        if self.beside is None:
+            return inner, []
+        functions, left = functions_beside(self.beside())
+        return (UserFile(inner, functions) if functions else inner), left
 
     def build(self) -> nn.Module:
         """Make the model."""

@@ -21,6 +21,10 @@ class Ultralytics:
         """Whether the class of the whole network is the library's; a layer of theirs in another network is not it."""
         return any(kind.__module__ == "ultralytics.nn.tasks" for kind in type(model).__mro__)
 
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  of every task
+        """Stretched, divided by 255: what `Preprocessing` does by default."""
+        return None
+
     def deployed(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
         """What Ultralytics' exporter would write, see `deployed.deployed_form`."""
         from channelcut.adapters.ultralytics.deployed import deployed_form
