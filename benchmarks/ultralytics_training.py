@@ -138,7 +138,8 @@ def _found(work: Path) -> dict[str, Any]:
         "killed": json.loads((work / "killed.json").read_text()),
         "resumed": json.loads((work / "resumed.json").read_text()),
         "train_loss": losses, "loss_falls": all(a > b for a, b in pairwise(losses)),
-        "tensors": len(original.state_dict()), "wrong_shapes": wrong, "changes": list(plan.changes),
+        "tensors": len(original.state_dict()), "wrong_shapes": wrong,
+        "changes": [change["step"] for change in plan.changes],
         "rows": rows, "environment": environment(),
     }  # fmt: skip
 

@@ -20,6 +20,12 @@ from ultralytics_data import tiny_data
 import channelcut as cc
 
 LINE = r"from channelcut.adapters.ultralytics import YOLO"
+NO_NETWORK = """
+import socket
+def closed(*args, **kwargs):
+    raise OSError("no network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = closed
+"""
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +79,8 @@ def test_no_class_of_channelcut_is_in_the_file(cut: Cut) -> None:
         named = [str(argument) for _, argument, _ in pickletools.genops(pickle) if isinstance(argument, str)]
         assert not any(name.startswith("channelcut") and "." in name and " " not in name for name in named)
         code = (
-            "import sys, socket\n"
-            "def closed(*a, **k): raise OSError('no network')\n"
-            "socket.socket.connect = closed; socket.create_connection = closed; socket.getaddrinfo = closed\n"
-            "sys.modules['channelcut'] = None\n"
+            f"{NO_NETWORK}\n"
+            "import sys; sys.modules['channelcut'] = None\n"
             "from ultralytics.nn.tasks import torch_safe_load\n"
             f"torch_safe_load({str(file)!r}, safe_only=True)\n"
             "from ultralytics import YOLO\n"
@@ -206,7 +210,7 @@ def test_what_a_head_cannot_be_given(root: Path, cut: Cut, tmp_path: Path) -> No
 
 
 def test_the_file_of_worker_processes_finds_the_cut_network(cut: Cut, tmp_path: Path) -> None:
-    """Their entry file for several GPUs, run as it is in a process of its own, as far as a CPU goes: one process."""
+    """Their entry file for several GPUs, run as it is in one process, as far as a CPU goes, without a network."""
     pytest.importorskip("cloudpickle", reason="Ultralytics hands the state to workers by cloudpickle")
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
@@ -218,8 +222,9 @@ def test_the_file_of_worker_processes_finds_the_cut_network(cut: Cut, tmp_path: 
     file = generate_ddp_file(trainer)
     try:
         path = os.pathsep.join([str(Path(cc.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+        code = f"{NO_NETWORK}\nimport runpy; runpy.run_path({file!r}, run_name='__main__')"
         done = subprocess.run(
-            [sys.executable, file], capture_output=True, text=True, check=False, cwd=tmp_path,
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
     finally:

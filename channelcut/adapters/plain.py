@@ -34,6 +34,9 @@ class Plain:
         refuse_nms(model, deploy)
         return Deployed(_Chosen(model, deploy.outputs) if deploy.outputs else model, inputs)
 
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """Nothing beside the tensors and the plan."""
+
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """None: which modules the outputs need is seen in the trace."""
         refuse_nms(model, deploy)

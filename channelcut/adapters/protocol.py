@@ -34,6 +34,9 @@ class Adapter(Protocol):
             UserError: the library deploys no such network, or not with these inputs.
         """
 
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """Write the library's own form of a cut network beside the result, where it has one."""
+
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The paths of the modules that deployment leaves out."""
 

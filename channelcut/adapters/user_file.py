@@ -64,6 +64,10 @@ class UserFile:
         """The library's."""
         return self.inner.deployed(model, inputs, deploy, dynamic=dynamic)
 
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """The library's."""
+        self.inner.store(model, folder)
+
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The library's."""
         return self.inner.undeployed(model, deploy)

@@ -32,7 +32,7 @@ def add_flags(parser: ArgumentParser) -> None:
     from channelcut.engine.registry import backends
 
     parser.add_argument("onnx", type=Path, metavar="FILE.onnx", help="the file to build from")
-    groups.add_output(parser, "the engine file")
+    groups.add_output(parser, "the engine file", "FILE.engine")
     target = parser.add_argument_group("what it is for")
     target.add_argument(
         "--backend",
@@ -89,6 +89,7 @@ def run(flags: Namespace) -> int:
     from channelcut.engine.protocol import EngineOptions
     from channelcut.engine.registry import require
 
+    flags.out = flags.out or flags.onnx.with_suffix(".engine")
     parsing.refuse_existing(flags.out, flags.force)
     options = EngineOptions(
         capability=flags.capability,

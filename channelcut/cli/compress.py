@@ -14,7 +14,7 @@ HELP = "Prune, prove, recalibrate, export, build, measure, report."
 EXAMPLES = (
     (
         "half of the multiply-accumulates, batch norm recalibrated on images, an engine for an RTX 4090",
-        "channelcut compress ultralytics:yolo26n.pt --trust --macs 0.5 --data images/ --capability sm89 --out out",
+        "channelcut compress best.pt --macs 0.5 --data images/ --capability sm89 --out out",
     ),
     (
         "from a checkpoint to ONNX and int8, each evaluated on the val split of the data set",
@@ -51,7 +51,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "data.yaml, on whose val split all results are evaluated; by default what batches() beside a factory gives",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
     output.add_argument(
         "--force", action="store_true", help="replace the output folder when the new result is complete"
     )
@@ -80,7 +80,7 @@ def add_flags(parser: ArgumentParser) -> None:
     output.add_argument(
         "--no-evaluate",
         action="store_true",
-        help="do not measure accuracy, where --data is a data.yaml or evaluate() stands beside the factory",
+        help="do not measure accuracy (by a data.yaml, or by evaluate() beside a factory)",
     )
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
     output.add_argument(
@@ -98,6 +98,7 @@ def run(flags: Namespace) -> int:
 
     prune = groups.read_prune(flags)
     source = groups.read_model(flags)
+    out = flags.out or Path(f"{parsing.stem(flags.model)}-pruned")
     options = CompressOptions(
         prune=prune,
         capabilities=() if flags.no_engine else flags.capability,
@@ -112,10 +113,10 @@ def run(flags: Namespace) -> int:
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it
-        report = compress(source, flags.out, options, progress)
+        report = compress(source, out, options, progress)
     if flags.json:
         print_json(report)
     elif not flags.quiet:
         print_report(report, console())
-        console().print(f"Report: {flags.out / 'report.html'}", soft_wrap=True)
+        console().print(f"Report: {out / 'report.html'}", soft_wrap=True)
     return 0

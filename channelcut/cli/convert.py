@@ -22,7 +22,7 @@ EXAMPLES = (
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("onnx", type=Path, metavar="FILE.onnx", help="the file to convert, in float32")
-    groups.add_output(parser, "the .onnx file")
+    groups.add_output(parser, "the .onnx file", "FILE.PRECISION.onnx")
     precision = parser.add_argument_group("precision")
     precision.add_argument(
         "--precision", choices=("fp16", "bf16", "int8"), required=True, help="what the layers compute in"
@@ -63,6 +63,7 @@ def run(flags: Namespace) -> int:
     from channelcut.precision.feeds import image_shape
     from channelcut.recovery.images import Preprocessing, load_images
 
+    flags.out = flags.out or flags.onnx.with_suffix(f".{flags.precision}.onnx")
     refuse_existing(flags.out, flags.force)
     options = PrecisionOptions(budget=flags.max_error, method=flags.method, rest=flags.rest, size=flags.size)
     images = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from channelcut.cli import flags as groups
-from channelcut.cli.parsing import refuse_existing
+from channelcut.cli.parsing import refuse_existing, stem
 
 NAME = "export"
 HELP = "Write a model, such as a result folder, as checked ONNX."
@@ -24,7 +25,7 @@ EXAMPLES = (
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of the command."""
     groups.add_model(parser)
-    groups.add_output(parser, "the .onnx file")
+    groups.add_output(parser, "the .onnx file", "NAME.onnx, here")
     groups.add_deploy(parser)
     file = parser.add_argument_group("the file")
     file.add_argument("--opset", type=int, default=20, metavar="N", help="version of ONNX's operators (default 20)")
@@ -44,6 +45,7 @@ def run(flags: Namespace) -> int:
     from channelcut.sources.provenance import provenance
 
     source = groups.read_model(flags)
+    flags.out = flags.out or Path(f"{stem(flags.model)}.onnx")
     refuse_existing(flags.out, flags.force)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         with progress.stage("load"):

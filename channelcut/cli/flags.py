@@ -317,10 +317,10 @@ def read_images(flags: Namespace) -> dict[str, Any]:
     return asked
 
 
-def add_output(parser: ArgumentParser, what: str) -> None:
-    """The one file that the command writes; `what` it is."""
+def add_output(parser: ArgumentParser, what: str, default: str) -> None:
+    """The one file that the command writes; `what` it is, and its `default` in words."""
     group = parser.add_argument_group("output")
-    group.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"{what} to write")
+    group.add_argument("--out", type=Path, metavar="FILE", help=f"{what} to write (default {default})")
     group.add_argument("--force", action="store_true", help="replace an existing file")
 
 

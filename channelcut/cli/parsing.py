@@ -240,6 +240,13 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def stem(model: str) -> str:
+    """A model's name for files: `resnet50` of `torchvision:resnet50`, `det` of `nets/det.py:build`."""
+    origin, _, rest = model.rpartition(":")
+    path = Path(origin if origin.endswith(".py") else rest if origin else model)
+    return path.stem or path.resolve().name
+
+
 def refuse_existing(path: Path, force: bool, flag: str = "--out") -> None:
     """Raise `UserError` when `path` exists and `force` is not set."""
     if path.exists() and not force:

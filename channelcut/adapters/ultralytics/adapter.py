@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.recovery.images import Preprocessing
 
+CHECKPOINT = "pruned.pt"
+
 
 class Ultralytics:
     """Detectors, segmenters, pose and oriented boxes, classifiers, RT-DETR."""
@@ -28,6 +30,12 @@ class Ultralytics:
         from channelcut.adapters.ultralytics.deployed import deployed_form
 
         return deployed_form(model, inputs, deploy, dynamic=dynamic)
+
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """`pruned.pt`, which their package loads and our trainers train."""
+        from channelcut.adapters.ultralytics.checkpoint import save_checkpoint
+
+        save_checkpoint(model, folder / CHECKPOINT)
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The head that the call does not select, and what only training uses."""

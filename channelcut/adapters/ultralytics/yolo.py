@@ -165,8 +165,8 @@ def same_cut(one: Plan | None, other: Plan | None) -> bool:
     """Whether two plans give the same network, however it was trained since; without a plan: both are uncut."""
     if one is None or other is None:
         return one is other
-    return (one.fingerprint, one.kept, one.dropped, one.resized) == (
-        other.fingerprint, other.kept, other.dropped, other.resized,
+    return (one.fingerprint, one.kept, one.indices, one.dropped, one.resized) == (
+        other.fingerprint, other.kept, other.indices, other.dropped, other.resized,
     )  # fmt: skip
 
 
