@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from channelcut.accuracy import evaluated_data, evaluations_by
+from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
 from channelcut.adapters import Adapter
 from channelcut.api import apply, prune
 from channelcut.bench.environment import environment
@@ -121,62 +121,85 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     Raises:
         UserError: `out` exists and `force` is not set, or any stage finds the caller's input at fault.
     """
-    images: Tensor | None = None
     check_precisions(options.precisions)
     watch = Stopwatch(progress)
     with fresh_folder(out, force=options.force) as folder:
-        with watch.stage("load"):
-            model, example = source.open()
-            owner, unheard = source.adapter(model)
-            forms = [deployed_as(owner, model, example, options.prune.deploy)]  # what has none is refused at once
-        data = evaluated_data(model, options.prune.calibration, example)
-        evaluations = None
-        if options.evaluate:
-            evaluations = evaluations_by(owner, model, data, example, options.prune.deploy, watch)
-        if evaluations is not None:
-            evaluations.add("evaluate the original", [("original", "module", model)])
-        options, prepared = with_samples(options, owner, model, example, watch)
-        if data or options.precisions:
-            with watch.stage("images"):
-                options, images = with_images(options, model, example)
-            check_precisions(options.precisions, 0 if images is None else len(images))
-        result = prune(model, example, **vars(options.prune), progress=progress)
+        begun = begin(source, options, watch)
+        model, options, deploy = begun.model, begun.options, options.prune.deploy
+        result = prune(model, begun.example, **vars(options.prune), progress=progress)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
-            store(result.model, _named(result.plan, source, example, data), folder)
-            owner.store(result.model, folder)
+            store(result.model, _named(result.plan, source, begun), folder)
+            begun.owner.store(result.model, folder)
         with watch.stage("export"):
             facts = {**provenance(source), "source_weights": weights_digest(model)}
-            forms.append(deployed_as(owner, result.model, example, options.prune.deploy))
-            onnx = export_both(forms, real_inputs(options.prune, example), folder, facts, watch)
-        precision = convert_both(folder, options, images, watch)
-        if evaluations is not None:
-            evaluations.add("evaluate", made(model, result, folder, options.precisions))
-        engines = build_engines(folder, options, watch)
+            forms = (begun.form, deployed_as(begun.owner, result.model, begun.example, deploy))
+            onnx = export_both(forms, real_inputs(options.prune, begun.example), folder, facts, watch)
+        found: dict[str, Any] = {"deployed": dict(begun.form.words), "images": begun.prepared, "onnx": onnx}
+        found["precision"] = convert_both(folder, options, begun.images, watch)
+        if begun.evaluations is not None:
+            begun.evaluations.add("evaluate", made(model, result, folder, options.precisions))
+            found["accuracy"] = begun.evaluations.to_dict(begun.form.words)
+        found["engines"] = build_engines(folder, options, watch)
         measurement = measure_both(folder, options, watch)
+        found["measurement"] = measurement.to_dict() if measurement else None
         profile = profile_both(folder, options, watch)
         # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
-        step = _named(result.step, source, example, data)
-        report = collect(model, replace(result, plan=step), environment(options.bench.threads))
-        report |= {
-            "deployed": dict(forms[0].words),
-            "images": prepared,
-            "onnx": onnx,
-            "precision": precision,
-            "accuracy": evaluations.to_dict(forms[0].words) if evaluations else None,
-            "engines": engines,
-            "measurement": measurement.to_dict() if measurement else None,
-        }
-        report |= {
-            "seconds": watch.seconds,
-            "notes": notes(measurement, options, source, step, result.groups)
-            + unheard
-            + export_warnings(onnx, engines),
-        }
+        step = _named(result.step, source, begun)
+        said = notes(measurement, options, source, step, result.groups) + begun.notes
+        report = collect(model, replace(result, plan=step), environment(options.bench.threads)) | found
+        report |= {"seconds": watch.seconds, "notes": said + export_warnings(onnx, found["engines"])}
         write_json(folder / "report.json", report)
         report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
     return report
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run before the cut.
+
+    model, example: the original.
+    owner: knows how it is deployed, prepared and evaluated.
+    form: the deployed form of the original.
+    options: with the inputs that calibrate.
+    prepared: how images became inputs, for the report.
+    images: the calibration as one tensor, where the precisions need it.
+    data: the labelled data set that was given, see `accuracy.evaluated_data`.
+    evaluations: hold the accuracy of the original.
+    notes: what a reader of the report has to know.
+    """
+
+    model: nn.Module
+    example: Any
+    owner: Adapter
+    form: Deployed
+    options: CompressOptions
+    prepared: dict[str, Any] | None
+    images: Tensor | None
+    data: str | None
+    evaluations: Evaluations | OwnEvaluations | None
+    notes: list[str]
+
+
+def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
+    """Open the model, evaluate it, and read what calibrates: what has to fail fails early."""
+    deploy = options.prune.deploy
+    with watch.stage("load"):
+        model, example = source.open()
+        owner, unheard = source.adapter(model)
+        form = deployed_as(owner, model, example, deploy)
+    data = evaluated_data(model, options.prune.calibration, example)
+    evaluations = evaluations_by(owner, model, data, example, deploy, watch) if options.evaluate else None
+    if evaluations is not None:
+        evaluations.add("evaluate the original", [("original", "module", model)])
+    options, prepared = with_samples(options, owner, model, example, watch)
+    images: Tensor | None = None
+    if data or options.precisions:
+        with watch.stage("images"):
+            options, images = with_images(options, model, example)
+        check_precisions(options.precisions, 0 if images is None else len(images))
+    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard)
 
 
 @contextmanager
@@ -228,11 +251,11 @@ def made(
     return found
 
 
-def _named(plan: Plan, source: Source, example: Any, data: str | None) -> Plan:
+def _named(plan: Plan, source: Source, begun: Begun) -> Plan:
     """The plan with what `channelcut` needs to open its folder; a plan that already names its original keeps that."""
-    specs = specs_of(example)
+    specs = specs_of(begun.example)
     said = {"model": source.name, "weights": source.weights, "input": write_specs(specs) if specs else ""}
-    said["data"] = data or ""
+    said["data"] = begun.data or ""
     return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
 
 

@@ -65,7 +65,7 @@ class UserFile:
         return self.inner.deployed(model, inputs, deploy, dynamic=dynamic)
 
     def store(self, model: nn.Module, folder: Path) -> None:
-        """What the library of the network stores."""
+        """The library's."""
         self.inner.store(model, folder)
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def add_flags(parser: ArgumentParser) -> None:
     output.add_argument(
         "--no-evaluate",
         action="store_true",
-        help="do not measure accuracy, where --data is a data.yaml or evaluate() stands beside the factory",
+        help="do not measure accuracy (by a data.yaml, or by evaluate() beside a factory)",
     )
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
     output.add_argument(
