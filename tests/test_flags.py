@@ -80,7 +80,8 @@ def test_help_and_import_are_light() -> None:
     ("argv", "text"),
     [
         (["compress", "a:b", "--out", "o"], "Nothing says how much to keep. Give --macs, --params or --keep"),
-        (["compress", "a:b", "--macs", "0.5"], "the following arguments are required: --out"),
+        (["compress", "--macs", "0.5"], "the following arguments are required: MODEL"),
+        (["compress", "a:b", "--macs", "0.5", "--nms", "maybe"], "'maybe' is neither none, true nor false"),
         (["compress", "a:b", "--out", "o", "--macs", "0"], "--macs: '0' is no budget. Expected a share above 0"),
         (["compress", "a:b", "--out", "o", "--params", "2X"], "--params: '2X' is no budget"),
         (["compress", "a:b", "--out", "o", "--macs", "nan"], "--macs: 'nan' is no budget"),

