@@ -4,7 +4,8 @@
     python -m benchmarks.engines --models yolo26n yolov8n --capabilities sm89
 
 Models come from their YAML with random weights: build time, engine size and latency do not depend on the weights, the
-choice of channels does. Latency is ONNX Runtime's, fp32, one CPU thread, both models in turns. No engine is run here:
+choice of channels does. Files are of the deployed form (one head, raw). Latency is ONNX Runtime's, fp32, one CPU
+thread, both models in turns. No engine is run here:
 that needs the GPU it was built for.
 """
 
@@ -38,7 +39,6 @@ def row(name: str, capabilities: tuple[str, ...], size: int, seconds: float) -> 
     from channelcut.bench.onnx import measure_onnx
     from channelcut.engine.protocol import EngineOptions
     from channelcut.engine.registry import require
-    from channelcut.onnx_out.module import onnx_from_module
     from channelcut.sources import open_source
 
     torch.manual_seed(0)
@@ -49,8 +49,8 @@ def row(name: str, capabilities: tuple[str, ...], size: int, seconds: float) -> 
     backend = require("tensorrt_rtx")
     with tempfile.TemporaryDirectory() as folder:
         files = {side: Path(folder) / f"{side}.onnx" for side in ("original", "pruned")}
-        onnx_from_module(model, inputs, files["original"])
-        onnx_from_module(result.model, inputs, files["pruned"])
+        cc.export(model, files["original"], inputs)
+        cc.export(result, files["pruned"], inputs)
         found["onnx_mib"] = {side: path.stat().st_size / 2**20 for side, path in files.items()}
         measurement = measure_onnx(files["original"], files["pruned"], BenchOptions(time_limit_s=seconds))
         found["latency_ms"] = {"original": measurement.baseline.median_ms, "pruned": measurement.candidate.median_ms}

@@ -25,6 +25,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+import channelcut as cc
 from benchmarks.zoo.data import require_assets
 from benchmarks.zoo.registry import ENTRIES, Entry
 from channelcut import prune
@@ -36,7 +37,6 @@ from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
 from channelcut.core.progress import silent
 from channelcut.core.result import PruneResult
-from channelcut.onnx_out.module import onnx_from_module
 from channelcut.recovery import recalibrate
 from channelcut.sources import open_source
 
@@ -102,7 +102,7 @@ def row(network: Network, budget: str) -> dict[str, Any]:
 def deployment(model: nn.Module, result: PruneResult, example: Tensor, folder: Path) -> dict[str, Any]:
     """ONNX parity, the latency ratio and the engine."""
     exports = {
-        name: onnx_from_module(module, (example,), folder / f"{name}.onnx")
+        name: cc.export(module, folder / f"{name}.onnx", example)
         for name, module in (("original", model), ("pruned", result.model))
     }
     measured = measure_onnx(folder / "original.onnx", folder / "pruned.onnx", BenchOptions(time_limit_s=40))

@@ -59,10 +59,10 @@ class Steps:
 
 
 def to_onnx(model: nn.Module, inputs: tuple[Any, ...], folder: Path) -> Any:
-    """ONNX that was checked against the module."""
-    from channelcut.onnx_out.module import onnx_from_module
+    """ONNX of the deployed form, checked against the module."""
+    import channelcut as cc
 
-    return onnx_from_module(model, inputs, folder / "pruned.onnx")
+    return cc.export(model, folder / "pruned.onnx", inputs)
 
 
 def to_engine(folder: Path) -> Any:
