@@ -108,7 +108,7 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], A
     def seen() -> list[Any]:
         folders = [tree(path) for path in (here, Path(USER_CONFIG_DIR), Path(SETTINGS["runs_dir"])) if path.is_dir()]
         random = torch.get_rng_state().tolist()
-        return [folders, dict(SETTINGS), torch.get_num_threads(), random, dict(os.environ), os.getcwd()]
+        return [folders, dict(SETTINGS), torch.get_num_threads(), random, dict(os.environ), Path.cwd()]
 
     @contextmanager
     def block() -> Iterator[None]:
