@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,42 +97,47 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture
-def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory, the settings and the process, none of which may change."""
+def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """A block that leaves the working directory, their settings and runs, and the process as they are."""
     from ultralytics.utils import SETTINGS, USER_CONFIG_DIR
 
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    before = tree(Path(USER_CONFIG_DIR)), dict(SETTINGS), torch.get_num_threads(), torch.get_rng_state()
-    environment = {**os.environ, "PYTEST_CURRENT_TEST": ""}
-    runs = Path(SETTINGS["runs_dir"])
-    existing = tree(runs) if runs.is_dir() else None
-    yield here
-    assert not list(here.iterdir())
-    assert (tree(Path(USER_CONFIG_DIR)), dict(SETTINGS), torch.get_num_threads()) == before[:3]
-    assert torch.equal(torch.get_rng_state(), before[3])
-    assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == environment
-    assert (tree(runs) if runs.is_dir() else None) == existing
+
+    def seen() -> list[Any]:
+        folders = [tree(path) for path in (here, Path(USER_CONFIG_DIR), Path(SETTINGS["runs_dir"])) if path.is_dir()]
+        random = torch.get_rng_state().tolist()
+        return [folders, dict(SETTINGS), torch.get_num_threads(), random, dict(os.environ), Path.cwd()]
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        before = seen()
+        yield
+        assert seen() == before
+
+    return block
 
 
 @pytest.mark.parametrize(("name", "nms"), [("yolov8n", None), ("yolo26n", None), ("yolo26n", False)])
 def test_module_and_file_have_the_figures_of_their_validator(
-    detectors: dict[str, Detector], untouched: Path, tmp_path: Path, name: str, nms: bool | None
+    detectors: dict[str, Detector], untouched: Callable[[], Any], tmp_path: Path, name: str, nms: bool | None
 ) -> None:
     one = detectors[name]
     before, weights = tree(Path(one.data).parent), {k: v.clone() for k, v in one.model.state_dict().items()}
     seen: list[tuple[int, int]] = []
-    found = evaluate(
-        one.model, one.data, imgsz=64, nms=nms, batch=2, on_progress=lambda done, total: seen.append((done, total))
-    )
+    with untouched():
+        found = evaluate(
+            one.model, one.data, imgsz=64, nms=nms, batch=2, on_progress=lambda done, total: seen.append((done, total))
+        )
     assert seen == [(1, 2), (2, 2)]
     assert all(0 <= value <= 1 for value in found.values()) and found["map"] > 0.2
     assert one.model.state_dict().keys() == weights.keys()  # not fused
     assert all(torch.equal(weights[key], value) for key, value in one.model.state_dict().items())
     file = tmp_path / "model.onnx"
     cc.export(one.model, file, X, deploy=Deploy(nms))
-    of_file = evaluate(file, one.data, imgsz=64)
+    with untouched():
+        of_file = evaluate(file, one.data, imgsz=64)
     assert of_file == pytest.approx(found, abs=0.002)
     assert tree(Path(one.data).parent) == before
     torch.save({"model": one.model}, tmp_path / "model.pt")
@@ -143,7 +149,7 @@ def test_module_and_file_have_the_figures_of_their_validator(
     assert {key: found[key] for key in said} == pytest.approx(said, abs=1e-6)
 
 
-def test_other_tasks_have_the_figures_of_their_validator(tmp_path: Path, untouched: Path) -> None:
+def test_other_tasks_have_the_figures_of_their_validator(tmp_path: Path, untouched: Callable[[], Any]) -> None:
     """Random weights find nothing: names and zeros are compared, and of a classifier the share that is right."""
     expected = {
         "segment": {"map", "map50", "precision", "recall", "mask_map", "mask_map50", "mask_precision", "mask_recall"},
@@ -155,7 +161,8 @@ def test_other_tasks_have_the_figures_of_their_validator(tmp_path: Path, untouch
         data = tiny_data(tmp_path / task, task)
         network = NETWORKS[task]()
         before = tree(tmp_path / task)
-        found = evaluate(network, data, imgsz=64)
+        with untouched():
+            found = evaluate(network, data, imgsz=64)
         assert set(found) == names
         assert tree(tmp_path / task) == before
         torch.save({"model": network}, tmp_path / f"{task}.pt")
@@ -191,7 +198,7 @@ def test_calibration_takes_the_train_split_as_they_prepare_it(tmp_path: Path) ->
 
 
 def test_a_wrong_data_set_is_one_paragraph(
-    detectors: dict[str, Detector], tmp_path: Path, untouched: Path, monkeypatch: pytest.MonkeyPatch
+    detectors: dict[str, Detector], tmp_path: Path, untouched: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing may be downloaded")
@@ -210,7 +217,7 @@ def test_a_wrong_data_set_is_one_paragraph(
     for name, (text, words) in cases.items():
         file = tmp_path / f"{name}.yaml"
         file.write_text(text)
-        with pytest.raises(UserError, match=words) as caught:
+        with untouched(), pytest.raises(UserError, match=words) as caught:
             images_of(model, file, (3, 64, 64))
             evaluate(model, file, imgsz=64)
         assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
@@ -223,7 +230,7 @@ def test_a_wrong_data_set_is_one_paragraph(
 
 
 def test_compress_reports_the_accuracy_of_all_that_it_makes(
-    detectors: dict[str, Detector], tmp_path: Path, untouched: Path, capsys: pytest.CaptureFixture[str]
+    detectors: dict[str, Detector], tmp_path: Path, untouched: Callable[[], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = detectors["yolo26n"]
     torch.save({"model": one.model}, tmp_path / "best.pt")
@@ -231,7 +238,8 @@ def test_compress_reports_the_accuracy_of_all_that_it_makes(
     flags = ["compress", f"ultralytics:{tmp_path / 'best.pt'}", "--trust", "--input", "1x3x64x64", "--keep", "0.9"]
     flags += ["--align", "1", "--no-engine", "--no-bench", "--data", one.data]
     out = tmp_path / "out"
-    assert main([*flags, "--precision", "fp16", "--out", str(out)]) == 0
+    with untouched():
+        assert main([*flags, "--precision", "fp16", "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text())
     found = report["accuracy"]
     assert [(row["network"], row["what"]) for row in found["rows"]] == [
