@@ -61,6 +61,12 @@ def batches():
 """
 
 
+def torchvision_models() -> Any:
+    """torchvision's models; the one on PyPI stands on another build of torch than a CPU one, and does not import."""
+    unfit = (ImportError, RuntimeError)
+    return pytest.importorskip("torchvision", reason="torchvision is absent or unfit", exc_type=unfit).models
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes the time of a run is tested elsewhere."""
@@ -240,7 +246,7 @@ def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("size", [(90, 60), (50, 130), (64, 64)])
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "swin_t", "inception_v3"])
 def test_images_are_prepared_as_torchvision_does_it(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
-    models = pytest.importorskip("torchvision.models")
+    models = torchvision_models()
     source = open_source(f"torchvision:{name}")
     transforms = models.get_model_weights(name).DEFAULT.transforms()
     side = transforms.crop_size[0]
@@ -307,7 +313,7 @@ def test_in_python_a_folder_is_prepared_by_the_configuration_too(tmp_path: Path)
 
 
 def detector(name: str, **options: Any) -> nn.Module:
-    models = pytest.importorskip("torchvision.models")
+    models = torchvision_models()
     torch.manual_seed(0)
     model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=4, **options).eval()
     for module in model.modules():
@@ -351,7 +357,7 @@ def test_a_detector_of_two_stages_is_refused_by_name(name: str, tmp_path: Path) 
 
 
 def test_compress_refuses_it_before_the_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torchvision")
+    torchvision_models()
     name = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
     assert main(["compress", name, *SMALL, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
@@ -359,7 +365,7 @@ def test_compress_refuses_it_before_the_cut(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_classifier_is_deployed_as_it_is() -> None:
-    models = pytest.importorskip("torchvision.models")
+    models = torchvision_models()
     model, x = models.resnet18(weights=None).eval(), torch.rand(1, 3, 32, 32)
     assert deployed_form(model, (x,), DEFAULT).module is model
     with pytest.raises(UserError, match="nms=True chooses between the heads of Ultralytics' detectors"):
