@@ -107,6 +107,7 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], A
 
     def seen() -> list[Any]:
         folders = [tree(path) for path in (here, Path(USER_CONFIG_DIR), Path(SETTINGS["runs_dir"])) if path.is_dir()]
+        folders = [{name: seen for name, seen in found.items() if not name.startswith("DDP")} for found in folders]
         random = torch.get_rng_state().tolist()
         return [folders, dict(SETTINGS), torch.get_num_threads(), random, dict(os.environ), Path.cwd()]
 
@@ -165,6 +166,7 @@ def test_other_tasks_have_the_figures_of_their_validator(tmp_path: Path, untouch
             found = evaluate(network, data, imgsz=64)
         assert set(found) == names
         assert tree(tmp_path / task) == before
+        network.task = task  # as `YOLO` notes it; a checkpoint without is taken for a detector's
         torch.save({"model": network}, tmp_path / f"{task}.pt")
         said = ultralytics.YOLO(tmp_path / f"{task}.pt").val(
             data=data, imgsz=64, rect=False, plots=False, verbose=False, workers=0, project=str(tmp_path)
@@ -265,7 +267,7 @@ def test_compress_reports_the_accuracy_of_all_that_it_makes(
     assert json.loads((out / "parity.json").read_text())["inputs"] == "2 images"
     plain = tmp_path / "plain"
     assert main([*flags, "--no-evaluate", "--out", str(plain)]) == 0
-    assert json.loads((plain / "report.json").read_text())["accuracy"] is None
+    assert json.loads((plain / "report.json").read_text()).get("accuracy") is None
 
 
 def test_other_classes_stop_compress_before_anything_is_done(
