@@ -90,7 +90,7 @@ def coupled(
         free, why = options.uncounted(model)
         coupling = CoupleOptions(cast(Any, options.grouped), free_outputs=free)
         if options.prunable_outputs is not None:
-            check_outputs(graphs, options.prunable_outputs)
+            check_outputs(graphs, options.prunable_outputs, "prunable_outputs")
         if options.probe:
             forwards = CutForwards(model, *inputs)
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
@@ -112,6 +112,7 @@ def planned(
 ) -> Plan:
     """The plan that meets a budget of the deployed form, with its context."""
     _check_groups(model, groups)
+    check_outputs([groups.graph], deploy.outputs, "outputs")
     groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
     held = excludes(exclude)
     groups = excluded(model, groups, held)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from torch import nn
 
 from channelcut.core.deployed import Deploy
-from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, is_named, named_outputs
 from channelcut.core.groups import Groups
 from channelcut.ops.writes import written
@@ -22,9 +21,6 @@ def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Se
         groups: its coupling.
         deploy: which outputs are read.
         modules: the paths of what deployment leaves out.
-
-    Raises:
-        UserError: a pattern names no output.
     """
     if not modules and not deploy.outputs:
         return groups
@@ -45,15 +41,7 @@ def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Se
 
 def _needed(graph: Graph, patterns: Sequence[str]) -> set[int]:
     """The nodes that the outputs so named are computed from; those of all outputs without a pattern."""
-    outputs = named_outputs(graph)
-    for pattern in patterns:
-        if not any(is_named(path, [pattern]) for path, _ in outputs):
-            paths = ", ".join(path for path, _ in outputs[:8])
-            raise UserError(
-                f"outputs: {pattern!r} names no output of this forward. It returns {paths}"
-                f"{', ...' if len(outputs) > 8 else ''}: give one of these paths, what it is in, or a pattern."
-            )
-    needed = {index for path, index in outputs if not patterns or is_named(path, patterns)}
+    needed = {index for path, index in named_outputs(graph) if not patterns or is_named(path, patterns)}
     for node in reversed(graph.nodes):
         if node.index in needed or needed & written(graph.nodes, node):
             needed |= {node.index, *(ref.index for ref in node.inputs)}

@@ -100,12 +100,12 @@ def _described(value: Any, depth: int = 2) -> str:
     return kind
 
 
-def check_outputs(graphs: Sequence[Graph], patterns: Sequence[str]) -> None:
-    """Refuse a pattern that names no output."""
+def check_outputs(graphs: Sequence[Graph], patterns: Sequence[str], option: str) -> None:
+    """Refuse a pattern of an option that names no output."""
     paths = list(dict.fromkeys(name for graph in graphs for name, _ in named_outputs(graph)))
     for pattern in patterns:
         if not any(is_named(path, [pattern]) for path in paths):
             raise UserError(
-                f"prunable_outputs: {pattern!r} names no output of this forward. It returns {', '.join(paths[:8])}"
+                f"{option}: {pattern!r} names no output of this forward. It returns {', '.join(paths[:8])}"
                 f"{', ...' if len(paths) > 8 else ''}: give one of these paths, what it is in, or a pattern."
             )

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from channelcut.adapters.ultralytics.borrowed import with_globals
+from channelcut.adapters.ultralytics.data import task_of
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import MissingExtraError, UserError
@@ -167,10 +168,8 @@ def _with_task(model: nn.Module) -> nn.Module:
     """The network, with the task that `YOLO` notes on it; a copy where it lacks one."""
     if getattr(model, "task", None):
         return model
-    from ultralytics.nn.tasks import guess_model_task
-
     model = private_copy(model)
-    model.task = guess_model_task(model)
+    model.task = task_of(model)  # type: ignore[assignment]
     return model
 
 
