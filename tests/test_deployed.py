@@ -137,6 +137,12 @@ def test_a_budget_counts_the_deployed_form() -> None:
     assert whole < sum(w.macs for w in groups.work)
 
 
+def test_what_is_deployed_is_recorded_where_it_leaves_nothing_out() -> None:
+    model = lively("yolov8n")
+    plan = cc.plan(model, cc.analyze(model, X), keep=0.5, deploy=Deploy(nms=False))
+    assert plan.options["deploy"] == {"nms": False}
+
+
 def test_a_cut_network_is_deployed_as_it_was_planned(tmp_path: Path) -> None:
     model = lively("yolo26n")
     result = cc.prune(model, X, macs=0.7, deploy=Deploy(nms=False))

@@ -23,7 +23,7 @@ def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Se
         modules: the paths of what deployment leaves out.
     """
     if not modules and not deploy.outputs:
-        return groups
+        return replace(groups, deploy=deploy)  # a network of one head may still be deployed with suppression
     gone = {name for name, _ in model.named_parameters() if any(name.startswith(f"{path}.") for path in modules)}
     needed = _needed(groups.graph, deploy.outputs)
     nodes = groups.graph.nodes
