@@ -36,7 +36,11 @@ def names() -> list[str]:
 
 
 def example(name: str) -> Example:
-    """A model with random weights; images of the size that the model says, of 256 pixels where that is large."""
+    """A model with random weights; images of the size that the model says, of 256 pixels where that is large.
+
+    Networks of key points return their heat maps (the library's `return_heatmap`): points are read off these one by
+    one, in Python, by branches on values.
+    """
     build = models()[name]
     file = build.__module__.rsplit(".", 1)[1]
     if file in SOUND:
@@ -47,4 +51,6 @@ def example(name: str) -> Example:
         return Example(model, (torch.rand(1, *SHAPES[file]),))
     if max(model.in_size) > LARGEST:
         model = build(pretrained=False, in_size=(SIDE, SIDE)).eval()
+    if hasattr(model, "return_heatmap"):
+        model.return_heatmap = True
     return Example(model, (torch.rand(1, getattr(model, "in_channels", 3), *model.in_size),))
