@@ -319,3 +319,27 @@ def test_of_two_sets_in_an_outer_product_the_fewer_stay() -> None:
     assert result.proof.passed
     assert result.model.right.out_channels == 8
     assert result.model.left.out_channels == 4
+
+
+class ChannelAttention(nn.Module):
+    """Channels of a head decide about each other, and each head has one temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 24), nn.Linear(8, 5)
+        self.temperature = nn.Parameter(torch.ones(2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).mT
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, 2, width // 2).permute(2, 0, 3, 4, 1).unbind(0)
+        attention = (q @ k.mT * self.temperature).softmax(-1)
+        return self.head((attention @ v).permute(0, 3, 1, 2).reshape(batch, tokens, width))
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_products_of_channels_with_each_other_hold_them(front_end: str) -> None:
+    """The heads of one side are tied by the temperatures after its rule has run, which must not turn to the other."""
+    groups = cc.analyze(ChannelAttention().eval(), torch.randn(2, 3, 4, 4), tracer=front_end)
+    assert any(pin.reason == reasons.OUTER_PRODUCT.text for pin in groups.pins)
+    assert not groups.groups

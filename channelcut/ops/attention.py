@@ -87,21 +87,21 @@ def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
     Where both sides have some, those of the side with fewer are pinned.
     """
     candidates = []
-    for whole, surviving, contracted in (left, right):
+    for name, (whole, surviving, contracted) in (("left", left), ("right", right)):
         if contracted is not None and not bool(I.compact(contracted).any()):
             continue
-        if contracted is None and surviving is not None:
+        # In a check, all of a head may have become one channel since.
+        if call.decide(f"{name} survives", contracted is None and surviving is not None) and surviving is not None:
             candidates.append(surviving)
         else:
             call.pin(whole, PRODUCT_AXES)
     if not candidates:
         return I.zeros(call.shape)
-    # One line of ids cannot name pairs: the larger set stays free. Where both are one set, holding one holds both.
-    *fewer, most = sorted(candidates, key=lambda ids: torch.unique(I.compact(ids)).numel())
-    for surviving in fewer:
-        call.pin(surviving, OUTER_PRODUCT)
-    call.account(macs, most, FIXED)
-    return call.spread(most)
+    if len(candidates) > 1:  # one line of ids cannot name pairs: the larger set stays free
+        counts = [torch.unique(I.compact(ids)).numel() for ids in candidates]
+        call.pin(candidates.pop(int(call.decide("the right side has fewer", counts[1] < counts[0]))), OUTER_PRODUCT)
+    call.account(macs, candidates[0], FIXED)
+    return call.spread(candidates[0])
 
 
 @rule(
