@@ -60,7 +60,7 @@ class PruneOptions:
     min_channels: int = 1
     min_keep: float = 0.1
     align: int = 1
-    importance: str = "l2"
+    importance: str | None = None
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     rescale: str = "auto"
