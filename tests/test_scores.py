@@ -13,11 +13,12 @@ from torch import Tensor, nn
 import channelcut as cc
 from channelcut.allocation import Budget, allocate
 from channelcut.allocation.descent import descend
-from channelcut.core.sensitivity import differentiable, projections
+from channelcut.core.sensitivity import Weighing, differentiable, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.cost import network_costs
 from channelcut.scoring import SAMPLED, Sample, sampled_score, score
 from channelcut.scoring.gradients import NORMS, READERS, derivatives
+from channelcut.scoring.reconstruction import Elimination, prices
 
 IMAGES = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 NAMED = sorted(SAMPLED)
@@ -197,3 +198,46 @@ def test_unseen_groups_are_told_from_undeployed_ones() -> None:
     assert found.unseen == ("a.weight",)
     blind, seen = (next(g for g in groups.groups if g.name == f"{n}.weight").channels for n in "ab")
     assert found.values[blind].min() > found.values[seen].max()
+
+
+def test_reconstruction_prices_what_a_refit_cannot_make_up_for() -> None:
+    """The sums of prices are the errors of the sets that have gone; a combination of others costs nothing."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(500, 8, generator=generator, dtype=torch.float64)
+    features = features @ torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    features[:, 5] = features[:, 1] + 0.5 * features[:, 2]
+    weights = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    second = features.T @ features / 500 + 1e-8 * torch.eye(8, dtype=torch.float64)
+    lane = np.arange(1, 9)
+    found = prices(lane, [Elimination(lane, torch.linalg.inv(second), weights.T.clone())])
+    order = np.argsort(found, kind="stable")
+    assert found[order[0]] < 1e-6 and order[0] in (1, 2, 5)
+    for count in range(1, 6):
+        gone, kept = order[:count], np.sort(order[count:])
+        left = torch.linalg.solve(second[np.ix_(kept, kept)], second[np.ix_(kept, gone)])
+        missed = second[np.ix_(gone, gone)] - second[np.ix_(gone, kept)] @ left
+        error = float(torch.trace(weights[:, gone] @ missed @ weights[:, gone].T))
+        assert found[gone].sum() == pytest.approx(error, rel=0.02, abs=1e-5)  # a price is not below the one before
+
+
+def test_a_stream_is_priced_over_all_that_read_it_and_a_copy_is_free() -> None:
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = torch.relu(self.a(x))
+            return self.c(y), self.b(y)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = Stream().eval()
+    with torch.no_grad():
+        model.a.weight[3], model.a.bias[3] = model.a.weight[6], model.a.bias[6]
+    groups = cc.analyze(model, example())
+    lane = groups.groups[0].lanes[0]
+    whole = SAMPLED["reconstruction"].of(groups, model, sample())[lane]
+    assert int(np.argmin(whole)) in (3, 6) and np.sort(whole)[0] < 0.1 * np.sort(whole)[1]
+    copy = Sample(sample().batches, Weighing(lambda result: result[:1]))  # the strided reader is not seen
+    assert SAMPLED["reconstruction"].of(groups, model, copy)[lane].sum() < whole.sum()

@@ -21,9 +21,10 @@ class Reader:
 
     def rows(self, given: Tensor) -> Tensor:
         """What it is given as rows of features, shape (rows, features)."""
-        return given.movedim(self._line(given.dim()), -1).reshape(-1, len(self.channels))
+        return given.movedim(self.line(given.dim()), -1).reshape(-1, len(self.channels))
 
-    def _line(self, dims: int) -> int:
+    def line(self, dims: int) -> int:
+        """The axis of features among those of what it is given or returns."""
         return 1 if self.axis < 0 else dims - 1
 
     def weight(self, layer: nn.Module) -> Tensor:

@@ -13,6 +13,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.scoring.activations import activation_energy
 from channelcut.scoring.gradients import Sample, Scores, fisher, group_fisher, taylor
+from channelcut.scoring.reconstruction import reconstruction
 
 Unit = Literal["relative", "loss", "density"]
 
@@ -43,6 +44,7 @@ SAMPLED: dict[str, Sampled] = {
     "fisher": Sampled(fisher, "loss"),
     "taylor": Sampled(taylor, "loss"),
     "group-fisher": Sampled(group_fisher, "density"),
+    "reconstruction": Sampled(reconstruction, "loss"),
     "activation": Sampled(activation_energy, "relative"),
 }
 
