@@ -15,6 +15,7 @@ from channelcut.allocation import Budget
 from channelcut.core.graph import Graph, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
+from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.sensitivity import images_in, images_of
 from channelcut.core.tensors import named_tensors
@@ -78,6 +79,24 @@ class Criterion:
             found["scored_images"] = sum(images_in(batch) for batch in self.batches)
             found["unit"] = f"loss per {budget.limit[0]}" if unit == "loss" and budget.limit else unit
         return found | ({"unseen": list(scored.unseen)} if scored.unseen else {})
+
+
+def ranking_notes(plan: Plan) -> list[str]:
+    """What a reader of a report must know of the criterion."""
+    name, found = plan.options.get("importance"), []
+    if "scored_images" not in plan.options:
+        found.append(
+            f"The channels were ranked by {name}, which looks at weights alone. Magnitude is no importance for a "
+            "detector: it loses nearly all of its accuracy at a tenth of its cost. Give --data with images like those "
+            f"that it will see, and channels are ranked by what the outputs lose with them ({WITH_IMAGES})."
+        )
+    if unseen := plan.options.get("unseen"):
+        some = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
+        found.append(
+            f"No gradient of the outputs reaches {some} (a head that reads detached features, say), so that {name} "
+            "knows nothing of these channels: they go last."
+        )
+    return found
 
 
 def few(batches: Sequence[Inputs], most: int = MOST) -> list[Inputs]:

@@ -16,6 +16,7 @@ from channelcut.allocation.descent import descend
 from channelcut.core.sensitivity import Weighing, differentiable, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.cost import network_costs
+from channelcut.ranking import ranking_notes
 from channelcut.scoring import SAMPLED, Sample, sampled_score, score
 from channelcut.scoring.gradients import NORMS, READERS, derivatives
 from channelcut.scoring.reconstruction import Elimination, prices
@@ -121,6 +122,17 @@ def test_images_choose_the_criterion_and_the_plan_says_so() -> None:
     assert cc.plan(model, groups, keep=0.5).options["importance"] == "l2"
     options = cc.plan(model, groups, params=0.5, calibration=IMAGES).options
     assert (options["importance"], options["scored_images"], options["unit"]) == ("taylor", 6, "loss per params")
+
+
+def test_reports_say_what_a_criterion_does_not_know() -> None:
+    model, groups = lively("Chain"), cc.analyze(lively("Chain"), example())
+    (note,) = ranking_notes(cc.plan(model, groups, keep=0.5))
+    assert "ranked by l2, which looks at weights alone. Magnitude is no importance for a detector" in note
+    assert not ranking_notes(cc.plan(model, groups, keep=0.5, calibration=IMAGES))
+    blind = Detached(alone=False).eval()
+    plan = cc.plan(blind, cc.analyze(blind, example()), macs=0.8, calibration=IMAGES)
+    (note,) = ranking_notes(plan)
+    assert note.startswith("No gradient of the outputs reaches a.weight (a head that reads detached features")
 
 
 def test_what_cannot_be_scored_is_said() -> None:
