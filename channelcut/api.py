@@ -31,6 +31,7 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import record_of
 from channelcut.core.result import PruneResult, Recalibration
+from channelcut.ranking import Criterion, few, images_for
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale, recalibrate
 from channelcut.restoring import rescaled
 from channelcut.scoring import Importance, check_importance
@@ -104,7 +105,9 @@ def plan(
     min_channels: int = 1,
     min_keep: float = 0.1,
     align: int = 1,
-    importance: Importance = "l2",
+    importance: Importance | None = None,
+    calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
+    preprocessing: Preprocessing | None = None,
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
 ) -> Plan:
@@ -126,11 +129,15 @@ def plan(
         min_channels: the least number of channels that each lane of a group keeps.
         min_keep: the least share of a group that `macs` or `params` leaves.
         align: kept widths are multiples of this (8 suits fp16 tensor cores).
-        importance: `l1`, `l2`, `bn`, `random`, `tp:NAME` for a criterion of torch-pruning, or a function; higher is
-            kept. A function with two positional parameters is called with (tensor, slot), once for every slot, and
+        importance: higher is kept. Of weights: `l1`, `l2`, `bn`, `fpgm`, `random`, or `tp:NAME` for a criterion of
+            torch-pruning. Of images too: `taylor`, `fisher`, `group-fisher`, `activation`, see
+            [scores.md](scores.md). Or a function. By default `taylor` with images and `l2` without.
+            A function with two positional parameters is called with (tensor, slot), once for every slot, and
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
             (groups.channel_count,). What it raises comes out as it is.
+        calibration: unlabelled images that the criterion reads, as for `prune`; it takes 64 of them.
+        preprocessing: how images of a folder become inputs, as for `prune`.
         drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
             `nn.Identity` stands in the place of each. `groups.unused` names their parameters; `entries` of `analyze`
             cuts them instead.
@@ -140,8 +147,9 @@ def plan(
         The positions that every tensor keeps, the attributes that follow, and the cost before and after.
 
     Raises:
-        UserError: a pattern matches nothing, a number makes no sense, weights are not finite, nothing can be removed.
-            A budget that is met already is a warning.
+        UserError: a pattern matches nothing, a number makes no sense, weights or gradients are not finite, the
+            criterion reads images and there are none, nothing can be removed. A budget that is met already is a
+            warning.
         BudgetError: the budget cannot be met; the text names the nearest one.
 
     Example:
@@ -159,8 +167,9 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
+    criterion = Criterion(importance, few(images_for(model, groups, calibration, preprocessing)))
     chosen = steps.planned(
-        model, groups, budget, importance, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy
+        model, groups, budget, criterion, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy
     )
     _say_if_met(chosen, 3)
     return chosen
@@ -246,7 +255,7 @@ def prune(
     min_channels: int = 1,
     min_keep: float = 0.1,
     align: int = 1,
-    importance: Importance = "l2",
+    importance: Importance | None = None,
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
     tracer: str = "auto",
@@ -281,10 +290,11 @@ def prune(
         prunable_outputs: see `analyze`.
         entries: see `analyze`; the training step of the proof runs them too.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
-        calibration: inputs by which the statistics of batch norms are measured anew after the proof: a tensor
-            (N, C, H, W), a folder of images, an iterable of batches or of single inputs, such as a loader of (image,
-            label), whose labels are left out and of which 4096 inputs are read at most; or, of Ultralytics' networks,
-            a data.yaml, whose `train` split is prepared as Ultralytics does it.
+        calibration: inputs that the criterion reads (64 of them), and by which the statistics of batch norms are
+            measured anew after the proof: a tensor (N, C, H, W), a folder of images, an iterable of batches or of
+            single inputs, such as a loader of (image, label), whose labels are left out and of which 4096 inputs are
+            read at most; or, of Ultralytics' networks, a data.yaml, whose `train` split is prepared as Ultralytics
+            does it.
         preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
@@ -324,9 +334,10 @@ def prune(
     inputs = with_entries(model, given, entries)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
+    criterion = Criterion(importance, few(batches))
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)
+    step = steps.planned(model, groups, budget, criterion, held, watch, drop_unused=drop_unused, deploy=deploy)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -335,7 +346,7 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, importance, held, watch, drop_unused=drop_unused, deploy=deploy)
+        step = steps.planned(model, groups, budget, criterion, held, watch, drop_unused=drop_unused, deploy=deploy)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     recalibration: Recalibration | None = None

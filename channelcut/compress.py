@@ -37,6 +37,7 @@ from channelcut.engine.registry import require
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions, convert_precision
+from channelcut.ranking import ranking_notes
 from channelcut.recovery.images import Preprocessing
 from channelcut.report import render_html
 from channelcut.report.collect import collect
@@ -60,7 +61,7 @@ class PruneOptions:
     min_channels: int = 1
     min_keep: float = 0.1
     align: int = 1
-    importance: str = "l2"
+    importance: str | None = None
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     rescale: str = "auto"
@@ -377,6 +378,7 @@ def notes(
             "The weights are random: which channels are kept was decided by noise, and the accuracy of the result says "
             "nothing. Give --weights pretrained, or --weights FILE with trained ones."
         )
+    found += ranking_notes(plan)
     if said := groups.uncounted_words():
         found.append(f"{said[:1].upper()}{said[1:]}.")
     if plan.after == plan.before:

@@ -33,9 +33,10 @@ from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
 from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
+from channelcut.ranking import Criterion
 from channelcut.restoring import restored
 from channelcut.retrace import CutForwards
-from channelcut.scoring import Importance, importance_name, score
+from channelcut.scoring import unit_of
 from channelcut.sources.outputs import check_outputs, tensorless, uncounted_outputs
 from channelcut.tracing import result_of, trace, trace_modes
 
@@ -103,7 +104,7 @@ def planned(
     model: nn.Module,
     groups: Groups,
     budget: Budget,
-    importance: Importance,
+    criterion: Criterion,
     exclude: Iterable[str | nn.Module],
     watch: Stopwatch,
     *,
@@ -118,13 +119,14 @@ def planned(
     groups = excluded(model, groups, held)
     shares = kept_shares(model, groups, budget.keep) if isinstance(budget.keep, Mapping) else None
     with watch.stage("score"):
-        scores = score(groups, named_tensors(model), importance, model)
+        scored = criterion.scored(model, groups, watch)
     with watch.stage("allocate"):
         costs = network_costs(model, groups)
         dropped = unused_modules(model, groups.unused) if drop_unused else ()
-        kept = allocate(groups, scores, budget.beside(*sizes(model, dropped, groups.undeployed)), costs, shares)
-        context = PlanContext(model, groups, kept, scores, costs, dropped)
-        return context.plan(_recorded(model, groups, budget, importance, held))
+        limited = budget.beside(*sizes(model, dropped, groups.undeployed))
+        kept = allocate(groups, scored.values, limited, costs, shares, unit_of(criterion.chosen))
+        context = PlanContext(model, groups, kept, scored.values, costs, dropped)
+        return context.plan(_recorded(model, groups, budget, criterion.said(budget, scored), held))
 
 
 def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
@@ -153,7 +155,7 @@ def _check_groups(model: nn.Module, groups: Groups) -> None:
 
 
 def _recorded(
-    model: nn.Module, groups: Groups, budget: Budget, importance: Importance, exclude: Sequence[str | nn.Module]
+    model: nn.Module, groups: Groups, budget: Budget, said: Mapping[str, Any], exclude: Sequence[str | nn.Module]
 ) -> dict[str, Any]:
     """What was asked for, as data."""
     paths = {id(module): path for path, module in model.named_modules()}
@@ -168,8 +170,8 @@ def _recorded(
     if groups.graph.entries:
         chosen["entries"] = list(groups.graph.entries)
     chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
-    if said := groups.deploy.to_dict():
-        chosen["deploy"] = said
+    if deployed := groups.deploy.to_dict():
+        chosen["deploy"] = deployed
     if exclude:
         chosen["exclude"] = [entry if isinstance(entry, str) else paths[id(entry)] for entry in exclude]
     return {
@@ -177,7 +179,7 @@ def _recorded(
         "align": budget.align,
         "min_keep": budget.min_keep,
         "min_channels": budget.min_channels,
-        "importance": importance_name(importance),
+        **said,
     }
 
 

@@ -115,10 +115,11 @@ def test_preprocessing_that_cannot_work(bad: dict[str, object]) -> None:
 
 
 def test_calibration_that_does_not_fit_or_is_not_finite() -> None:
-    with pytest.raises(cc.UserError, match=r"calibration inputs \(8x5x16x16\) do not run through"):
+    with pytest.raises(cc.UserError, match=r"calibration inputs \(1x5x16x16\) do not run through"):
         cc.prune(build("Chain"), example(), keep=0.5, calibration=torch.rand(8, 5, 16, 16))
     with pytest.raises(cc.UserError, match="is not finite: the calibration inputs hold NaN"):
-        cc.prune(build("Chain"), example(), keep=0.5, calibration=torch.full((8, 3, 16, 16), float("nan")))
+        broken = torch.full((8, 3, 16, 16), float("nan"))
+        cc.prune(build("Chain"), example(), keep=0.5, importance="l2", calibration=broken)
 
 
 def test_a_wrapped_model() -> None:

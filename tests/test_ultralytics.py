@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import channelcut as cc
+from channelcut.core.deployed import Deploy
 from channelcut.sources import open_source
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed: pip install 'channelcut[ultralytics]'")
@@ -49,3 +50,14 @@ def test_the_detached_head_of_yolo26_is_coupled() -> None:
     heads = [n for n in result.plan.kept if n.endswith("0.0.conv.weight") or n.endswith("0.1.conv.weight")]
     assert any("one2one" in n for n in heads)
     assert any("one2one" not in n and ".23." in n for n in heads)
+
+
+@pytest.mark.parametrize(("nms", "head"), [(None, "cv"), (False, "one2one_cv")])
+def test_images_are_scored_through_the_deployed_head(nms: bool | None, head: str) -> None:
+    """Of a frozen checkpoint, too: gradients of either head reach all that is deployed, and the other head stays."""
+    model = open_source("ultralytics:yolo26n.yaml").build().requires_grad_(False)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plan = cc.plan(model, cc.analyze(model, x), macs=0.9, calibration=x, deploy=Deploy(nms=nms))
+    assert "unseen" not in plan.options and plan.options["scored_images"] == 2
+    cut = {name.split(".")[2] for name in plan.kept if name.startswith("model.23.") and 0 in plan.kept[name]}
+    assert cut and all(part.startswith(head) for part in cut)

@@ -197,8 +197,8 @@ def test_calibration_follows_the_type_of_the_example() -> None:
         ((IMAGES * 255).byte(), "is uint8, and the network takes float32. Prepare it as for the network"),
         ([X, X.to("meta")], "Item 1 of calibration is on the meta device"),
         ([X[0], X[0, :, :8]], "single inputs of several shapes"),
-        (torch.rand(8, 5, 16, 16), "The calibration inputs (8x5x16x16) do not run through the network"),
-        (np.full((8, 3, 16, 16), INFINITE), "is not finite: the calibration inputs hold NaN, infinity"),
+        (torch.rand(8, 5, 16, 16), "The calibration inputs (1x5x16x16) do not run through the network"),
+        (np.full((8, 3, 16, 16), INFINITE), "outputs of the network are not finite on the calibration images"),
     ],
 )
 def test_calibration_that_cannot_be_used(calibration: Any, text: str) -> None:

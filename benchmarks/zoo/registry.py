@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from benchmarks.zoo.data import Frame
+    from benchmarks.zoo.data import Frame, Sample
 
 MAX_IOU = 0.6
 COCO_BATCH = 8
@@ -45,8 +45,13 @@ Preprocess = Callable[["NDArray[np.uint8]"], "tuple[Tensor, Frame]"]
 class Evaluate(Protocol):
     """Judge a model, or anything that maps an input batch to the model's raw outputs (an engine, say)."""
 
-    def __call__(self, model: Model, limit: int | None = None, *, batch_size: int | None = None) -> dict[str, float]:
-        """Return the measures as fractions of 1, over the first `limit` images where given."""
+    def __call__(
+        self, model: Model, limit: int | None = None, *, batch_size: int | None = None, data: Any = None
+    ) -> dict[str, float]:
+        """Return the measures as fractions of 1, over the first `limit` images where given.
+
+        `data` stands in the place of the held-out split: samples of a detector, images and labels of a classifier.
+        """
         ...
 
 
@@ -63,7 +68,7 @@ class Entry:
     published: dict[str, float]
 
 
-def _detector(name: str, module: Any, size: int, published: dict[str, float]) -> Entry:
+def detector(name: str, module: Any, size: int, published: dict[str, float]) -> Entry:
     """Make the entry of a detector module that has build, load, preprocess and decode."""
     preprocess: Preprocess = partial(module.preprocess, size=size)
     return Entry(
@@ -103,9 +108,10 @@ def _evaluate_detector(
     limit: int | None = None,
     *,
     batch_size: int | None = None,
+    data: Sequence[Sample] | None = None,
 ) -> dict[str, float]:
-    """Return {"map", "ap50"} over coco128 val."""
-    truth = list(coco128("val", limit))
+    """Return {"map", "ap50"} over coco128 val, or over other samples."""
+    truth = list(coco128("val", limit)) if data is None else data[:limit]
     found: list[metrics.Detections] = []
     with _inference(model) as run, _progress(name, len(truth)) as advance:
         for chosen in _slices(len(truth), batch_size or COCO_BATCH):
@@ -119,10 +125,15 @@ def _evaluate_detector(
 
 
 def _evaluate_classifier(
-    name: str, model: Model, limit: int | None = None, *, batch_size: int | None = None
+    name: str,
+    model: Model,
+    limit: int | None = None,
+    *,
+    batch_size: int | None = None,
+    data: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Return {"top1"} over CIFAR-10 test."""
-    images, labels = cifar10("test", limit)
+    """Return {"top1"} over CIFAR-10 test, or over other images."""
+    images, labels = cifar10("test", limit) if data is None else data
     logits: list[Tensor] = []
     with _inference(model) as run, _progress(name, len(labels)) as advance:
         for chosen in _slices(len(labels), batch_size or CIFAR_BATCH):
@@ -171,9 +182,9 @@ def _table(*entries: Entry) -> dict[str, Entry]:
 
 
 ENTRIES: dict[str, Entry] = _table(
-    _detector("fastestdet", fastestdet, 352, {"map": 0.191, "ap50": 0.355}),
-    _detector("nanodet_m", nanodet, 320, {"map": 0.282, "ap50": 0.429}),
-    _detector("yolov5n", yolov5, 416, {"map": 0.314, "ap50": 0.471}),
+    detector("fastestdet", fastestdet, 352, {"map": 0.191, "ap50": 0.355}),
+    detector("nanodet_m", nanodet, 320, {"map": 0.282, "ap50": 0.429}),
+    detector("yolov5n", yolov5, 416, {"map": 0.314, "ap50": 0.471}),
     _classifier("resnet20", resnet_cifar.build_resnet20, resnet_cifar.load_resnet20, {"top1": 0.9173}),
     _classifier("resnet56", resnet_cifar.build_resnet56, resnet_cifar.load_resnet56, {"top1": 0.9339}),
 )
@@ -181,7 +192,7 @@ ENTRIES: dict[str, Entry] = _table(
 # The same weights at another resolution; apart, so that a run over the zoo does not prune one network twice.
 # The reference at 640 is NOT reproduced: the stored images have 416 pixels on the longest side, and enlarging them
 # gives 0.299 / 0.456. The reference may come from the full-size photographs, which are not among the assets.
-VARIANTS: dict[str, Entry] = _table(_detector("yolov5n_640", yolov5, 640, {"map": 0.334, "ap50": 0.494}))
+VARIANTS: dict[str, Entry] = _table(detector("yolov5n_640", yolov5, 640, {"map": 0.334, "ap50": 0.494}))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

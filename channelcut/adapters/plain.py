@@ -12,6 +12,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.graph import is_named, tensor_paths
+from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.images import Preprocessing
 
 
@@ -41,6 +42,11 @@ class Plain:
         """None: which modules the outputs need is seen in the trace."""
         refuse_nms(model, deploy)
         return ()
+
+    def weighing(self, model: nn.Module, deploy: Deploy) -> Weighing:
+        """Every floating output that is read, in units of its own deviation."""
+        refuse_nms(model, deploy)
+        return Weighing(lambda result: _read(result, deploy.outputs))
 
     def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
         """Not known."""
@@ -76,6 +82,12 @@ class Plain:
     ) -> dict[str, float] | None:
         """None: nobody knows what their outputs mean."""
         return None
+
+
+def _read(result: Any, patterns: tuple[str, ...]) -> list[Tensor]:
+    """The floating tensors of a result that patterns name; all of them without patterns."""
+    found = [(path, tensor) for path, tensor in tensor_paths(result) if tensor.is_floating_point()]
+    return [tensor for path, tensor in found if not patterns or is_named(path, patterns)]
 
 
 def refuse_nms(model: nn.Module, deploy: Deploy) -> None:

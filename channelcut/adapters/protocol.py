@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.images import Preprocessing
 
 
@@ -39,6 +40,9 @@ class Adapter(Protocol):
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The paths of the modules that deployment leaves out."""
+
+    def weighing(self, model: nn.Module, deploy: Deploy) -> Weighing:
+        """What of a forward's result counts for who runs the deployed form, and how much, where gradients are taken."""
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """Whether `data` is a data set of the library's: labelled, with its own way to prepare images."""

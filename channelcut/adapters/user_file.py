@@ -17,6 +17,7 @@ from channelcut.adapters.protocol import Adapter
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
+from channelcut.core.sensitivity import Weighing
 from channelcut.core.words import kind_of
 from channelcut.recovery.images import Preprocessing
 
@@ -71,6 +72,10 @@ class UserFile:
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The library's."""
         return self.inner.undeployed(model, deploy)
+
+    def weighing(self, model: nn.Module, deploy: Deploy) -> Weighing:
+        """The library's."""
+        return self.inner.weighing(model, deploy)
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """The library's."""

@@ -188,9 +188,9 @@ def add_allocation(parser: ArgumentParser) -> None:
     add_floors(group)
     group.add_argument(
         "--importance",
-        default="l2",
         metavar="NAME",
-        help="l1, l2, bn, random, or tp:NAME of torch-pruning (default l2)",
+        help="taylor, fisher, group-fisher, activation (of the images of --data); l1, l2, bn, fpgm, random, or tp:NAME "
+        "of torch-pruning (of weights alone); by default taylor with images and l2 without",
     )
     group.add_argument(
         "--drop-unused",

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import private_copy
-from channelcut.core.entries import FORWARD, call_entry
 from channelcut.core.errors import UserError
 from channelcut.core.graph import tensor_paths
 from channelcut.core.inputs import Inputs
@@ -61,7 +60,7 @@ class Projections:
         Raises:
             UserError: it is not finite, or depends on no parameter and no input.
         """
-        leaves = list(self.weighing.leaves(result))
+        leaves = [leaf.float() if leaf.element_size() < 4 else leaf for leaf in self.weighing.leaves(result)]
         total = sum(
             ((leaf * sign).sum() * factor for leaf, sign, factor in self._signed(leaves, first, turn)),
             start=torch.zeros(()),
@@ -112,8 +111,8 @@ def projections(
     sizes: list[int] = []
     seen = 0
     for batch in batches:
-        with torch.no_grad(), OwnRandom():
-            leaves = [leaf.double() for leaf in weighing.leaves(call_entry(model, FORWARD, batch))]
+        with torch.no_grad():
+            leaves = [leaf.double() for leaf in weighing.leaves(run(model, batch))]
         images = images_in(batch)
         sums = sums or [[0.0, 0.0, 0.0] for _ in leaves]
         sizes = [max(1, leaf.numel() // max(images, 1)) for leaf in leaves]
@@ -134,11 +133,41 @@ def _factor(sums: Sequence[float], size: int) -> float:
     return 1.0 / (deviation * math.sqrt(size))
 
 
+def run(model: nn.Module, batch: Inputs) -> Any:
+    """What the forward of a model returns for a batch of images; random numbers are of a generator of its own.
+
+    Raises:
+        UserError: the model does not take them.
+    """
+    args, kwargs = batch
+    try:
+        with OwnRandom():
+            return model(*args, **kwargs)
+    except Exception as error:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        given = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
+        raise UserError(
+            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
+            "Expected batches of the inputs that the network takes."
+        ) from error
+
+
 def images_in(batch: Inputs) -> int:
     """The images in a batch."""
     args, kwargs = batch
     tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
     return len(tensors[0]) if tensors else 0
+
+
+def images_of(batch: Inputs, start: int, stop: int) -> Inputs:
+    """Some of the images in a batch."""
+    args, kwargs = batch
+    size = images_in(batch)
+
+    def some(value: Any) -> Any:
+        return value[start:stop] if isinstance(value, Tensor) and value.dim() and len(value) == size else value
+
+    return tuple(some(a) for a in args), {name: some(a) for name, a in kwargs.items()}
 
 
 def differentiable(model: nn.Module, *, parameters: bool = False) -> nn.Module:
@@ -231,8 +260,8 @@ def squared_gradients(
         weighed = projections(clone, batches)
         squared = squared_gradients(clone, batches[0], ["layer1.0.conv1"], weighed)["layer1.0.conv1"][0]
     """
-    with watched(model, layers) as seen, torch.enable_grad(), OwnRandom():
-        result = call_entry(model, FORWARD, batch)
+    with watched(model, layers) as seen, torch.enable_grad():
+        result = run(model, batch)
         for turn in range(rounds):
             weighed.of(result, first, turn).backward(retain_graph=turn + 1 < rounds)  # type: ignore[no-untyped-call]
     found: dict[str, list[Tensor | None]] = {path: [] for path in layers}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs, split_inputs
-from channelcut.core.randomness import OwnRandom
+from channelcut.core.sensitivity import run
 from channelcut.core.words import kind_of
 from channelcut.recovery.images import Preprocessing, load_images
 
@@ -196,16 +196,8 @@ def run_batch(model: nn.Module, batch: Any) -> Any:
     Raises:
         UserError: the model does not take them.
     """
-    args, kwargs = _inputs(batch)
-    try:
-        with torch.no_grad(), OwnRandom():
-            return model(*args, **kwargs)
-    except Exception as error:
-        given = ", ".join("x".join(map(str, tensor.shape)) for tensor in _tensors((args, kwargs)))
-        raise UserError(
-            f"The calibration inputs ({given}) do not run through the network: {' '.join(str(error).split())[:300]}. "
-            "Expected batches of the inputs that the network takes."
-        ) from error
+    with torch.no_grad():
+        return run(model, _inputs(batch))
 
 
 def batch_length(batch: Any) -> int:

@@ -1,5 +1,36 @@
 """Importance: one number per channel, higher is kept."""
 
-from channelcut.scoring.criteria import SCORES, Importance, check_importance, importance_name, score
+from channelcut.scoring.criteria import (
+    SCORES,
+    WITH_IMAGES,
+    WITHOUT_IMAGES,
+    Importance,
+    check_importance,
+    importance_name,
+    names,
+    reads_images,
+    score,
+    unit_of,
+    without_images,
+)
+from channelcut.scoring.gradients import Sample
+from channelcut.scoring.sampled import SAMPLED, Scored, Unit, sampled_score
 
-__all__ = ["SCORES", "Importance", "check_importance", "importance_name", "score"]
+__all__ = [
+    "SAMPLED",
+    "SCORES",
+    "WITHOUT_IMAGES",
+    "WITH_IMAGES",
+    "Importance",
+    "Sample",
+    "Scored",
+    "Unit",
+    "check_importance",
+    "importance_name",
+    "names",
+    "reads_images",
+    "sampled_score",
+    "score",
+    "unit_of",
+    "without_images",
+]

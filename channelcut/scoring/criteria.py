@@ -16,6 +16,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups, Ids, Role, Slot
 from channelcut.core.words import kind_of
+from channelcut.scoring.sampled import SAMPLED, Unit
 
 Scores = NDArray[np.float64]
 SlotScore = Callable[[Tensor, Slot], "Tensor | None"]
@@ -43,7 +44,25 @@ def batch_norm_scale(tensor: Tensor, slot: Slot) -> Tensor | None:
     return tensor.abs() if slot.role is Role.NORM and slot.tensor.endswith("weight") else None
 
 
-SCORES: dict[str, SlotScore] = {"l1": magnitude(1), "l2": magnitude(2), "bn": batch_norm_scale}
+def distance_to_others(tensor: Tensor, slot: Slot) -> Tensor | None:
+    """Σ over the other filters of the distance to them: what is near the median is replaceable (FPGM, He et al. 2019,
+    arXiv:1811.00250).
+    """
+    if slot.role not in (Role.OUT, Role.DEPTHWISE) or tensor.dim() < 2:
+        return None
+    filters = tensor.movedim(slot.axis, 0).flatten(1)
+    return torch.cdist(filters, filters).sum(1)
+
+
+WITH_IMAGES, WITHOUT_IMAGES = "taylor", "l2"
+"""The criteria where nobody names one."""
+
+SCORES: dict[str, SlotScore] = {
+    "l1": magnitude(1),
+    "l2": magnitude(2),
+    "bn": batch_norm_scale,
+    "fpgm": distance_to_others,
+}
 
 
 def score(
@@ -54,12 +73,12 @@ def score(
     The importance of a channel is the mean over its slots of what the criterion gives there, divided by the mean of
     its lane, so that groups can be ranked together; a group that the criterion says nothing of is scored by `l2`.
     Fixed and pinned channels get infinity. A function of the whole says the importance of every channel itself, and it
-    is taken as it is.
+    is taken as it is. Criteria that read images are in `sampled`.
 
     Args:
         groups: from `couple`.
         tensors: the original parameters and buffers by name.
-        importance: `l1`, `l2`, `bn`, `random`, `tp:NAME` for a criterion of torch-pruning, or a function: with two
+        importance: a name of `SCORES`, `random`, `tp:NAME` for a criterion of torch-pruning, or a function: with two
             positional parameters it is called with (tensor, slot), once for every slot, with three with (groups,
             tensors, model), once. What it raises is not caught.
         model: the original module; needed for `tp:` criteria.
@@ -74,6 +93,8 @@ def score(
         own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         clone = None if model is None else private_copy(model)
         return _whole(groups, importance(groups, own, clone), importance_name(importance))  # type: ignore[call-arg, arg-type]
+    if reads_images(importance):
+        raise without_images(importance_name(importance))
     if importance == "bn" and not any(slot.role is Role.NORM for slot in groups.slots):
         raise UserError("importance 'bn' ranks by batch-norm scales, and this model has no norm. Use l1 or l2.")
     lane_scores = _lane_scores(groups, tensors, importance, model)
@@ -92,21 +113,46 @@ def check_importance(importance: Any) -> None:
     Raises:
         UserError: no name that is known, and no function of two or three arguments.
     """
+    if importance is None:
+        return
     if isinstance(importance, str):
-        if importance not in SCORES and importance != "random" and not importance.startswith("tp:"):
+        if importance not in names() and not importance.startswith("tp:"):
             raise UserError(
-                f"There is no importance {importance!r}. Choose one of {', '.join(sorted(SCORES))}, random, a "
+                f"There is no importance {importance!r}. Choose one of {', '.join(names())}, a "
                 "criterion of torch-pruning such as tp:MagnitudeImportance, or pass a function."
             )
     elif not callable(importance) or isinstance(importance, type) or _arity(importance) not in (2, 3):
         kind = importance if isinstance(importance, type) else type(importance)
         peer = f" It is one of torch-pruning: give its name, 'tp:{kind.__name__}'." if _is_peer(kind) else ""
         raise UserError(
-            f"importance={importance!r} is no criterion.{peer} Expected a name ({', '.join(sorted(SCORES))}, random, "
-            "tp:...) "
+            f"importance={importance!r} is no criterion.{peer} Expected a name ({', '.join(names())}, tp:...) "
             "or a function of (tensor, slot) that returns the importance of each position along the slot's axis, or of "
             "(groups, tensors, model) that returns the importance of every channel."
         )
+
+
+def names() -> list[str]:
+    """The criteria that have a name."""
+    return sorted({*SCORES, *SAMPLED, "random"})
+
+
+def reads_images(importance: Importance) -> bool:
+    """Whether a criterion is computed of images."""
+    return isinstance(importance, str) and importance in SAMPLED
+
+
+def unit_of(importance: Importance) -> Unit:
+    """What a score of the criterion says, see `Sampled`; all others are `relative`."""
+    return SAMPLED[str(importance)].unit if reads_images(importance) else "relative"
+
+
+def without_images(name: str) -> UserError:
+    """The error of a criterion that reads images and is given none."""
+    return UserError(
+        f"importance={name!r} is computed of images, and there are none. Give unlabelled images of the kind that the "
+        "network will see: calibration= in Python (a tensor (N, C, H, W), a folder, batches), --data on the command "
+        f"line; 64 are enough. Without images choose one of {', '.join(sorted(SCORES))}."
+    )
 
 
 def importance_name(importance: Importance) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.images import Preprocessing
 
 CHECKPOINT = "pruned.pt"
@@ -42,6 +43,12 @@ class Ultralytics:
         from channelcut.adapters.ultralytics.deployed import undeployed_modules
 
         return undeployed_modules(model, deploy)
+
+    def weighing(self, model: nn.Module, deploy: Deploy) -> Weighing:
+        """What the deployed head detects, see `weighing.detections`; of other tasks every output."""
+        from channelcut.adapters.ultralytics.weighing import detections
+
+        return detections(model, deploy)
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """A `data.yaml`; to classify also a folder with train/."""

@@ -1,0 +1,193 @@
+"""Which importance keeps most: accuracy after a cut by every criterion, as cut and after the steps that restore.
+
+    CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.scores                 # what is missing
+    python -m benchmarks.scores --networks yolo26n --criteria l2 taylor --budgets 0.9 0.8
+
+Everything here is chosen on what no final figure uses: detectors score and recalibrate on the first 64 images of
+coco128 train and are judged on the other 64 (the pretrained networks have seen both); ResNet-56 on 256 and 5,000
+training images of CIFAR-10. A row that has been written is not measured again: the script can be called anew where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from torch import nn
+
+import channelcut as cc
+from benchmarks.zoo import ultralytics_coco
+from benchmarks.zoo.data import cifar10, coco128, require_assets
+from benchmarks.zoo.registry import ENTRIES, Entry
+from channelcut.adapters import adapter_of
+from channelcut.allocation import Budget, allocate
+from channelcut.bench.environment import environment
+from channelcut.core.copies import private_copy
+from channelcut.core.deployed import DEFAULT
+from channelcut.core.errors import BudgetError
+from channelcut.core.files import write_atomically
+from channelcut.core.groups import Groups
+from channelcut.core.inputs import Inputs
+from channelcut.core.progress import Stopwatch
+from channelcut.cost import deployed_costs, network_costs
+from channelcut.cutting import cut, make_plan
+from channelcut.ranking import Criterion
+from channelcut.recovery import recalibrate
+from channelcut.scoring import Scored, unit_of
+
+RESULTS = Path(__file__).parent / "results" / "scores"
+NETWORKS = ("yolo26n", "yolo11n", "yolov8n", "nanodet_m", "yolov5n", "resnet56")
+CRITERIA = ("l2", "taylor", "fisher", "group-fisher", "reconstruction", "fpgm", "activation")
+BUDGETS = (0.9, 0.8, 0.7, 0.5)
+SIZE, IMAGES, TRAINING, CIFAR_IMAGES, ALIGN, SEED = 320, 64, 5000, 256, 8, 0
+
+Restore = Callable[[nn.Module, Sequence[Inputs]], nn.Module]
+RESTORE: dict[str, Restore] = {
+    "cut": lambda small, batches: small,  # noqa: ARG005
+    "recalibrated": lambda small, batches: recalibrate(small, batches)[0],
+}
+"""The columns: what is done to a cut before it is judged."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network with everything that all of its rows share."""
+
+    name: str
+    entry: Entry
+    model: nn.Module
+    groups: Groups
+    batches: Sequence[Inputs]
+    data: Any
+
+    def judge(self, model: nn.Module) -> float:
+        """The accuracy of a network on the images that choose; one of Ultralytics' is folded, which is faster."""
+        copy: Any = private_copy(model).eval()
+        if self.name in ultralytics_coco.NAMES:
+            copy.fuse(verbose=False)
+        return next(iter(self.entry.evaluate(copy, data=self.data).values()))
+
+
+def case(name: str) -> Case:
+    """Load a network, analyze it, and read its images."""
+    entry = ultralytics_coco.entry(name, SIZE) if name in ultralytics_coco.NAMES else ENTRIES[name]
+    model = entry.load(require_assets()).eval()
+    classifies = name.startswith("resnet")
+    images = entry.calibration(CIFAR_IMAGES if classifies else IMAGES)
+    data: Any = cifar10("train", TRAINING) if classifies else list(coco128("train", 128))[IMAGES:]
+    groups = cc.analyze(model, images[:1])
+    gone = adapter_of(model).undeployed(model, DEFAULT)
+    batches: list[Inputs] = [((part,), {}) for part in torch.split(images, 32)]
+    return Case(name, entry, model, deployed_costs(model, groups, DEFAULT, gone), batches, data)
+
+
+def rows_of(case: Case, criterion: str, budgets: Sequence[float]) -> Any:
+    """A row for each budget, by its key."""
+    wall, processor = perf_counter(), process_time()
+    scored = Criterion(criterion, case.batches).scored(case.model, case.groups, Stopwatch())
+    seconds = {"score_s": perf_counter() - wall, "score_cpu_s": process_time() - processor}
+    for budget in budgets:
+        wall, processor = perf_counter(), process_time()
+        row = {
+            "network": case.name,
+            "criterion": criterion,
+            "budget": budget,
+            **row_of(case, criterion, budget, scored),
+        }
+        row |= {"seed": SEED, "images": sum(len(args[0]) for args, _ in case.batches), "judged_on": len(case.data)}
+        row |= {**seconds, "wall_s": perf_counter() - wall, "cpu_s": process_time() - processor}
+        yield f"{case.name} {criterion} {budget}", row
+
+
+def row_of(case: Case, criterion: str, budget: float, scored: Scored) -> dict[str, Any]:
+    """Cut and judge."""
+    costs = network_costs(case.model, case.groups)
+    try:
+        asked = Budget(macs=budget, align=ALIGN)
+        kept = allocate(case.groups, scored.values, asked, costs, unit=unit_of(criterion))
+    except BudgetError as error:
+        return {"refused": str(error)}
+    plan = make_plan(case.model, case.groups, kept, costs)
+    small = cut(case.model, plan).eval()
+    found: dict[str, Any] = {"macs": plan.macs_ratio, "params": plan.params_ratio, "unseen": list(scored.unseen)}
+    return found | {name: case.judge(restore(small, case.batches)) for name, restore in RESTORE.items()}
+
+
+def main() -> None:
+    """Measure what is missing, a row at a time, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--criteria", nargs="+", default=CRITERIA)
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for network in given.networks:
+        rows = written()
+        wanted = {c: [b for b in given.budgets if f"{network} {c} {b}" not in rows] for c in given.criteria}
+        if not any(wanted.values()):
+            continue
+        found = case(network)
+        if f"{network} original" not in rows:
+            write({f"{network} original": {"network": network, "cut": found.judge(found.model)}})
+        for criterion, budgets in wanted.items():
+            for key, row in rows_of(found, criterion, budgets) if budgets else ():
+                write({key: row})
+                print(key, json.dumps(row), file=sys.stderr, flush=True)
+
+
+def written() -> dict[str, Any]:
+    """The rows that there are."""
+    file = RESULTS.with_suffix(".json")
+    return dict(json.loads(file.read_text())["rows"]) if file.exists() else {}
+
+
+def write(new: dict[str, Any]) -> None:
+    """Add rows, and write the table anew."""
+    content: dict[str, Any] = {"command": "OMP_NUM_THREADS=1 python -m benchmarks.scores", "align": ALIGN}
+    content |= {"environment": environment(1), "rows": written() | new}
+    write_atomically(RESULTS.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(RESULTS.with_suffix(".md"), table(content).encode())
+
+
+def table(content: dict[str, Any]) -> str:
+    """The rows as Markdown: a line for each network and budget, a column for each criterion."""
+    rows = content["rows"]
+    criteria = [c for c in CRITERIA if any(row.get("criterion") == c for row in rows.values())]
+    lines = [
+        "# What a criterion keeps",
+        "",
+        f"`{content['command']}`, one thread, align {content['align']}. mAP of the detectors on images",
+        "64 to 127 of coco128 train (320 px; yolov5n 416), top-1 of resnet56 on 5,000 training images of CIFAR-10;",
+        f"scored and recalibrated on {IMAGES} others ({CIFAR_IMAGES} of the 5,000 of CIFAR-10). Each cell: as cut /",
+        "recalibrated. Nothing is trained. MACs are of the deployed form.",
+        "",
+        f"| Network | MACs | {' | '.join(criteria)} |",
+        f"|---|---|{'---|' * len(criteria)}",
+    ]
+    for network in NETWORKS:
+        original = rows.get(f"{network} original")
+        for budget in BUDGETS:
+            found = [rows.get(f"{network} {criterion} {budget}") for criterion in criteria]
+            if any(found):
+                name = f"{network} ({original['cut']:.3f})" if original else network
+                lines.append(f"| {name} | {budget} | {' | '.join(map(cell, found))} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """One row in a cell."""
+    if row is None or "refused" in row:
+        return "-" if row is None else "refused"
+    return " / ".join(f"{row[name]:.3f}" for name in RESTORE)
+
+
+if __name__ == "__main__":
+    main()

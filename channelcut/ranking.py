@@ -1,0 +1,132 @@
+"""By what channels are ranked: a criterion, and the images that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelcut.adapters import adapter_of, calibration_of, preprocessing_of
+from channelcut.allocation import Budget
+from channelcut.core.graph import Graph, specs
+from channelcut.core.groups import Groups
+from channelcut.core.inputs import Inputs
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Stopwatch
+from channelcut.core.sensitivity import images_in, images_of
+from channelcut.core.tensors import named_tensors
+from channelcut.recovery import Preprocessing, calibration_batches
+from channelcut.scoring import (
+    WITH_IMAGES,
+    WITHOUT_IMAGES,
+    Importance,
+    Sample,
+    Scored,
+    check_importance,
+    importance_name,
+    reads_images,
+    sampled_score,
+    score,
+    unit_of,
+    without_images,
+)
+
+MOST = 64  # images that a criterion reads: more change no ranking that was measured
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """By what channels are ranked, and the images that it reads; without a name, what suits them.
+
+    Raises:
+        UserError: it is no criterion, or needs images and there are none.
+    """
+
+    importance: Importance | None = None
+    batches: Sequence[Inputs] = ()
+
+    def __post_init__(self) -> None:
+        check_importance(self.chosen)
+        if reads_images(self.chosen) and not self.batches:
+            raise without_images(importance_name(self.chosen))
+
+    @property
+    def chosen(self) -> Importance:
+        """The one that is meant."""
+        if self.importance is not None:
+            return self.importance
+        return WITH_IMAGES if self.batches else WITHOUT_IMAGES
+
+    def scored(self, model: nn.Module, groups: Groups, watch: Stopwatch) -> Scored:
+        """The importance of every channel of the deployed form."""
+        tensors = named_tensors(model)
+        if not reads_images(self.chosen):
+            return Scored(score(groups, tensors, self.chosen, model))
+        weights = score(groups, tensors, WITHOUT_IMAGES)
+        weighing = adapter_of(model).weighing(model, groups.deploy)
+        sample = Sample(self.batches, weighing, report=lambda done, total: watch.progress("score", done, total))
+        return sampled_score(groups, model, str(self.chosen), sample, weights)
+
+    def said(self, budget: Budget, scored: Scored) -> dict[str, Any]:
+        """The criterion as data: how many images it read, what its scores are in, and what it said nothing of."""
+        found: dict[str, Any] = {"importance": importance_name(self.chosen)}
+        if reads_images(self.chosen):
+            unit = unit_of(self.chosen)
+            found["scored_images"] = sum(images_in(batch) for batch in self.batches)
+            found["unit"] = f"loss per {budget.limit[0]}" if unit == "loss" and budget.limit else unit
+        return found | ({"unseen": list(scored.unseen)} if scored.unseen else {})
+
+
+def ranking_notes(plan: Plan) -> list[str]:
+    """What a reader of a report must know of the criterion."""
+    name, found = plan.options.get("importance"), []
+    if "scored_images" not in plan.options:
+        found.append(
+            f"The channels were ranked by {name}, which looks at weights alone. Magnitude is no importance for a "
+            "detector: it loses nearly all of its accuracy at a tenth of its cost. Give --data with images like those "
+            f"that it will see, and channels are ranked by what the outputs lose with them ({WITH_IMAGES})."
+        )
+    if unseen := plan.options.get("unseen"):
+        some = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
+        found.append(
+            f"No gradient of the outputs reaches {some} (a head that reads detached features, say), so that {name} "
+            "knows nothing of these channels: they go last."
+        )
+    return found
+
+
+def few(batches: Sequence[Inputs], most: int = MOST) -> list[Inputs]:
+    """At most as many images as a criterion reads, evenly out of all batches, each a batch of its own."""
+    places = [(batch, image) for batch in batches for image in range(images_in(batch))]
+    chosen = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int) if places else []
+    return [images_of(batch, image, image + 1) for batch, image in (places[int(place)] for place in chosen)]
+
+
+def images_for(model: nn.Module, groups: Groups, calibration: Any, preprocessing: Preprocessing | None) -> list[Inputs]:
+    """Batches for a network that was analyzed, of what `channelcut.prune` takes as calibration.
+
+    Raises:
+        UserError: it holds nothing, or does not fit the inputs that were traced.
+    """
+    if calibration is None:
+        return []
+    example = _example(model, groups.graph, calibration)
+    first = example[0][0] if example[0] else None
+    given = calibration_of(model, calibration, first, preprocessing)
+    return calibration_batches(given, example, preprocessing or preprocessing_of(model))
+
+
+def _example(model: nn.Module, graph: Graph, calibration: Any) -> Inputs:
+    """Inputs of the shapes that were traced; by name where the calibration names them."""
+    others = tuple(f"{entry}." for entry in graph.entries)
+    nodes = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    made = [torch.empty(s.shape, dtype=s.dtype, device=device) for node in nodes for s in specs(node.value)]
+    named = isinstance(calibration, Sequence) and calibration and isinstance(calibration[0], Mapping)
+    if named and len(calibration[0]) == len(made) > 1:
+        return (), dict(zip(calibration[0], made, strict=True))
+    return tuple(made), {}
