@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from channelcut.adapters.plain import Plain
-from channelcut.adapters.protocol import Adapter
+from channelcut.adapters.base import Adapter
 from channelcut.adapters.timm import Timm
 from channelcut.adapters.torchvision import Torchvision
 from channelcut.adapters.ultralytics.adapter import Ultralytics
@@ -16,7 +15,8 @@ from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.recovery.images import Preprocessing, load_images
 
-_ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Plain())  # the first that owns a network has it
+# The first that owns a network has it.
+_ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Adapter())
 
 
 def adapter_of(model: nn.Module) -> Adapter:
