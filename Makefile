@@ -6,6 +6,8 @@ VENV   ?= .venv
 # One torch for everybody who runs the tests; any torch >= 2.9 works: make test TORCH='torch==2.14.1 torchvision==0.29.1'
 TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
+# The tests run a part with the oldest Ultralytics that is supported, which lies beside the environment's packages.
+OLDEST  = ultralytics==$(shell sed -n 's/.*"ultralytics>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 READY   = $(VENV)/.ready
 
 .PHONY: demo test lint table scaling zoo random clean
@@ -15,6 +17,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,rtx,ultralytics]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oldest-ultralytics $(OLDEST)
 	touch $@
 
 demo: $(READY)

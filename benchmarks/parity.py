@@ -33,7 +33,7 @@ from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
 from channelcut.core.specs import InputSpec
 from channelcut.onnx_out.files import copy_onnx
-from channelcut.parity import compare_files
+from channelcut.parity import Matching, compare_files
 from channelcut.precision.convert import convert_precision
 from channelcut.sources import Source, open_source
 
@@ -75,7 +75,7 @@ def measure(name: str) -> dict[str, Any]:
             copy_onnx(out / file, folder / PRUNED)
             refused = _converted(folder, calibration)
             form = deployed_form(module.eval(), (torch.from_numpy(batches[0]),), DEFAULT)
-            found = compare_files(folder, form, batches, score=SCORE, decode=decode)
+            found = compare_files(folder, form, batches, matching=Matching(SCORE, decode=decode, real=True))
             for row in found["stages"]:
                 row["reason"] = refused.get(row["stage"], row["reason"])
             sides[side] = found

@@ -32,7 +32,7 @@ from channelcut import prune
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
-from channelcut.compress import build_engine
+from channelcut.building import build_engine
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
 from channelcut.core.progress import silent

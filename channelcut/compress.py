@@ -19,6 +19,7 @@ from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair
+from channelcut.building import MODEL, build_engines, convert_files, engine_notes, write_engine_form
 from channelcut.core.checked import write_json
 from channelcut.core.deployed import DEFAULT, Deploy, Deployed
 from channelcut.core.errors import UserError
@@ -32,11 +33,9 @@ from channelcut.core.result import PruneResult
 from channelcut.core.specs import write_specs
 from channelcut.cutting import store
 from channelcut.cutting.storage import plan_fingerprint
-from channelcut.engine.protocol import EngineOptions, EngineReport
-from channelcut.engine.registry import require
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
-from channelcut.precision.convert import check_precisions, convert_precision
+from channelcut.precision.convert import check_precisions
 from channelcut.ranking import ranking_notes
 from channelcut.recovery.images import Preprocessing
 from channelcut.report import render_html
@@ -47,7 +46,7 @@ from channelcut.sources.provenance import provenance, weights_digest
 from channelcut.sources.source import RANDOM
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
-_INT8_IMAGES = 64
+STEMS = tuple(file.removesuffix(".onnx") for file in (ORIGINAL, PRUNED))
 
 
 @dataclass(frozen=True)
@@ -137,17 +136,18 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
             forms = (begun.form, deployed_as(begun.owner, result.model, begun.example, deploy))
             onnx = export_both(forms, real_inputs(options.prune, begun.example), folder, facts, watch)
         found: dict[str, Any] = {"deployed": dict(begun.form.words), "images": begun.prepared, "onnx": onnx}
-        found["precision"] = convert_both(folder, options, begun.images, watch)
+        found["precision"] = convert_files(folder, STEMS, options.precisions, begun.images, watch)
         if begun.evaluations is not None:
             begun.evaluations.add("evaluate", made(model, result, folder, options.precisions))
             found["accuracy"] = begun.evaluations.to_dict(begun.form.words)
-        found["engines"] = build_engines(folder, options, watch)
+        found["engines"] = engines(begun, result, folder, facts, watch)
         measurement = measure_both(folder, options, watch)
         found["measurement"] = measurement.to_dict() if measurement else None
         profile = profile_both(folder, options, watch)
         # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
         step = _named(result.step, source, begun)
         said = notes(measurement, options, source, step, result.groups) + begun.notes
+        said += engine_notes(begun.form, options.backend, options.capabilities)
         report = collect(model, replace(result, plan=step), environment(options.bench.threads)) | found
         report |= {"seconds": watch.seconds, "notes": said + export_warnings(onnx, found["engines"])}
         write_json(folder / "report.json", report)
@@ -290,41 +290,18 @@ def export_both(
     return described
 
 
-def convert_both(
-    folder: Path, options: CompressOptions, images: Tensor | None, watch: Stopwatch
+def engines(
+    begun: Begun, result: PruneResult, folder: Path, facts: Mapping[str, str], watch: Stopwatch
 ) -> list[dict[str, Any]]:
-    """Write both ONNX files in each further precision; int8 calibrates on the first images of the recalibration."""
-    chosen = None if images is None else images[:_INT8_IMAGES].float().cpu().numpy()
-    found = []
-    for precision in options.precisions:
-        with watch.stage(f"convert {precision}"):
-            for file in (ORIGINAL, PRUNED):
-                out = folder / file.replace(".onnx", f".{precision}.onnx")
-                report = convert_precision(folder / file, out, precision, chosen, progress=watch.progress)
-                found.append({**vars(report), "path": out.name})
-    return found
-
-
-def build_engines(folder: Path, options: CompressOptions, watch: Stopwatch) -> list[dict[str, Any]]:
-    """One engine for each capability, of each further precision, or of fp32 without one."""
-    built = []
-    for capability in options.capabilities:
-        for stem in [f"model.{p}" for p in options.precisions] or ["model"]:
-            with watch.stage(f"build {capability}"):
-                engine = folder / f"{stem}.{capability}.engine"
-                report = build_engine(folder / f"{stem}.onnx", options.backend, capability, engine, watch.progress)
-                built.append({**vars(report), "path": report.path.name})
-    return built
-
-
-def build_engine(onnx: Path, backend: str, capability: str | None, path: Path, progress: Progress) -> EngineReport:
-    """Build one engine with a backend by name."""
-    return require(backend).build(
-        onnx,
-        path,
-        EngineOptions(capability=capability),
-        lambda _, done, total: progress(f"build {capability}", done, total),
-    )
+    """Build the engines of the pruned network: from its ONNX files, or as its library prepares it for TensorRT."""
+    options, stem = begun.options, MODEL
+    if options.backend == "tensorrt" and options.capabilities:
+        inputs, real = positional_inputs(result.model, begun.example), real_inputs(options.prune, begun.example)
+        form = begun.owner.engine_form(result.model, inputs, options.prune.deploy)
+        stem = write_engine_form(form, real, folder, {**facts, "plan": plan_fingerprint(folder)}, watch)
+        if form is not None:
+            convert_files(folder, [stem], options.precisions, begun.images, watch)
+    return build_engines(folder, stem, options.backend, options.capabilities, options.precisions, watch)
 
 
 def measure_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> Measurement | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from torch import nn
 
 from channelcut.adapters import adapter_of, deployed_form, images_of
 from channelcut.core.checked import write_json
+from channelcut.core.deployed import Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.record import planned_deploy, record_of
 from channelcut.core.specs import InputSpec, write_specs
 from channelcut.cutting.storage import PLAN
 from channelcut.onnx_out.inputs import random_array
-from channelcut.parity import compare_files
+from channelcut.parity import Matching, compare_files
 from channelcut.parity.chain import Batch
 from channelcut.samples import preprocessing_for
 from channelcut.sources import open_source, specs_of
@@ -72,11 +74,19 @@ def verify(
             f"verify compares networks whose inputs are tensors, and that of {folder} takes other things beside them."
         )
     form = deployed_form(model.eval().float(), positional_inputs(model, x), planned_deploy(model))
-    batches, said = _batches(_with_data(options, model), model, specs)
-    found = compare_files(folder, form, batches, score=options.score, on_progress=on_progress)
+    options = _with_data(options, model)
+    batches, said = _batches(options, model, specs)
+    matching = Matching(options.score, _classes(form), real=options.data is not None)
+    found = compare_files(folder, form, batches, matching=matching, on_progress=on_progress)
     found["inputs"] = said
     write_json(folder / PARITY, found)
     return found
+
+
+def _classes(form: Deployed) -> int | None:
+    """How many classes the deployed form tells, where its metadata say so."""
+    names = form.metadata.get("names")
+    return len(ast.literal_eval(names)) if names else None
 
 
 def _with_data(options: VerifyOptions, model: nn.Module) -> VerifyOptions:

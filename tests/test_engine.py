@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.engine import driver, onnxruntime, tensorrt, tensorrt_common, tensorrt_rtx, tensorrt_runner
+from channelcut.engine.header import parted
 from channelcut.engine.protocol import Backend, EngineOptions, Runner, checked_inputs
 from channelcut.engine.registry import backends, require
 
@@ -269,17 +270,21 @@ def test_tensorrt_shares_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     builder = tensorrt_common.build_engine
 
     def for_sm89(session: Any, *args: Any) -> Any:
-        *rest, configure = args
+        *rest, configure, header = args
 
         def named(config: Any) -> str:
             config.num_compute_capabilities = 1
             config.set_compute_capability(rtx.ComputeCapability.SM89, 0)
             return str(configure(config))
 
-        return builder(session, *rest, named)
+        return builder(session, *rest, named, header)
 
     monkeypatch.setattr(tensorrt, "build_engine", for_sm89)
-    report = tensorrt.build(convnet(tmp_path / "m.onnx", batch="n"), tmp_path / "e", EngineOptions(batch=(1, 1, 2)))
+    model = onnx.load(convnet(tmp_path / "m.onnx", batch="n"))
+    helper.set_model_props(model, {"task": "detect", "names": "{0: 'a'}", "stride": "8"})
+    onnx.save(model, tmp_path / "m.onnx")
+    report = tensorrt.build(tmp_path / "m.onnx", tmp_path / "e", EngineOptions(batch=(1, 1, 2)))
+    assert parted((tmp_path / "e").read_bytes())[0] == {"task": "detect", "names": {"0": "a"}, "stride": 8}
     assert report.capability == "sm89" and report.batch == (1, 1, 2) and (tmp_path / "e").stat().st_size > 1000
 
 

@@ -20,7 +20,7 @@ from channelcut.core.checked import read_json
 from channelcut.core.deployed import Deployed
 from channelcut.onnx_out.module import onnx_from_module
 from channelcut.parity import compare_files
-from channelcut.parity.chain import Stage, difference, run_chain
+from channelcut.parity.chain import Matching, Stage, difference, run_chain
 from channelcut.parity.detections import agreement
 
 HERE = Path(__file__).parent
@@ -117,6 +117,10 @@ def test_raw_outputs_are_boxes_too() -> None:
     moved[:, :2] += 500
     assert agreement(raw, moved)[0] == 0.0  # type: ignore[index]
     assert agreement(np.zeros((1, 10)), np.zeros((1, 10))) is None
+    masks = np.concatenate([raw, 9 * generator.random((1, 4, 60))], 1)  # coefficients of masks are no classes
+    others = np.concatenate([raw, 9 * generator.random((1, 4, 60))], 1)
+    assert agreement(masks, others)[0] < 1.0  # type: ignore[index]
+    assert agreement(masks, others, classes=5) == agreement(raw, raw)
 
 
 def test_the_first_broken_stage_is_the_one_that_breaks() -> None:
@@ -153,11 +157,30 @@ def test_raw_outputs_are_matched_as_boxes_where_they_can_be_decoded() -> None:
     plain = {"map": np.full((1, 3, 4, 4), 1000.0, np.float32)}
     moved = {"map": plain["map"] + np.float32(3)}
     assert difference([plain], [moved]).boxes is None
-    found = difference([plain], [moved], decode=decode)
+    found = difference([plain], [moved], Matching(decode=decode))
     assert found.max_relative == pytest.approx(0.003) and found.boxes == 0.0 and found.boxes_asked == 4
-    assert difference([plain], [plain], decode=decode).boxes == 1.0
-    chain = run_chain(lambda _: plain, [Stage("int8", lambda _: moved, "int8")], [plain["map"]], decode=decode)
+    assert difference([plain], [plain], Matching(decode=decode)).boxes == 1.0
+    chain = run_chain(
+        lambda _: plain, [Stage("int8", lambda _: moved, "int8")], [plain["map"]], Matching(decode=decode)
+    )
     assert chain["first_broken"] == "int8" and "boxes matched" in chain["stages"][0]["reason"]
+
+
+def test_boxes_decide_on_real_images_where_the_outputs_are_picked_boxes() -> None:
+    found = boxes(np.random.default_rng(0))
+    dimmed, moved = found.copy(), found.copy()
+    dimmed[..., 4] *= 0.9  # every score is off by a tenth, and no box is another
+    moved[:, :10, :4] += 1000
+    stages = [Stage("dimmed", lambda _: {"y": dimmed}, "fp16"), Stage("moved", lambda _: {"y": moved}, "fp16")]
+    for real, verdict, broken in ((False, "numbers and boxes", "dimmed"), (True, "boxes", "moved")):
+        chain = run_chain(lambda _: {"y": found}, stages, [found], Matching(real=real))
+        assert {row["verdict"] for row in chain["stages"]} == {verdict} and chain["first_broken"] == broken
+    assert "boxes matched" in chain["stages"][1]["reason"] and "relative" not in chain["stages"][1]["reason"]
+    lost = {"y": np.where(np.arange(6) == 4, np.nan, found)}
+    chain = run_chain(lambda _: {"y": found}, [Stage("lost", lambda _: lost)], [found], Matching(real=True))
+    assert chain["first_broken"] == "lost" and chain["stages"][0]["verdict"] == "numbers"
+    raw = {"y": found.transpose(0, 2, 1)}
+    assert difference([raw], [raw], Matching(real=True)).verdict == "numbers and boxes"
 
 
 def test_a_file_that_cannot_be_loaded_here_was_not_run(

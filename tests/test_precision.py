@@ -166,6 +166,23 @@ def test_too_few_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not out.exists()
 
 
+def test_a_data_set_of_ultralytics_calibrates_a_file_of_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ultralytics")
+    from ultralytics_data import tiny_data
+
+    model, data = network(tmp_path / "m.onnx"), tiny_data(tmp_path / "data", "detect", images=8)
+    argv = ["convert", str(model), "--precision", "int8", "--data", data, "--out", str(tmp_path / "low.onnx"), "--json"]
+    assert main(argv) == 2
+    assert "does not say that it is of a network of theirs" in " ".join(capsys.readouterr().err.split())
+    made = onnx.load(model)
+    onnx.helper.set_model_props(made, {"task": "detect"})
+    onnx.save(made, model)
+    assert main(argv) == 0
+    assert channelcut.onnx_metadata(tmp_path / "low.onnx")["calibration"] == "percentile over 8 images"
+
+
 def test_impossible_budgets_and_bad_files(tmp_path: Path) -> None:
     model, out = network(tmp_path / "m.onnx"), tmp_path / "low.onnx"
     with pytest.raises(BudgetError, match="No node can be lowered within an output error of 1e-12"):

@@ -67,7 +67,7 @@ def to_onnx(model: nn.Module, inputs: tuple[Any, ...], folder: Path) -> Any:
 
 def to_engine(folder: Path) -> Any:
     """An engine for a GPU that need not be here."""
-    from channelcut.compress import build_engine
+    from channelcut.building import build_engine
     from channelcut.core.progress import silent
 
     return build_engine(folder / "pruned.onnx", "tensorrt_rtx", CAPABILITY, folder / "pruned.engine", silent)

@@ -1,6 +1,21 @@
-"""What channelcut knows of the libraries that networks come from, behind one protocol: see `protocol.Adapter`."""
+"""What channelcut knows of the libraries that networks come from, behind one protocol: see `base.Adapter`."""
 
-from channelcut.adapters.protocol import Adapter
-from channelcut.adapters.registry import adapter_of, calibration_of, deployed_form, images_of, preprocessing_of
+from channelcut.adapters.base import Adapter
+from channelcut.adapters.registry import (
+    adapter_of,
+    calibration_of,
+    deployed_form,
+    images_for_file,
+    images_of,
+    preprocessing_of,
+)
 
-__all__ = ["Adapter", "adapter_of", "calibration_of", "deployed_form", "images_of", "preprocessing_of"]
+__all__ = [
+    "Adapter",
+    "adapter_of",
+    "calibration_of",
+    "deployed_form",
+    "images_for_file",
+    "images_of",
+    "preprocessing_of",
+]

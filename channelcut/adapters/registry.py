@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from channelcut.adapters.plain import Plain
-from channelcut.adapters.protocol import Adapter
+from channelcut.adapters.base import Adapter
 from channelcut.adapters.timm import Timm
 from channelcut.adapters.torchvision import Torchvision
 from channelcut.adapters.ultralytics.adapter import Ultralytics
+from channelcut.adapters.ultralytics.data import calibration_images, is_data_set
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.recovery.images import Preprocessing, load_images
 
-_ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Plain())  # the first that owns a network has it
+# The first that owns a network has it.
+_ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Adapter())
 
 
 def adapter_of(model: nn.Module) -> Adapter:
@@ -62,6 +64,39 @@ def images_of(
         )
     how = preprocessing or adapter.preprocessing(model)
     return load_images(Path(data), (channels, height, width), how, limit)
+
+
+def images_for_file(
+    metadata: Mapping[str, str],
+    data: str | Path,
+    shape: tuple[int, int, int],
+    preprocessing: Preprocessing | None = None,
+    limit: int = 256,
+) -> tuple[Tensor, list[str]]:
+    """Images for an ONNX file, from a folder of them or from a data set of the library that its metadata name.
+
+    Args:
+        metadata: what the file says of itself.
+        data: a folder, or such a data set.
+        shape: (channels, height, width) of its input.
+        preprocessing: how images of a folder become inputs.
+        limit: the most images to read.
+
+    Returns:
+        The images, and the names of those that could not be read.
+
+    Raises:
+        UserError: there are none, or they do not fit.
+    """
+    task = metadata.get("task", "")
+    if task and is_data_set(data, task):
+        return calibration_images(data, task, shape, preprocessing, limit)
+    if is_data_set(data, ""):
+        raise UserError(
+            f"{data} looks like a data set of Ultralytics, and the ONNX file does not say that it is of a network of "
+            "theirs (it has no `task` in its metadata). Give a folder of images."
+        )
+    return load_images(Path(data), shape, preprocessing, limit)
 
 
 def calibration_of(model: nn.Module, calibration: Any, example: Any, preprocessing: Preprocessing | None = None) -> Any:

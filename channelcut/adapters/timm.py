@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from channelcut.adapters.plain import Plain
+from channelcut.adapters.base import Adapter
 from channelcut.recovery.images import INTERPOLATIONS, Preprocessing
 
 # How timm crops, and what does the same here; what is pasted into a border is letterboxed.
 _FITS: Mapping[str, Any] = {"center": "crop", "squash": "stretch", "border": "letterbox"}
 
 
-class Timm(Plain):
+class Timm(Adapter):
     """Classifiers and backbones."""
 
     def owns(self, model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.adapters.plain import Plain, refuse_nms
+from channelcut.adapters.base import Adapter, refuse_nms
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
@@ -18,7 +18,7 @@ BUILDER = "channelcut_builder"
 """The attribute that names torchvision's function that has built a network: several have one class."""
 
 
-class Torchvision(Plain):
+class Torchvision(Adapter):
     """Classifiers, segmenters and detectors."""
 
     def owns(self, model: nn.Module) -> bool:

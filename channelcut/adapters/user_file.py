@@ -7,19 +7,16 @@ import numbers
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from channelcut.adapters.protocol import Adapter
+from channelcut.adapters.base import Adapter
 from channelcut.core.copies import private_copy
-from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
-from channelcut.core.sensitivity import Weighing
 from channelcut.core.words import kind_of
-from channelcut.recovery.images import Preprocessing
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -47,54 +44,10 @@ def functions_beside(module: ModuleType) -> tuple[Functions, list[str]]:
     return found, left
 
 
-class UserFile:
-    """The functions beside a factory; all else is the affair of the library that the network comes from."""
+class UserFile(Adapter):
+    """The functions beside a factory; all else is the affair of the library's adapter, see `with_functions`."""
 
-    def __init__(self, inner: Adapter, functions: Functions) -> None:
-        self.inner, self.functions = inner, functions
-
-    def owns(self, model: nn.Module) -> bool:
-        """Whether the library's adapter does."""
-        return self.inner.owns(model)
-
-    def preprocessing(self, model: nn.Module) -> Preprocessing | None:
-        """The library's."""
-        return self.inner.preprocessing(model)
-
-    def deployed(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
-        """The library's."""
-        return self.inner.deployed(model, inputs, deploy, dynamic=dynamic)
-
-    def store(self, model: nn.Module, folder: Path) -> None:
-        """The library's."""
-        self.inner.store(model, folder)
-
-    def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
-        """The library's."""
-        return self.inner.undeployed(model, deploy)
-
-    def weighing(self, model: nn.Module, deploy: Deploy) -> Weighing:
-        """The library's."""
-        return self.inner.weighing(model, deploy)
-
-    def is_data_set(self, model: nn.Module, data: Any) -> bool:
-        """The library's."""
-        return self.inner.is_data_set(model, data)
-
-    def images(
-        self,
-        model: nn.Module,
-        data: str | Path,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing | None = None,
-        limit: int = 256,
-    ) -> tuple[Tensor, list[str]]:
-        """The library's."""
-        return self.inner.images(model, data, shape, preprocessing, limit)
-
-    def check_data(self, model: nn.Module, data: str | Path) -> None:
-        """The library's."""
-        self.inner.check_data(model, data)
+    functions: Functions = MappingProxyType({})
 
     def said(self, name: str) -> str:
         """One of the functions in words, with its file."""
@@ -152,6 +105,17 @@ class UserFile:
                 "takes, or (what it takes, targets)."
             )
         return _watched(function, found)
+
+
+def with_functions(adapter: Adapter, functions: Functions) -> UserFile:
+    """An adapter that does as the library's, and has the functions beside a factory."""
+
+    class Both(UserFile, type(adapter)):  # type: ignore[misc]  # the library's class is known at run time only
+        pass
+
+    found: UserFile = Both()
+    found.functions = functions
+    return found
 
 
 def _watched(function: Callable[..., Any], found: Iterable[Any]) -> Iterator[Any]:

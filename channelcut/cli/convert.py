@@ -49,7 +49,7 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="640x640",
         help="height and width, where the file leaves them open (default 640x640)",
     )
-    groups.add_images(parser, "folder of unlabelled images; int8 needs it")
+    groups.add_images(parser, "folder of unlabelled images, or the data.yaml of an Ultralytics model; int8 needs it")
     parser.add_argument(
         "--images", type=positive, default=64, metavar="N", help="most images to calibrate on (default 64)"
     )
@@ -57,11 +57,12 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Convert and print the error; returns 0."""
+    from channelcut.adapters import images_for_file
     from channelcut.cli.console import Bars, console, print_json
     from channelcut.onnx_out.files import load_onnx
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.precision.feeds import image_shape
-    from channelcut.recovery.images import Preprocessing, load_images
+    from channelcut.recovery.images import Preprocessing
 
     flags.out = flags.out or flags.onnx.with_suffix(f".{flags.precision}.onnx")
     refuse_existing(flags.out, flags.force)
@@ -70,8 +71,9 @@ def run(flags: Namespace) -> int:
     broken: list[str] = []
     if flags.data is not None:
         asked = groups.read_images(flags)
-        shape = image_shape(load_onnx(flags.onnx), options.size)
-        loaded, broken = load_images(flags.data, shape, Preprocessing(**asked), limit=flags.images)
+        model = load_onnx(flags.onnx, weights=False)
+        metadata, shape = {p.key: p.value for p in model.metadata_props}, image_shape(model, options.size)
+        loaded, broken = images_for_file(metadata, flags.data, shape, Preprocessing(**asked), flags.images)
         images = loaded.numpy()
     with Bars(quiet=flags.quiet or flags.json) as progress:
         report = convert_precision(flags.onnx, flags.out, flags.precision, images, options, progress)

@@ -8,6 +8,7 @@ from typing import Any
 
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.engine.driver import cuda_problem, current_capability
+from channelcut.engine.header import header_from_onnx
 from channelcut.engine.protocol import DEFAULTS, BuildProgress, EngineOptions, EngineReport
 from channelcut.engine.tensorrt_common import build_engine, open_session
 from channelcut.engine.tensorrt_runner import TensorRTRunner, runner_from_engine
@@ -21,7 +22,7 @@ _OLDEST = 10
 def build(
     onnx: Path, engine: Path, options: EngineOptions = DEFAULTS, on_progress: BuildProgress | None = None
 ) -> EngineReport:
-    """Write an engine for this machine's GPU.
+    """Write an engine for this machine's GPU, with Ultralytics' header where the ONNX file has their metadata.
 
     Raises `MissingExtraError` without the library, and `UserError` without a driver or GPU, when `options.capability`
     names another GPU than this machine's, for an operator that cannot be parsed (naming it), or a file that is not
@@ -41,7 +42,8 @@ def build(
             f"{PRODUCT} builds for the GPU of this machine ({here}), not for {', '.join(others)}. Leave the capability "
             "out, build on that GPU, or take the backend tensorrt_rtx."
         )
-    return build_engine(open_session(api, PRODUCT), onnx, engine, options, on_progress, lambda _config: here)
+    session, header = open_session(api, PRODUCT), header_from_onnx(onnx)
+    return build_engine(session, onnx, engine, options, on_progress, lambda _config: here, header)
 
 
 engine_from_onnx = build

@@ -13,6 +13,7 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.engine.header import parted
 from channelcut.engine.profiles import add_profile
 from channelcut.engine.protocol import BuildProgress, EngineOptions, EngineReport
 from channelcut.engine.timing_cache import merge_into, read_cache
@@ -63,8 +64,12 @@ def build_engine(
     options: EngineOptions,
     on_progress: BuildProgress | None,
     configure: Any,
+    header: bytes = b"",
 ) -> EngineReport:
-    """Parse, configure, build and write atomically. `configure(config)` names the target and returns it in words."""
+    """Parse, configure, build and write atomically. `configure(config)` names the target and returns it in words.
+
+    `header`: what stands before the engine in its file, see `engine.header`.
+    """
     start = time.perf_counter()
     builder = make_builder(session)
     network = _parsed(session, builder, onnx)
@@ -85,7 +90,7 @@ def build_engine(
             "network that fits the GPU; give more workspace, or export with another opset or a fixed batch."
         )
     data = bytes(serialized)
-    write_atomically(engine, data)
+    write_atomically(engine, header + data)
     if cache is not None and options.timing_cache is not None:
         merge_into(options.timing_cache, config, cache)
     if options.layers is not None:
@@ -229,5 +234,5 @@ def _monitor(session: Session, on_progress: BuildProgress | None) -> Any:
 
 
 def engine_bytes(engine: Path) -> bytes:
-    """Return the engine file's content; raises `UserError` when it is missing or empty."""
-    return read_bytes(engine, "engine file")
+    """Return the engine in the file, without a header; raises `UserError` when it is missing or empty."""
+    return parted(read_bytes(engine, "engine file"))[1]

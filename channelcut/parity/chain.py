@@ -20,6 +20,7 @@ Decode = Callable[[Outputs], Sequence[Array]]
 """A batch's outputs to the boxes of each of its images: rows (K, 6) of x1, y1, x2, y2, score, class, suppressed."""
 
 FORMAT = "channelcut-parity-1"
+NUMBERS, BOXES, BOTH = "numbers", "boxes", "numbers and boxes"
 _FLOOR = 1e-6
 
 
@@ -67,7 +68,7 @@ class Difference:
 
     max_abs, mean_abs: over all values, of an output with boxes in order of score its scores alone (near-equal scores
     swap rows). max_relative: of the worst output, in units of its largest value. cosine: of the worst output. boxes:
-    share of matched boxes, None for no detector; boxes_asked: how many were compared.
+    share of matched boxes, None for no detector; boxes_asked: how many were compared. verdict: what of it counts.
     """
 
     max_abs: float
@@ -77,6 +78,24 @@ class Difference:
     boxes: float | None = None
     boxes_asked: int = 0
     worst_output: str = ""
+    verdict: str = NUMBERS
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How boxes are matched, and whether they decide.
+
+    score: boxes of at least this score are asked for. classes: how many a raw output has scores of, where something
+    else stands behind them, such as coefficients of masks. decode: boxes out of outputs in a form of their own;
+    without it, outputs in a form that is known are matched. real: the batches are real images. Then boxes alone give
+    the verdict on outputs that are nothing but an image's best boxes: which of near-equal ones are picked, and in which
+    order, makes numbers of other boxes, and what nobody trained for (noise) has no boxes to speak of.
+    """
+
+    score: float = 0.25
+    classes: int | None = None
+    decode: Decode | None = None
+    real: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,18 +111,17 @@ class Extremes:
 
 
 NO_EXTREMES = Extremes({}, {})
+PLAIN = Matching()
 
 
 def difference(
     reference: Sequence[Outputs],
     candidate: Sequence[Outputs],
-    score: float = 0.25,
-    decode: Decode | None = None,
+    matching: Matching = PLAIN,
     rounding: Mapping[str, float] | None = None,
 ) -> Difference:
     """Compare outputs batch by batch, by name; another shape, a missing name or a value not finite counts as infinite.
 
-    `decode` makes boxes of outputs in a form of their own; without it, outputs in a form that is known are matched.
     Values that are not finite on both sides at the same place are left out, and so are differences up to `rounding`, by
     output, of those that count relatively.
     """
@@ -111,14 +129,16 @@ def difference(
     top = mean = relative = 0.0
     cosine, worst = 1.0, ""
     matched = asked = 0.0
+    score, decode = matching.score, matching.decode
     names = list(reference[0])
+    picked = all(is_end_to_end(reference[0][name].shape) for name in names)
     for name in names:
         pairs = []
         for one, other in zip(reference, candidate, strict=True):
             if name not in other or one[name].shape != other[name].shape:
                 return Difference(**{**asdict(wrong), "worst_output": name})
             pairs.append((np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)))
-        for hit in () if decode is not None else [agreement(a, b, score) for a, b in pairs]:
+        for hit in () if decode is not None else [agreement(a, b, score, matching.classes) for a, b in pairs]:
             if hit is not None:
                 matched, asked = matched + hit[0] * hit[1], asked + hit[1]
         scores = is_end_to_end(pairs[0][0].shape)
@@ -140,17 +160,18 @@ def difference(
             for rows, others in zip(decode(one), decode(other), strict=True):
                 share, count = agreement_of_rows(rows, others, score)
                 matched, asked = matched + share * count, asked + count
-    boxes = matched / asked if asked else None
-    return Difference(top, mean, relative, cosine, boxes, int(asked), worst)
+    if not asked:
+        return Difference(top, mean, relative, cosine, None, 0, worst)
+    verdict = BOXES if matching.real and picked else BOTH
+    return Difference(top, mean, relative, cosine, matched / asked, int(asked), worst, verdict)
 
 
 def run_chain(
     reference: Callable[[Batch], Outputs],
     stages: Sequence[Stage],
     batches: Sequence[Batch],
-    score: float = 0.25,
+    matching: Matching = PLAIN,
     on_progress: Callable[[int, int], None] | None = None,
-    decode: Decode | None = None,
     extremes: Extremes = NO_EXTREMES,
 ) -> dict[str, Any]:
     """Run every stage on every batch; return rows, and the first stage that breaks its tolerance, as JSON values.
@@ -170,8 +191,8 @@ def run_chain(
             continue
         outputs[stage.name] = [stage.run(batch) for batch in batches]
         before = stage.before if stage.before in outputs else None
-        step = difference(outputs[before], outputs[stage.name], score, decode, extremes.rounding)
-        whole = difference(outputs[None], outputs[stage.name], score, decode, extremes.rounding)
+        step = difference(outputs[before], outputs[stage.name], matching, extremes.rounding)
+        whole = difference(outputs[None], outputs[stage.name], matching, extremes.rounding)
         limit = TOLERANCES[stage.precision]
         judged = stage.judge() if stage.judge is not None else None
         reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit, judged)]
@@ -186,6 +207,7 @@ def run_chain(
                 "reason": "; ".join(reasons),
                 "precision": stage.precision,
                 "compared_with": before or "torch",
+                "verdict": step.verdict if judged is None or step.verdict == NUMBERS else BOTH,
                 "step": asdict(step),
                 "reference": asdict(whole),
                 "tolerance": {k: v for k, v in asdict(limit).items() if np.isfinite(v)},
@@ -220,6 +242,8 @@ def _broken(found: Difference, limit: Tolerance, judged: Parity | None = None) -
         reasons = [judged.refused] if judged.refused else []
         return reasons + _lost_boxes(found, limit)
     reasons = []
+    if found.verdict == BOXES:
+        return _lost_boxes(found, limit)
     if found.max_relative > limit.max_relative:
         reasons.append(
             f"output {found.worst_output!r} differs by {found.max_relative:.2e} relative, more than "

@@ -22,22 +22,28 @@ def is_end_to_end(shape: tuple[int, ...]) -> bool:
 
 
 def is_raw(shape: tuple[int, ...]) -> bool:
-    """(N, 4 + classes, anchors): centre x, y, width, height, then a score a class, as Ultralytics' heads give them."""
+    """(N, 4 + classes, anchors): centre x, y, width, height, then a score a class, as Ultralytics' heads give them.
+
+    Behind the classes may stand what else a box has: coefficients of a mask, keypoints, an angle.
+    """
     return len(shape) == 3 and shape[1] >= 5 and shape[2] >= 4 * shape[1]
 
 
-def agreement(reference: Array, candidate: Array, score: float = 0.25) -> tuple[float, int] | None:
+def agreement(
+    reference: Array, candidate: Array, score: float = 0.25, classes: int | None = None
+) -> tuple[float, int] | None:
     """Share of boxes that have a partner on the other side (IoU of at least 0.9, same class), and how many were asked.
 
     Both ways round, over all images. The boxes asked are those of at least `score`, or the twenty best of an image
     where none reaches it; of an end-to-end detector only those that rounding cannot have picked, whose score is above
-    that of the last box by more than a tie. None for outputs of neither form.
+    that of the last box by more than a tie. `classes`: how many scores a raw output has, where not all else are. None
+    for outputs of neither form.
     """
     if reference.shape != candidate.shape or not (is_end_to_end(reference.shape) or is_raw(reference.shape)):
         return None
     matched = asked = 0
     for one, other in zip(reference, candidate, strict=True):
-        sides = _boxes(one), _boxes(other)
+        sides = _boxes(one, classes), _boxes(other, classes)
         edge = max(side[-1, 4] for side in sides) if is_end_to_end(reference.shape) else 0.0
         for mine, theirs in (sides, sides[::-1]):
             hit, count = _matched(mine[mine[:, 4] > edge * (1 + _TIE)], theirs, score)
@@ -53,11 +59,11 @@ def agreement_of_rows(reference: Array, candidate: Array, score: float = 0.25) -
     return sum(hit for hit, _ in found) / asked if asked else 1.0, asked
 
 
-def _boxes(output: Array) -> Array:
+def _boxes(output: Array, classes: int | None) -> Array:
     """Rows of x1, y1, x2, y2, score, class, best first; values that are not finite score nothing."""
     found = np.array(output, np.float64)
     if not is_end_to_end((1, *found.shape)):
-        scores = found[4:]
+        scores = found[4:] if classes is None else found[4 : 4 + classes]
         centre, half = found[:2], found[2:4] / 2
         found = np.concatenate([centre - half, centre + half, scores.max(0)[None], scores.argmax(0)[None]]).T
     found[~np.isfinite(found).all(axis=1)] = 0.0

@@ -22,7 +22,7 @@ from channelcut.onnx_out.module import parity_check
 from channelcut.onnx_out.names import output_names
 from channelcut.onnx_out.noise import FORWARD_FAILURES, rounding_of
 from channelcut.onnx_out.parity import Parity
-from channelcut.parity.chain import Batch, Decode, Extremes, Outputs, Stage, run_chain
+from channelcut.parity.chain import PLAIN, Batch, Extremes, Matching, Outputs, Stage, run_chain
 from channelcut.precision.convert import BUDGETS
 
 Run = Callable[[Batch], Outputs]
@@ -39,9 +39,8 @@ def compare_files(
     form: Deployed,
     batches: Sequence[Batch],
     *,
-    score: float = 0.25,
+    matching: Matching = PLAIN,
     on_progress: Callable[[int, int], None] | None = None,
-    decode: Decode | None = None,
 ) -> dict[str, Any]:
     """Run a network and each of its files in `folder` on the same inputs, and compare each with the form before it.
 
@@ -51,9 +50,8 @@ def compare_files(
         folder: holds `model.onnx`, and what there is of `model.<precision>.onnx` and `model*.engine`.
         form: what the files were made from, see `adapters.deployed_form`.
         batches: inputs (N, C, H, W), or a tuple of several in the forward's order, all of the same shapes.
-        score: boxes of at least this score are matched.
+        matching: how boxes are matched, and whether the batches are real images.
         on_progress: called as on_progress(done, total) before every stage and at the end.
-        decode: boxes out of outputs in a form of their own, see `chain.Decode`.
 
     Returns:
         What `run_chain` returns: a row per stage, and the first stage that breaks its tolerance, as JSON values.
@@ -62,7 +60,7 @@ def compare_files(
     names = _output_names(folder, form)
     stages = [_onnx(folder, form, batches), *_further(folder), *_engines(folder)]
     reference, known = _reference(module, names), _extremes(module, names, batches)
-    return run_chain(reference, stages, batches, score, on_progress, decode, known)
+    return run_chain(reference, stages, batches, matching, on_progress, known)
 
 
 def _output_names(folder: Path, form: Deployed) -> tuple[str, ...]:

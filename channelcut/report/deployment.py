@@ -32,11 +32,12 @@ def parity(report: Part) -> Section | None:
                 "" if step.number("cosine") is None else f"{step.number('cosine'):.6f}",
                 "" if share is None else f"{100 * share:.1f} %",
                 f"{stage.text('status')} {stage.text('reason')}".strip(),
+                stage.text("verdict"),
             )
         )
     broken = found.text("first_broken")
     verdict = f"The first stage that breaks is {broken}." if broken else "No stage that was run breaks its tolerance."
-    heads = ("Stage", "Compared with", "Max", "Mean", "Relative", "Cosine", "Boxes", "Verdict")
+    heads = ("Stage", "Compared with", "Max", "Mean", "Relative", "Cosine", "Boxes", "Verdict", "Judged by")
     listed = table(heads, rows, f"Parity on {found.text('inputs')}", (2, 3, 4, 5, 6))
     return section("parity", "Parity, from torch to the engine", tag("p", verdict), listed)
 

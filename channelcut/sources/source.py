@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from channelcut.adapters import Adapter, adapter_of
-from channelcut.adapters.user_file import UserFile, functions_beside
+from channelcut.adapters.user_file import functions_beside, with_functions
 from channelcut.core.errors import UserError
 from channelcut.core.specs import InputSpec
 
@@ -48,7 +48,7 @@ class Source:
         if self.beside is None:
             return inner, []
         functions, left = functions_beside(self.beside())
-        return (UserFile(inner, functions) if functions else inner), left
+        return (with_functions(inner, functions) if functions else inner), left
 
     def build(self) -> nn.Module:
         """Make the model."""

@@ -9,10 +9,9 @@ YOLO(result).train(data="data.yaml", epochs=50)
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from channelcut.core.errors import MissingExtraError
+from channelcut.adapters.ultralytics.version import require_ultralytics
 
 if TYPE_CHECKING:
     from channelcut.adapters.ultralytics.checkpoint import save_checkpoint
@@ -32,8 +31,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that only those who use it need Ultralytics."""
     for module, names in _HOME.items():
         if name in names:
-            if importlib.util.find_spec("ultralytics") is None:
-                raise MissingExtraError("ultralytics", "ultralytics", f"channelcut.ultralytics.{name}")
+            require_ultralytics(f"channelcut.ultralytics.{name}")
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from channelcut.adapters.base import Adapter
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.images import Preprocessing
@@ -15,22 +16,24 @@ from channelcut.recovery.images import Preprocessing
 CHECKPOINT = "pruned.pt"
 
 
-class Ultralytics:
+class Ultralytics(Adapter):
     """Detectors, segmenters, pose and oriented boxes, classifiers, RT-DETR."""
 
     def owns(self, model: nn.Module) -> bool:
         """Whether the class of the whole network is the library's; a layer of theirs in another network is not it."""
         return any(kind.__module__ == "ultralytics.nn.tasks" for kind in type(model).__mro__)
 
-    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  of every task
-        """Stretched, divided by 255: what `Preprocessing` does by default."""
-        return None
-
     def deployed(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
         """What Ultralytics' exporter would write, see `deployed.deployed_form`."""
         from channelcut.adapters.ultralytics.deployed import deployed_form
 
         return deployed_form(model, inputs, deploy, dynamic=dynamic)
+
+    def engine_form(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy) -> Deployed | None:
+        """What they build an engine from, where the head picks its boxes otherwise, see `deployed.engine_form`."""
+        from channelcut.adapters.ultralytics.deployed import engine_form
+
+        return engine_form(model, inputs, deploy)
 
     def store(self, model: nn.Module, folder: Path) -> None:
         """`pruned.pt`, which their package loads and our trainers train."""

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from channelcut.adapters.ultralytics.borrowed import with_globals
+from channelcut.adapters.ultralytics.version import require_ultralytics
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.quiet import quietly
 from channelcut.recovery.images import Preprocessing, readable
@@ -46,6 +47,7 @@ def resolved(data: str | Path, task: str) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or not as they expect it.
     """
+    require_ultralytics(f"The data set {data}")
     import ultralytics.data.utils as theirs
 
     expected = (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from channelcut.adapters.ultralytics.borrowed import with_globals
 from channelcut.adapters.ultralytics.data import task_of
+from channelcut.adapters.ultralytics.version import require_ultralytics
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import MissingExtraError, UserError
@@ -55,12 +56,22 @@ class _Listener:
     debug = error = info
 
 
-def prepared(model: nn.Module, shape: tuple[int, ...], deploy: Deploy, *, dynamic: bool = False) -> Preparation:
+def prepared(
+    model: nn.Module, shape: tuple[int, ...], deploy: Deploy, *, dynamic: bool = False, file: str = "onnx"
+) -> Preparation:
     """What Ultralytics' exporter makes of a copy of the network for an input of that shape (N, C, H, W).
+
+    Args:
+        model: a trainable network.
+        shape: of its input.
+        deploy: which head.
+        dynamic: whether sizes stay open.
+        file: what it is prepared for, `onnx` or `engine`, in their words.
 
     Raises:
         UserError: it refuses the network or the input.
     """
+    require_ultralytics(f"The deployed form of {type(model).__name__}")
     import ultralytics.engine.exporter as theirs
 
     class Stopped(theirs.Exporter):  # type: ignore[misc]  # their classes have no types
@@ -69,10 +80,12 @@ def prepared(model: nn.Module, shape: tuple[int, ...], deploy: Deploy, *, dynami
         def export_onnx(self, *_: Any, **__: Any) -> Any:
             raise _Prepared
 
+        export_engine = export_onnx
+
         def run_callbacks(self, event: str) -> None:
             """None: theirs count uses of the library on a server."""
 
-    asked: dict[str, Any] = {"format": "onnx", "imgsz": list(shape[2:]), "batch": shape[0], "dynamic": dynamic}
+    asked: dict[str, Any] = {"format": file, "imgsz": list(shape[2:]), "batch": shape[0], "dynamic": dynamic}
     asked |= {"device": "cpu", "verbose": False, "data": None} | ({} if deploy.nms is None else {"nms": deploy.nms})
     listener = _Listener()
     # The same code with other globals: it notes in the user's settings file that it has advertised another format.
@@ -106,7 +119,20 @@ def deployed_form(model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, 
             f"outputs={deploy.outputs!r}: the deployed form of an Ultralytics network has one output, and two to "
             "segment. Choose the head with nms (--nms on the command line)."
         )
-    found = prepared(model, tuple(image.shape), deploy, dynamic=dynamic)
+    return _form(prepared(model, tuple(image.shape), deploy, dynamic=dynamic), image)
+
+
+def engine_form(model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy) -> Deployed | None:
+    """What Ultralytics builds a TensorRT engine from, where its head picks the best boxes; else None: the same network.
+
+    The top-k over all boxes is one over parts first there, and the metadata are those of an engine.
+    """
+    found = prepared(model, tuple(inputs[0].shape), deploy, file="engine")
+    picks = found.metadata["end2end"] or found.metadata["head"] == "RTDETRDecoder"
+    return _form(found, inputs[0]) if picks or found.metadata["task"] == "semantic" else None
+
+
+def _form(found: Preparation, image: Tensor) -> Deployed:
     if found.image.shape != image.shape:
         raise UserError(
             f"Ultralytics exports inputs of {tuple(found.image.shape)} where {tuple(image.shape)} was asked for: sizes "

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from channelcut.core.errors import MissingExtraError, UserError
+from channelcut.adapters.ultralytics.version import require_ultralytics
+from channelcut.core.errors import UserError
 from channelcut.core.quiet import quietly
 
 _CHECK = "import sys; from ultralytics.nn.tasks import torch_safe_load; torch_safe_load(sys.argv[1], safe_only=True)"
@@ -38,6 +39,7 @@ def load(name: str, *, trust: bool = False, download: bool = False) -> Any:
     Raises:
         UserError: there is no such file, it is damaged, of another Ultralytics, or holds other classes.
     """
+    require_ultralytics(f"The model {name}")
     if not name.endswith(".pt"):
         return _network(name, name)
     path = Path(name)
@@ -84,10 +86,8 @@ def _check(copy: Path, path: Path) -> None:
 
 
 def _network(name: str, called: str) -> Any:
-    try:
-        from ultralytics import RTDETR, YOLO
-    except ImportError as error:
-        raise MissingExtraError("ultralytics", "ultralytics", f"The model {called}") from error
+    from ultralytics import RTDETR, YOLO
+
     with quietly():
         try:
             network = (RTDETR if "rtdetr" in Path(name).name else YOLO)(name).model

@@ -1,4 +1,4 @@
-"""Networks of no library that is known here: what runs is their forward, or some of its outputs."""
+"""The seam between channelcut and the library that a network comes from."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.images import Preprocessing
 
 
-class Plain:
-    """The adapter of every network that no other one owns."""
+class Adapter:
+    """What differs from library to library. A library's adapter overrides what it knows.
+
+    As it stands, that of the networks of no library that is known here: their forward is what runs, or some of its
+    outputs.
+    """
 
     def owns(self, model: nn.Module) -> bool:  # noqa: ARG002  whatever it is
-        """Always."""
+        """Whether the network is one of the library's."""
         return True
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
+        """How images become inputs of the network; None where the library does not say."""
+        return None
 
     def deployed(
         self,
@@ -31,15 +39,26 @@ class Plain:
         *,
         dynamic: bool = False,  # noqa: ARG002  the same module either way
     ) -> Deployed:
-        """The module, and of its outputs those that are read. Batch norms are folded when the file is written."""
+        """The form that runs in production, made of a copy. Batch norms may stay: they are folded in the file.
+
+        Args:
+            model: a trainable network, cut or not.
+            inputs: the positional inputs of one forward.
+            deploy: what is asked for.
+            dynamic: whether the file leaves sizes open.
+
+        Raises:
+            UserError: the library deploys no such network, or not with these inputs.
+        """
         refuse_nms(model, deploy)
         return Deployed(_Chosen(model, deploy.outputs) if deploy.outputs else model, inputs)
 
-    def store(self, model: nn.Module, folder: Path) -> None:
-        """Nothing beside the tensors and the plan."""
+    def engine_form(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy) -> Deployed | None:  # noqa: ARG002
+        """The form that a TensorRT engine is built from, where it is another than `deployed`; else None."""
+        return None
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
-        """None: which modules the outputs need is seen in the trace."""
+        """The paths of the modules that deployment leaves out, as far as the trace does not show them."""
         refuse_nms(model, deploy)
         return ()
 
@@ -48,12 +67,11 @@ class Plain:
         refuse_nms(model, deploy)
         return Weighing(lambda result: _read(result, deploy.outputs))
 
-    def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
-        """Not known."""
-        return None
+    def store(self, model: nn.Module, folder: Path) -> None:
+        """Write the library's own form of a cut network beside the result, where it has one."""
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:  # noqa: ARG002  no network has one here
-        """Never: images come from a folder, see `recovery.images`."""
+        """Whether `data` is a data set of the library's: labelled, with its own way to prepare images."""
         return False
 
     def images(
@@ -64,11 +82,26 @@ class Plain:
         preprocessing: Preprocessing | None = None,  # noqa: ARG002
         limit: int = 256,  # noqa: ARG002
     ) -> tuple[Tensor, list[str]]:
-        """None: there are no data sets of these networks."""
+        """Images of such a data set to calibrate by, prepared as the library does, and the names of broken ones.
+
+        Args:
+            model: the network that takes them.
+            data: the data set.
+            shape: (channels, height, width) of its input.
+            preprocessing: what the caller asks for beside it.
+            limit: the most images to read.
+
+        Raises:
+            UserError: the data set is missing or does not fit, or has a preprocessing of its own that is not this one.
+        """
         raise UserError(f"{data} is no data set that is known for {type(model).__name__}. Give a folder of images.")
 
     def check_data(self, model: nn.Module, data: str | Path) -> None:
-        """Nothing is evaluated."""
+        """Look whether `evaluate` can take the network and the data set.
+
+        Raises:
+            UserError: it cannot.
+        """
 
     def evaluate(
         self,
@@ -80,7 +113,19 @@ class Plain:
         batch: int = 16,  # noqa: ARG002
         on_progress: Callable[[int, int], None] | None = None,  # noqa: ARG002
     ) -> dict[str, float] | None:
-        """None: nobody knows what their outputs mean."""
+        """The accuracy of a network, or of a file that was written of one; None where the library has no way to tell.
+
+        Args:
+            model: a module, which stays as it is, or the path of an ONNX file.
+            data: a data set of the library's.
+            imgsz: height and width of the input.
+            nms: which head, see `core.deployed.Deploy`; a file has its own.
+            batch: images in a batch.
+            on_progress: called as on_progress(done, total).
+
+        Raises:
+            UserError: the data set is missing or does not fit.
+        """
         return None
 
 
