@@ -12,6 +12,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.graph import is_named, tensor_paths
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
 
 
@@ -45,6 +46,10 @@ class Plain:
     def preprocessing(self, model: nn.Module) -> Preprocessing | None:  # noqa: ARG002  nobody says
         """Not known."""
         return None
+
+    def teaching(self, model: nn.Module) -> Teaching:  # noqa: ARG002  nothing is known of it
+        """Every output by itself."""
+        return Teaching()
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:  # noqa: ARG002  no network has one here
         """Never: images come from a folder, see `recovery.images`."""

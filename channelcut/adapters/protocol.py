@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
 
 
@@ -39,6 +40,9 @@ class Adapter(Protocol):
 
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The paths of the modules that deployment leaves out."""
+
+    def teaching(self, model: nn.Module) -> Teaching:
+        """What helps to teach a cut of the network, see `channelcut.recover`."""
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """Whether `data` is a data set of the library's: labelled, with its own way to prepare images."""

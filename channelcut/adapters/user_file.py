@@ -18,6 +18,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.words import kind_of
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -71,6 +72,10 @@ class UserFile:
     def undeployed(self, model: nn.Module, deploy: Deploy) -> tuple[str, ...]:
         """The library's."""
         return self.inner.undeployed(model, deploy)
+
+    def teaching(self, model: nn.Module) -> Teaching:
+        """The library's."""
+        return self.inner.teaching(model)
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """The library's."""

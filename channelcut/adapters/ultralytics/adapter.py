@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
 
 CHECKPOINT = "pruned.pt"
@@ -42,6 +43,12 @@ class Ultralytics:
         from channelcut.adapters.ultralytics.deployed import undeployed_modules
 
         return undeployed_modules(model, deploy)
+
+    def teaching(self, model: nn.Module) -> Teaching:
+        """Scores and boxes weighted by the teacher's confidence, see `teaching.teaching`."""
+        from channelcut.adapters.ultralytics.teaching import teaching
+
+        return teaching(model)
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """A `data.yaml`; to classify also a folder with train/."""
