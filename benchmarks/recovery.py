@@ -191,16 +191,18 @@ def table(rows: dict[str, Any]) -> str:
         "",
         "`python -m benchmarks.recovery`; one thread, other work beside it; environments are in recovery.json.",
         "",
-        "| row | MACs | images seen | labels | chosen on: before → after | test: original, before → after | wall, processor |",
+        "| row | MACs | images seen | labels | chosen on, before → after | test: original, before → after | time |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         chosen = row.get("chosen_on")
         words = f"{chosen['before']:.4f} → **{chosen['after']:.4f}**" if chosen else "–"
         test = row["test"]
+        labels = "yes" if row["options"].get("labels") else "no"
+        after = f"**{test['after']:.4f}** ({row['test_images']:,})"
         lines.append(
-            f"| {name} | {row['macs']:.3f} | {row['images_seen']:,} | {'yes' if row['options'].get('labels') else 'no'} | "
-            f"{words} | {test['original']:.4f}, {test['before']:.4f} → **{test['after']:.4f}** ({row['test_images']:,}) | "
+            f"| {name} | {row['macs']:.3f} | {row['images_seen']:,} | {labels} | "
+            f"{words} | {test['original']:.4f}, {test['before']:.4f} → {after} | "
             f"{row['wall_s']:.0f} s, {row['processor_s']:.0f} s |"
         )
     return "\n".join(lines) + "\n"

@@ -66,7 +66,8 @@ def recover(
             data.yaml, of which the `train` split alone is read. A share of them is held back and never trained on.
         epochs: how often the data is gone through.
         loss: the task's own loss, called as loss(model, batch) with the student in evaluation mode and a batch as
-            `data` gives it, on the device; returns a tensor of one number that is added. What it raises comes out as it is.
+            `data` gives it, on the device; returns a tensor of one number that is added. What it raises comes out as it
+            is.
         out: a folder for the checkpoint. Where there is one of the same recovery it is gone on with, so that the same
             call ends a training that was interrupted or killed, with the same weights (bit by bit on a CPU).
         options: see `RecoverOptions`.
