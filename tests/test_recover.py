@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import channelcut as cc
 from channelcut.adapters.ultralytics.teaching import heads_loss
+from channelcut.cli import main
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import named_tensors
+from channelcut.cutting.storage import load_plan
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
 from channelcut.recovery.distil.losses import comparable
@@ -299,6 +302,62 @@ def test_a_detectors_heads_agree_with_themselves_alone() -> None:
     student = (torch.rand(1), {"one2many": head(), "one2one": head()})
     assert heads_loss(teacher, teacher).abs() < 1e-5
     assert heads_loss(teacher, student) > 0.5
+
+
+def test_rounds_reach_the_budget_and_load_in_one_step(made: Any, tmp_path: Path) -> None:
+    model, _, images = made
+    found = cc.prune_in_rounds(
+        model, images[:1], images, rounds=2, epochs=1, macs=0.4, options=QUICK, out=tmp_path / "checkpoints"
+    )
+    assert 0.25 < found.plan.macs_ratio <= 0.4
+    assert [(change["step"], change["round"]) for change in found.plan.changes] == [("recover", 1), ("recover", 2)]
+    assert found.step.fingerprint == found.plan.fingerprint
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round1", "round2"]
+    cc.save(found, tmp_path / "out")
+    loaded = cc.load(Net, tmp_path / "out")
+    assert torch.equal(loaded(images)["logits"], found.model(images)["logits"])
+    whole = cc.prune_in_rounds(model, images[:1], images, rounds=1, epochs=1, params=500, options=QUICK)
+    assert whole.plan.after.params <= 500
+    assert same(whole, cc.recover(model, cc.prune(model, images[:1], params=500), images, epochs=1, options=QUICK))
+    with pytest.raises(cc.UserError, match="rounds=0"):
+        cc.prune_in_rounds(model, images[:1], images, rounds=0, epochs=1, keep=0.5)
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+def factory():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    return body, torch.rand(1, 3, 12, 12)
+
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.rand(8, 3, 12, 12, generator=generator), torch.zeros(8, 4, 10, 10)) for _ in range(6)]
+
+def loss(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+"""
+
+
+def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    (tmp_path / "det.py").write_text(FACTORY)
+    out = tmp_path / "out"
+    command = ["compress", f"{tmp_path}/det.py:factory", "--keep", "0.5", "--align", "1", "--no-engine", "--no-bench"]
+    command += ["--out", str(out), "--recover", "2", "--batch-norm", "recalibrate", "--rounds", "2"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "recovered: 2 epochs of 5 images, 10 steps, the original as teacher, with labels" in " ".join(
+        printed.split()
+    )
+    report = json.loads((out / "report.json").read_text())
+    assert report["recovery"]["labels"] is True
+    assert [change["step"] for change in load_plan(out).changes] == ["recalibrate", "recover", "recalibrate"] * 2
+    assert "Loss on images held back" in (out / "report.html").read_text()
+    assert not list(tmp_path.glob(".out*"))
+    assert main([*command[:-6], "--out", str(out), "--batch-norm", "batch"]) == 2
+    assert "--batch-norm says how a recovery trains, and none is asked for" in capsys.readouterr().err
 
 
 TWO = """

@@ -32,16 +32,13 @@ class Batches:
 
     Args:
         pool: the items.
-        example: what the network takes.
         options: sizes and seeds.
         augment: what is done to images.
         all_: the processes that share a batch.
     """
 
-    def __init__(
-        self, pool: Pool, example: Inputs, options: RecoverOptions, augment: Sequence[str], all_: Processes
-    ) -> None:
-        self.pool, self.example, self.seed, self.augment, self.all = pool, example, options.seed, tuple(augment), all_
+    def __init__(self, pool: Pool, options: RecoverOptions, augment: Sequence[str], all_: Processes) -> None:
+        self.pool, self.seed, self.augment, self.all = pool, options.seed, tuple(augment), all_
         order = torch.randperm(pool.size, generator=generator(options.seed, _SPLIT)).tolist()
         held = min(_MOST_HELD, math.ceil(options.held_back * pool.size), pool.size // 2)
         self.held, self.trained = order[:held], order[held:]
@@ -95,7 +92,7 @@ class Batches:
         """Items as a batch on the device, as they are."""
         device = self.all.device
         whole = self.pool.joined(items)
-        inputs = mapped(taken(whole, self.example, 0), lambda t: t.to(device))
+        inputs = mapped(taken(whole, self.pool.example, 0), lambda t: t.to(device))
         count = next((len(v) for v in _values(inputs) if isinstance(v, Tensor) and v.dim()), len(items))
         whole = pytree.tree_map_only(Tensor, lambda t: t.to(device), whole)
         return Given(put_back(whole, inputs), inputs, count)

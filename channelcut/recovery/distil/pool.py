@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Pool:
     named: one in words, for messages.
     unreadable: images that could not be decoded.
     notes: what a reader of the report has to know.
+    example: what the network takes.
     """
 
     size: int
@@ -50,26 +51,35 @@ class Pool:
     threads: bool = False
     unreadable: int = 0
     notes: tuple[str, ...] = ()
+    example: Inputs = ((), {})
 
 
-def pool_of(
-    data: Any, example: Inputs, how: Preprocessing | None, *, labelled: bool, workers: int, report: Report
-) -> Pool:
-    """What `data` holds.
+@dataclass(frozen=True)
+class Reading:
+    """How data is read.
 
-    Args:
-        data: see `channelcut.recover`.
-        example: what the network takes.
-        how: how images of a folder become inputs.
-        labelled: whether a task loss takes what comes with the inputs, which else is left out.
-        workers: threads that read a folder.
-        report: called as report(images read, images in all).
+    example: what the network takes.
+    how: how images of a folder become inputs.
+    labelled: whether a task loss takes what comes with the inputs, which else is left out.
+    workers: threads that read a folder.
+    report: called as report(images read, images in all).
+    """
+
+    example: Inputs
+    how: Preprocessing | None
+    labelled: bool
+    workers: int
+    report: Report
+
+
+def pool_of(data: Any, reading: Reading) -> Pool:
+    """What `data` holds, see `channelcut.recover`.
 
     Raises:
         UserError: it is none of these, too few images can be read, or it holds nothing.
     """
     if isinstance(data, (str, Path)):
-        return _folder(Path(data), example, how or Preprocessing(), workers, report)
+        return replace(_folder(Path(data), reading), example=reading.example)
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
     if isinstance(data, Tensor):
@@ -82,12 +92,12 @@ def pool_of(
     elif _by_number(data) and not isinstance(data, (list, tuple)):
         found = _data_set(data, default_collate)
     elif isinstance(data, Iterable):
-        found = _read(data, example, labelled=labelled)
+        found = _read(data, reading.example, labelled=reading.labelled)
     else:
         raise UserError(f"data is {kind_of(data)}. {_EXPECTED}")
     if not found.size:
         raise UserError(f"data holds no inputs. {_EXPECTED}")
-    return found
+    return replace(found, example=reading.example)
 
 
 def _by_number(data: Any) -> bool:
@@ -139,8 +149,9 @@ def _joined_inputs(items: Sequence[Inputs]) -> Any:
     return columns[0] if len(columns) == 1 else columns
 
 
-def _folder(folder: Path, example: Inputs, how: Preprocessing, workers: int, report: Report) -> Pool:
+def _folder(folder: Path, reading: Reading) -> Pool:
     """The images of a folder: each decoded once to see whether it can be, and kept while there is room."""
+    example, how = reading.example, reading.how or Preprocessing()
     given = [a for a in (*example[0], *example[1].values()) if isinstance(a, Tensor)]
     if len(given) != 1 or given[0].dim() != 4:
         raise UserError("A folder of images fits a network with one image input (N, C, H, W). Pass tensors instead.")
@@ -154,8 +165,8 @@ def _folder(folder: Path, example: Inputs, how: Preprocessing, workers: int, rep
 
     kept: dict[Path, Tensor] = {}
     good: list[Path] = []
-    with ThreadPoolExecutor(workers) as threads:
-        step = 8 * workers  # not all at once: what is decoded waits in memory
+    with ThreadPoolExecutor(reading.workers) as threads:
+        step = 8 * reading.workers  # not all at once: what is decoded waits in memory
         for start in range(0, len(files), step):
             part = files[start : start + step]
             for path, image in zip(part, threads.map(read, part), strict=True):
@@ -163,7 +174,7 @@ def _folder(folder: Path, example: Inputs, how: Preprocessing, workers: int, rep
                     good.append(path)
                     if len(kept) < most:
                         kept[path] = image
-            report(min(start + step, len(files)), len(files))
+            reading.report(min(start + step, len(files)), len(files))
     broken = len(files) - len(good)
     if len(good) < _FEWEST or broken > _BROKEN * len(files):
         raise UserError(
