@@ -50,7 +50,7 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = _data(folder)
+        data = data_folder(folder)
         for size in given.sizes:
             for network, nms in CASES:
                 for cut in CUTS:
@@ -62,7 +62,7 @@ def main() -> None:
     _write(rows)
 
 
-def _data(folder: Path) -> str:
+def data_folder(folder: Path) -> str:
     """The split, copied, since Ultralytics' own calls write a cache beside the labels, and a data.yaml."""
     from ultralytics.utils import ROOT, YAML
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from channelcut.ops.pointwise import elementwise, pointwise
     from channelcut.ops.registry import rule
     from channelcut.precision.convert import PrecisionOptions, convert_precision
+    from channelcut.recovering.api import prune_in_rounds, recover
+    from channelcut.recovery.distil.options import RecoverOptions
     from channelcut.recovery.images import Preprocessing
     from channelcut.results import export, load, save
 
@@ -48,14 +50,16 @@ _HOME = {
     "channelcut.api": ("analyze", "apply", "plan", "prove", "prune"),
     "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
+    "channelcut.recovering.api": ("prune_in_rounds", "recover"),
+    "channelcut.recovery.distil.options": ("RecoverOptions",),
     "channelcut.recovery.images": ("Preprocessing",),
 }
 
 __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
-    "Proof", "ProofError", "PruneResult", "RuleError", "Slot", "TraceError", "UserError", "analyze", "apply",
-    "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load", "onnx_metadata",
-    "plan", "pointwise", "prove", "prune", "rule", "save", "ultralytics",
+    "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot", "TraceError", "UserError", "analyze",
+    "apply", "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load",
+    "onnx_metadata", "plan", "pointwise", "prove", "prune", "prune_in_rounds", "recover", "rule", "save", "ultralytics",
 ]  # fmt: skip
 
 

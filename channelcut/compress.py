@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
 from channelcut.adapters import Adapter
-from channelcut.api import apply, prune
+from channelcut.api import apply
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
@@ -22,7 +20,6 @@ from channelcut.bench.profile import profile_pair
 from channelcut.building import MODEL, build_engines, convert_files, engine_notes, write_engine_form
 from channelcut.core.checked import write_json
 from channelcut.core.deployed import DEFAULT, Deploy, Deployed
-from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
@@ -32,11 +29,15 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.core.specs import write_specs
 from channelcut.cutting import store
-from channelcut.cutting.storage import plan_fingerprint
+from channelcut.cutting.storage import fresh_folder, plan_fingerprint
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions
 from channelcut.ranking import ranking_notes
+from channelcut.recovering.rounds import pruned
+from channelcut.recovering.steps import check_taught, checkpoint_folder
+from channelcut.recovery.distil import DEFAULT as RECOVERY
+from channelcut.recovery.distil import RecoverOptions
 from channelcut.recovery.images import Preprocessing
 from channelcut.report import render_html
 from channelcut.report.collect import collect
@@ -86,6 +87,11 @@ class CompressOptions:
     evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
         measure the accuracy of the original, the cut and all files on its `val` split.
     force: replace an existing output folder, once the new one is complete.
+    recover: epochs of a recovery after the cut, see `channelcut.recover`; 0: none. It learns from the calibration, or
+        with `loss` of a user's file from what `batches` of that gives. Its checkpoint stands beside the output folder
+        until that is written, so that the same run goes on with it.
+    rounds: in how many rounds to cut and recover, see `channelcut.prune_in_rounds`.
+    recovery: how each recovery is trained.
     images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
         `prune` holds a whole `Preprocessing`.
     """
@@ -99,6 +105,9 @@ class CompressOptions:
     evaluate: bool = True
     bench: BenchOptions = field(default_factory=BenchOptions)
     force: bool = False
+    recover: int = 0
+    rounds: int = 1
+    recovery: RecoverOptions = RECOVERY
     images: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,7 +135,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     with fresh_folder(out, force=options.force) as folder:
         begun = begin(source, options, watch)
         model, options, deploy = begun.model, begun.options, options.prune.deploy
-        result = prune(model, begun.example, **vars(options.prune), progress=progress)
+        result = pruned(begun, out, watch)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
             store(result.model, _named(result.plan, source, begun), folder)
@@ -153,6 +162,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         write_json(folder / "report.json", report)
         report |= profile
         write_atomically(folder / "report.html", render_html(report).encode())
+    shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
     return report
 
 
@@ -169,6 +179,7 @@ class Begun:
     data: the labelled data set that was given, see `accuracy.evaluated_data`.
     evaluations: hold the accuracy of the original.
     notes: what a reader of the report has to know.
+    given: what was given to calibrate and to learn from, as it was given.
     """
 
     model: nn.Module
@@ -181,6 +192,7 @@ class Begun:
     data: str | None
     evaluations: Evaluations | OwnEvaluations | None
     notes: list[str]
+    given: Any
 
 
 def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
@@ -194,53 +206,23 @@ def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
     evaluations = evaluations_by(owner, model, data, example, deploy, watch) if options.evaluate else None
     if evaluations is not None:
         evaluations.add("evaluate the original", [("original", "module", model)])
+    given = options.prune.calibration
     options, prepared = with_samples(options, owner, model, example, watch)
     images: Tensor | None = None
     if data or options.precisions:
         with watch.stage("images"):
             options, images = with_images(options, model, example)
         check_precisions(options.precisions, 0 if images is None else len(images))
-    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard)
-
-
-@contextmanager
-def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not."""
-    out = Path(out)
-    if out.exists() and not force:
-        raise UserError(
-            f"The output folder {out} exists. Nothing was changed: give another --out, or --force to replace it when "
-            f"the new result is complete."
-        )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "plan.json").is_file())):
-        raise UserError(f"{out} is no result of channelcut, so --force does not replace it. Give another --out.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-        folder.chmod(0o755)
-    except OSError as error:
-        raise UserError(
-            f"The folder {out.parent} cannot be written to ({error.strerror}). Choose another --out."
-        ) from error
-    try:
-        yield folder
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"The result could not be written to {out.parent} ({error.strerror or error}). Nothing half-written was "
-            "left behind. Free some space or choose another --out folder, and run again."
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if options.recover:
+        check_taught(given, owner)
+    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given)
 
 
 def made(
     model: nn.Module, result: PruneResult, folder: Path, precisions: Sequence[str]
 ) -> list[tuple[str, str, nn.Module | Path]]:
     """What there is to evaluate beside the original: the cut before and after it was restored, and the files."""
-    restored = result.recalibration is not None or result.rescaling is not None
+    restored = bool(result.recalibration or result.rescaling or result.recovery)
     found: list[tuple[str, str, nn.Module | Path]] = []
     if restored:
         found.append(("pruned", "module, as cut", apply(model, result.step)))
@@ -365,7 +347,7 @@ def notes(
             "The pruned network is not faster than the original by more than the noise of this measurement. Try a "
             "smaller budget, --align 8 or 16, or a quieter machine."
         )
-    if options.prune.calibration is None:
+    if options.prune.calibration is None and not options.recover:
         found.append(
             "Batch-norm statistics were not recalibrated: give --data a folder of images, or the accuracy as cut is "
             "what you get."

@@ -13,6 +13,7 @@ from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.graph import is_named, tensor_paths
 from channelcut.core.sensitivity import Weighing
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
 
 
@@ -66,6 +67,10 @@ class Adapter:
         """Every floating output that is read, in units of its own deviation."""
         refuse_nms(model, deploy)
         return Weighing(lambda result: _read(result, deploy.outputs))
+
+    def teaching(self, model: nn.Module) -> Teaching:  # noqa: ARG002  nothing is known of it
+        """What helps to teach a cut of the network, see `channelcut.recover`: every output by itself."""
+        return Teaching()
 
     def store(self, model: nn.Module, folder: Path) -> None:
         """Write the library's own form of a cut network beside the result, where it has one."""

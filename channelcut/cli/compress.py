@@ -7,10 +7,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from channelcut.cli import flags as groups
-from channelcut.cli import parsing
+from channelcut.cli import parsing, recovery_flags
 
 NAME = "compress"
-HELP = "Prune, prove, recalibrate, export, build, measure, report."
+HELP = "Prune, prove, recalibrate or recover, export, build, measure, report."
 EXAMPLES = (
     (
         "half of the multiply-accumulates, batch norm recalibrated on images, an engine for an RTX 4090",
@@ -24,6 +24,10 @@ EXAMPLES = (
         "at most 1.5 G multiply-accumulates, the head as it is, at least 0.8 of the backbone",
         "channelcut compress nets.py:build --input 1x3x640x640 --macs 1.5G --exclude 'head.*' "
         "--keep 'backbone.*=0.8' --out out",
+    ),
+    (
+        "recovered for ten epochs on unlabelled images, the original as teacher",
+        "channelcut compress best.pt --macs 0.7 --data images/ --recover 10 --out out",
     ),
     (
         "half of every group's channels, nothing built or timed",
@@ -45,10 +49,12 @@ def add_flags(parser: ArgumentParser) -> None:
         default="whole",
         help="the cut as a whole (default), or every group by itself as well",
     )
+    recovery_flags.add(parser)
     groups.add_images(
         parser,
-        "folder of unlabelled images for batch-norm recalibration, and for int8; of Ultralytics' models also a "
-        "data.yaml, on whose val split all results are evaluated; by default what batches() beside a factory gives",
+        "folder of unlabelled images for batch-norm recalibration, for --recover and for int8; of Ultralytics' models "
+        "also a data.yaml, on whose val split all results are evaluated; by default what batches() beside a factory "
+        "gives",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
@@ -109,6 +115,7 @@ def run(flags: Namespace) -> int:
         profile=flags.profile,
         evaluate=not flags.no_evaluate,
         force=flags.force,
+        **recovery_flags.read(flags),
         images=groups.read_images(flags),
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():

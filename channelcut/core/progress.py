@@ -21,6 +21,11 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self.progress = progress or silent
 
+    def note(self, stage: str, text: str) -> None:
+        """Tell more of a stage, such as its loss, to a progress that has a method `note(stage, text)` for it."""
+        if (hears := getattr(self.progress, "note", None)) is not None:
+            hears(stage, text)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage and announce its start and end."""

@@ -25,9 +25,16 @@ class Generators:
     `compute(func, args, kwargs)` runs the ops.
     """
 
-    def __init__(self, compute: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any] = computed) -> None:
-        self._compute = compute
+    def __init__(
+        self, compute: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any] = computed, seed: int = _SEED
+    ) -> None:
+        self._compute, self._seed = compute, seed
         self._made: dict[torch.device, torch.Generator] = {}
+
+    @property
+    def used(self) -> bool:
+        """Whether anything has been drawn."""
+        return bool(self._made)
 
     def run(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an op; one that draws from torch's own generator draws from one of these instead."""
@@ -37,16 +44,16 @@ class Generators:
         given = next((leaf.device for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)), None)
         device = torch.device(kwargs.get("device") or given or "cpu")
         if device not in self._made:
-            self._made[device] = torch.Generator(device).manual_seed(_SEED)
+            self._made[device] = torch.Generator(device).manual_seed(self._seed)
         return self._compute(seeded, args, {**kwargs, "generator": self._made[device]})
 
 
 class OwnRandom(ThreadMode):
-    """Every op that runs in it draws from `Generators`."""
+    """Every op that runs in it draws from `Generators` with this seed."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = _SEED) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.generators = Generators()
+        self.generators = Generators(seed=seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the op."""

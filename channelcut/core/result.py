@@ -34,6 +34,28 @@ class Rescaling:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """What a recovery did: inputs trained on, epochs and steps, and how far from the original it was and came.
+
+    `before` and `after` are the loss on inputs that were held back, outputs and features in variances of the
+    original's; `history` has it after every epoch, behind the mean loss of the epoch's steps. `labels`: whether a task
+    loss had a say. `unreadable`: images that could not be decoded.
+    """
+
+    images: int
+    epochs: int
+    steps: int
+    before: float
+    after: float
+    init: str
+    labels: bool
+    history: tuple[tuple[float, float], ...]
+    notes: tuple[str, ...]
+    unreadable: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PruneResult:
     """What `prune` returns: the new model and everything that says where it came from.
 
@@ -45,6 +67,7 @@ class PruneResult:
         step: the plan of this round alone, for the network that was given; the same as `plan` in the first round.
         recalibration: what the recalibration saw, where there was one.
         rescaling: what was rescaled, where that was chosen.
+        recovery: what the recovery did, where there was one.
         seconds: time by stage.
 
     Example:
@@ -65,3 +88,4 @@ class PruneResult:
     recalibration: Recalibration | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     rescaling: Rescaling | None = None
+    recovery: Recovery | None = None

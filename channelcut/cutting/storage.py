@@ -5,7 +5,10 @@ pickle.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,39 @@ def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
             seen.add(id(tensor))
             found[name] = tensor
     return found
+
+
+@contextmanager
+def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not."""
+    out = Path(out)
+    if out.exists() and not force:
+        raise UserError(
+            f"The output folder {out} exists. Nothing was changed: give another --out, or --force to replace it when "
+            f"the new result is complete."
+        )
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / PLAN).is_file())):
+        raise UserError(f"{out} is no result of channelcut, so --force does not replace it. Give another --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        folder.chmod(0o755)
+    except OSError as error:
+        raise UserError(
+            f"The folder {out.parent} cannot be written to ({error.strerror}). Choose another --out."
+        ) from error
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"The result could not be written to {out.parent} ({error.strerror or error}). Nothing half-written was "
+            "left behind. Free some space or choose another --out folder, and run again."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_plan(folder: Path) -> Plan:

@@ -50,7 +50,7 @@ def calibration_batches(
     if isinstance(calibration, (str, Path)):
         calibration = _images(Path(calibration), inputs, preprocessing)
     if isinstance(calibration, (Tensor, np.ndarray)):
-        whole = _taken(calibration, inputs, 0)
+        whole = taken(calibration, inputs, 0)
         batched = [_sliced(whole, start, size) for start in range(0, _length(whole), size)]
         found = [batch for batch in batched if _length(batch) > 1 or _length(whole) == 1]
     elif isinstance(calibration, (Mapping, bytes)):
@@ -82,9 +82,9 @@ def _of_iterable(calibration: Iterable[Any], inputs: Inputs, size: int) -> list[
     single: list[Inputs] = []
     count = 0
     for place, item in enumerate(calibration):
-        batch = _taken(item, inputs, place)
-        if _is_single(batch, inputs):
-            batch = _mapped(batch, lambda t: t[None])
+        batch = taken(item, inputs, place)
+        if is_single(batch, inputs):
+            batch = mapped(batch, lambda t: t[None])
             single.append(batch)
         else:
             found.append(batch)
@@ -97,7 +97,7 @@ def _of_iterable(calibration: Iterable[Any], inputs: Inputs, size: int) -> list[
     return found
 
 
-def _taken(item: Any, inputs: Inputs, place: int) -> Inputs:
+def taken(item: Any, inputs: Inputs, place: int) -> Inputs:
     """What the network takes of an item, by position or by name, on the example's device and in its type."""
     args, kwargs = inputs
     parts = item
@@ -120,6 +120,19 @@ def _taken(item: Any, inputs: Inputs, place: int) -> Inputs:
         )
     fitted = [_fitted(part, like, place) for part, like in zip(parts, examples, strict=False)]
     return tuple(fitted[: len(args)]), dict(zip(kwargs, fitted[len(args) :], strict=True))
+
+
+def put_back(item: Any, given: Inputs) -> Any:
+    """An item that `taken` took inputs of, with other inputs in their place."""
+    args, kwargs = given
+    values = [*args, *kwargs.values()]
+    if isinstance(item, Mapping):
+        return {**item, **dict(zip([*kwargs] or _named(item, args), values, strict=True))}
+    if not isinstance(item, (tuple, list)):
+        return values[0]
+    if len(values) > 1 and isinstance(item[0], (tuple, list)):
+        return (tuple(values), *item[1:])
+    return (*values, *item[len(values) :])
 
 
 def _named(item: Mapping[Any, Any], args: Sequence[Any]) -> list[Any]:
@@ -150,7 +163,7 @@ def _fitted(part: Any, like: Any, place: int) -> Any:
     return part.to(like.device, like.dtype)
 
 
-def _is_single(batch: Inputs, inputs: Inputs) -> bool:
+def is_single(batch: Inputs, inputs: Inputs) -> bool:
     """Whether an item has no axis for the batch: one axis less than the example."""
     for part, like in zip((*batch[0], *batch[1].values()), (*inputs[0], *inputs[1].values()), strict=True):
         if isinstance(like, Tensor) and isinstance(part, Tensor):
@@ -169,10 +182,11 @@ def _joined(single: Sequence[Inputs]) -> Inputs:
 
 
 def _sliced(batch: Inputs, start: int, size: int) -> Inputs:
-    return _mapped(batch, lambda t: t[start : start + size])
+    return mapped(batch, lambda t: t[start : start + size])
 
 
-def _mapped(batch: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+def mapped(batch: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+    """A batch with a function applied to every tensor."""
     args, kwargs = batch
 
     def each(value: Any) -> Any:

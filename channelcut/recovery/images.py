@@ -80,21 +80,17 @@ def load_images(
         UserError: the folder is missing, or holds no readable image.
     """
     how = preprocessing or Preprocessing()
-    if not Path(folder).is_dir():
-        raise UserError(
-            f"There is no folder {folder}. --data expects a folder with images ({', '.join(sorted(SUFFIXES))})."
-        )
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = image_files(folder)
     batch: list[torch.Tensor] = []
     broken: list[str] = []
     for path in files:
         if len(batch) == limit:
             break
-        image = _read(path)
+        image = decoded(path)
         if image is None:
             broken.append(path.name)
         else:
-            batch.append(_prepare(image, shape, how))
+            batch.append(prepared(image, shape, how))
     if not batch:
         found = f"{len(files)} files look like images, but none can be read" if files else "it holds none"
         raise UserError(
@@ -103,6 +99,19 @@ def load_images(
             f"out."
         )
     return torch.stack(batch), broken
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The files in a folder that look like images by their names, searched recursively, in the order of these.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(
+            f"There is no folder {folder}. --data expects a folder with images ({', '.join(sorted(SUFFIXES))})."
+        )
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
 
 
 def readable(path: Path) -> bool:
@@ -114,7 +123,7 @@ def readable(path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> Image.Image | None:
+def decoded(path: Path) -> Image.Image | None:
     """The decoded image, or None where the file is damaged or of another kind."""
     try:
         if not readable(path):
@@ -126,7 +135,8 @@ def _read(path: Path) -> Image.Image | None:
         return None
 
 
-def _prepare(image: Image.Image, shape: tuple[int, int, int], how: Preprocessing) -> torch.Tensor:
+def prepared(image: Image.Image, shape: tuple[int, int, int], how: Preprocessing) -> torch.Tensor:
+    """A decoded image as an input, shape (channels, height, width)."""
     channels, height, width = shape
     if channels not in (1, 3):
         raise UserError(

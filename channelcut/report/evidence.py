@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.charts import duration_chart, histograms, proof_chart, ratio_chart
-from channelcut.report.facts import MIB, onnx_error, proof_word, rescaled, verdict_of
+from channelcut.report.facts import MIB, onnx_error, proof_word, recovered, rescaled, verdict_of
 from channelcut.report.markup import Html, Section, facts_list, join, table, tag
 from channelcut.report.numbers import count, significant, unit
 from channelcut.report.overview import section
@@ -97,6 +97,8 @@ def proof(report: Part) -> Section | None:
 def recovery(report: Part) -> Section | None:
     """What was done to win accuracy back."""
     part, pairs = report.part("recalibration"), rescaled(report)
+    trained = recovered(report)
+    pairs += trained
     if not part and not pairs:
         return None
     if part:
@@ -105,7 +107,8 @@ def recovery(report: Part) -> Section | None:
             ("Batch-norm layers", count(part.number("layers"))),
             ("Time", unit(part.number("seconds"), "s")),
         ]
-    return section("recovery", "Batch-norm recalibration" if part else "Rescaling", facts_list(pairs))
+    title = "Recovery" if trained else "Batch-norm recalibration" if part else "Rescaling"
+    return section("recovery", title, facts_list(pairs))
 
 
 def files(report: Part) -> Section | None:

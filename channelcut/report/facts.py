@@ -54,6 +54,22 @@ def rescaled(report: Part) -> list[tuple[str, str]]:
     return found
 
 
+def recovered(report: Part) -> list[tuple[str, str]]:
+    """What a recovery did, and how far from the original the cut was before and after."""
+    part = report.part("recovery")
+    if not part:
+        return []
+    teacher = "the original as teacher" + (", with labels" if part.data.get("labels") else ", without labels")
+    start = {"scratch": ", from drawn weights", "rewind": ", from early weights"}.get(part.text("init"), "")
+    epochs, steps = (count(part.number(key)) for key in ("epochs", "steps"))
+    found = [
+        ("Recovered", f"{epochs} epochs of {count(part.number('images'))} images, {steps} steps, {teacher}{start}"),
+        ("Loss on images held back", f"{significant(part.number('before'))} → {significant(part.number('after'))}"),
+        ("Time of the recovery", unit(part.number("seconds"), "s")),
+    ]
+    return found + [("Note", text) for text in part.texts("notes")]
+
+
 def onnx_error(part: Part) -> str:
     """How far a file is from its module, and how far it may be."""
     error, limit = part.number("max_relative_error"), part.number("tolerance")

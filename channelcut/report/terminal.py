@@ -22,6 +22,7 @@ from channelcut.report.facts import (
     options_of,
     places_by_reason,
     proof_word,
+    recovered,
     rescaled,
     rows_of,
     verdict_of,
@@ -89,7 +90,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
 
 def _recovery(report: Part) -> list[str]:
     """What was done to win accuracy back."""
-    found = [f"{name[:1].lower()}{name[1:]}: {text}" for name, text in rescaled(report)]
+    pairs = rescaled(report) + recovered(report)
+    found = [f"{name[:1].lower()}{name[1:]}: {text}" for name, text in pairs]
     recalibrated = report.part("recalibration")
     if recalibrated:
         images, layers = (count(recalibrated.number(key)) for key in ("images", "layers"))

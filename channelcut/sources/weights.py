@@ -20,13 +20,8 @@ def first_line(error: BaseException) -> str:
 
 
 def with_weights(model: nn.Module, path: Path, trust: bool) -> nn.Module:
-    """Load a state dict strictly; common wrappers (`state_dict`, `model`, a `module.` prefix) are taken off."""
-    state = read_weights(path, trust=trust)
-    for key in ("state_dict", "model", "model_state_dict"):
-        inner = state.get(key)
-        if isinstance(inner, dict):
-            state = inner
-    tensors = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    """Load a state dict strictly."""
+    tensors = read_state(path, trust=trust)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -35,6 +30,20 @@ def with_weights(model: nn.Module, path: Path, trust: bool) -> nn.Module:
             f"{path} does not fit the model: {' '.join(lines[:3])[:400]}. Expected the state dict of the same class."
         ) from error
     return model.eval()
+
+
+def read_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file, out of common wrappers (`state_dict`, `model`, a `module.` prefix).
+
+    Raises:
+        UserError: see `read_weights`.
+    """
+    state = read_weights(path, trust=trust)
+    for key in ("state_dict", "model", "model_state_dict"):
+        inner = state.get(key)
+        if isinstance(inner, dict):
+            state = inner
+    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def read_weights(path: Path, *, trust: bool = False) -> dict[str, object]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from channelcut.adapters.base import Adapter
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.sensitivity import Weighing
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
 
 CHECKPOINT = "pruned.pt"
@@ -52,6 +53,12 @@ class Ultralytics(Adapter):
         from channelcut.adapters.ultralytics.weighing import detections
 
         return detections(model, deploy)
+
+    def teaching(self, model: nn.Module) -> Teaching:
+        """Scores and boxes weighted by the teacher's confidence, see `teaching.teaching`."""
+        from channelcut.adapters.ultralytics.teaching import teaching
+
+        return teaching(model)
 
     def is_data_set(self, model: nn.Module, data: Any) -> bool:
         """A `data.yaml`; to classify also a folder with train/."""

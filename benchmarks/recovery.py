@@ -1,0 +1,212 @@
+"""What recovery wins back: ResNets on CIFAR-10 at 2.1x fewer MACs, YOLO26n (COCO weights) at 0.9 and 0.8.
+
+    CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery           # results/recovery.json, .md
+    CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
+
+Every row cuts the network by the default ranking, measures its batch norms anew and recovers it. The first training
+images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training images, which teach nothing (the
+original has seen them); that on test images stands beside it. YOLO26n learns from `imagenet1000` and the train half of
+coco128, without labels, and is evaluated on the val half. A row that is there is not measured again, and one that was
+killed goes on with its checkpoint, so that the script can be called anew where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+import channelcut as cc
+from benchmarks.ultralytics_map import data_folder
+from benchmarks.zoo.data import cifar10, require_assets
+from benchmarks.zoo.resnet_cifar import load_resnet20, load_resnet56, preprocess
+from channelcut.adapters.ultralytics.evaluation import evaluate
+from channelcut.bench.environment import environment
+from channelcut.core.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results" / "recovery"
+CALIBRATED, CHOSEN = 512, 1000
+MACS = 1 / 2.1
+CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
+SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
+ROWS: dict[str, dict[str, Any]] = {
+    "resnet20 default": SHORT,
+    "resnet20 lr 3e-4": SHORT | {"learning_rate": 3e-4},
+    "resnet20 lr 3e-3": SHORT | {"learning_rate": 3e-3},
+    "resnet20 batch norm recalibrated": SHORT | {"batch_norm": "recalibrate"},
+    "resnet20 batch norm of batches": SHORT | {"batch_norm": "batch"},
+    "resnet20 labels": SHORT | {"labels": True},
+    "resnet20 labels alone": SHORT | {"labels": True, "output": 0.0, "features": 0.0},
+    "resnet20 outputs alone": SHORT | {"features": 0.0},
+    "resnet20 no warm-up": SHORT | {"warmup": 0.0},
+    "resnet20 no augmentation": SHORT | {"augment": ()},
+    "resnet20 scratch": SHORT | {"labels": True, "init": "scratch"},
+    "resnet56 default": MIDDLE,
+    "resnet56 labels": MIDDLE | {"labels": True},
+    "resnet56 long": {"taught": 20000, "epochs": 10, "labels": True, "test": 10000},
+    "yolo26n 0.9": {"macs": 0.9, "epochs": 3},
+    "yolo26n 0.8": {"macs": 0.8, "epochs": 8},
+}
+
+
+def main() -> None:
+    """Measure what is missing, a row at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="*", help="pattern of the rows to measure")
+    parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "channelcut-recovery"))
+    parser.add_argument("--table", action="store_true", help="write the table alone")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, chosen in ROWS.items():
+        if not given.table and fnmatch(name, f"{given.rows}*") and name not in _rows():
+            work = Path(given.work) / name.replace(" ", "-")
+            row = _yolo(dict(chosen), work) if name.startswith("yolo") else _resnet(name, dict(chosen), work)
+            said = {"command": " ".join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]), "options": chosen}
+            rows = _rows() | {name: row | said | {"environment": environment(1)}}
+            write_atomically(RESULTS.with_suffix(".json"), (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+            print(name, json.dumps(row), flush=True)
+    write_atomically(RESULTS.with_suffix(".md"), table(_rows()).encode())
+
+
+def _rows() -> dict[str, Any]:
+    file = RESULTS.with_suffix(".json")
+    return dict(json.loads(file.read_text())["rows"]) if file.exists() else {}
+
+
+def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
+    load = load_resnet20 if name.startswith("resnet20") else load_resnet56
+    model = load(require_assets()).eval()
+    taught, epochs, count = chosen.pop("taught"), chosen.pop("epochs"), chosen.pop("test", CHOSEN)
+    labelled = chosen.pop("labels", False)
+    images, labels = cifar10("train", 50000)
+    result = cc.prune(model, torch.rand(1, 3, 32, 32), macs=MACS, calibration=preprocess(images[:CALIBRATED]))
+    inputs = preprocess(images[:taught])
+    data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
+    loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
+    found, spent = _recovered(model, result, data, epochs, loss, replace(CIFAR, **chosen), work)
+    test_images, test_labels = cifar10("test", count)
+    splits = {
+        "chosen_on": (preprocess(images[-CHOSEN:]), labels[-CHOSEN:]),
+        "test": (preprocess(test_images), test_labels),
+    }
+    networks = {"original": model, "before": result.model, "after": found.model}
+    scores = {
+        split: {which: _accuracy(network, *given) for which, network in networks.items()}
+        for split, given in splits.items()
+    }
+    return {"metric": "accuracy", "test_images": count, **scores, **spent}
+
+
+def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    with torch.no_grad():
+        guesses = torch.cat([model(part).argmax(1) for part in torch.split(images, 250)])
+    return float((guesses == labels).double().mean())
+
+
+def _yolo(chosen: dict[str, Any], work: Path) -> dict[str, Any]:
+    from ultralytics.nn.tasks import DetectionModel
+
+    macs, epochs, size = chosen.pop("macs"), chosen.pop("epochs"), 320
+    model = DetectionModel("yolo26n.yaml", verbose=False)
+    tensors = load_file(require_assets() / "weights" / "yolo26n_coco.safetensors")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.eval()
+    images = work / "images"
+    for part in ("imagenet1000", "coco128/images/train"):
+        for file in sorted((require_assets() / part).rglob("*.*")):
+            link = images / part / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists() and file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
+                link.symlink_to(file.resolve())
+    how = cc.Preprocessing("letterbox")
+    result = cc.prune(model, torch.rand(1, 3, size, size), macs=macs, align=8, calibration=images, preprocessing=how)
+    options = cc.RecoverOptions(batch=16, preprocessing=how, **chosen)
+    found, spent = _recovered(model, result, images, epochs, None, options, work)
+    with tempfile.TemporaryDirectory() as name:
+        data = data_folder(Path(name))
+        scores = [evaluate(network, data, imgsz=size)["map"] for network in (model, result.model, found.model)]
+    return {
+        "metric": "mAP50-95",
+        "test_images": 128,
+        "test": dict(zip(("original", "before", "after"), scores, strict=True)),
+    } | spent
+
+
+def _recovered(
+    model: nn.Module, result: Any, data: Any, epochs: int, loss: Callable[..., Any] | None, options: Any, work: Path
+) -> tuple[Any, dict[str, Any]]:
+    start, busy = perf_counter(), process_time()
+    found: Any = cc.recover(model, result, data, epochs=epochs, loss=loss, out=work, options=options, progress=_Said())
+    done = found.recovery
+    return found, {
+        "macs": found.plan.macs_ratio,
+        "params": found.plan.params_ratio,
+        "seed": options.seed,
+        "images": done.images,
+        "images_seen": done.images * done.epochs,
+        "steps": done.steps,
+        "loss": [done.before, done.after],
+        "history": done.history,
+        "notes": done.notes,
+        "wall_s": perf_counter() - start,
+        "processor_s": process_time() - busy,
+    }
+
+
+class _Said:
+    """A line now and then."""
+
+    def __init__(self) -> None:
+        self.said = perf_counter()
+        self.text = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Print where it is, once a minute."""
+        if perf_counter() - self.said > 60:
+            self.said = perf_counter()
+            print(f"  {stage} {done}/{total} {self.text}", file=sys.stderr, flush=True)
+
+    def note(self, stage: str, text: str) -> None:  # noqa: ARG002  there is one stage that says anything
+        """Keep it for the next line."""
+        self.text = text
+
+
+def table(rows: dict[str, Any]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "# Recovery",
+        "",
+        "`python -m benchmarks.recovery`; one thread, other work beside it; environments are in recovery.json.",
+        "",
+        "| row | MACs | images seen | labels | chosen on, before → after | test: original, before → after | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        chosen = row.get("chosen_on")
+        words = f"{chosen['before']:.4f} → **{chosen['after']:.4f}**" if chosen else "–"
+        test = row["test"]
+        labels = "yes" if row["options"].get("labels") else "no"
+        after = f"**{test['after']:.4f}** ({row['test_images']:,})"
+        lines.append(
+            f"| {name} | {row['macs']:.3f} | {row['images_seen']:,} | {labels} | "
+            f"{words} | {test['original']:.4f}, {test['before']:.4f} → {after} | "
+            f"{row['wall_s']:.0f} s, {row['processor_s']:.0f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

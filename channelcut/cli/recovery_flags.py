@@ -1,0 +1,64 @@
+"""The flags of a recovery."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from channelcut.cli import parsing
+from channelcut.core.errors import UserError
+
+
+def add(parser: ArgumentParser) -> None:
+    """How the cut is trained, with the original as its teacher."""
+    group = parser.add_argument_group("recovery (the original teaches the cut; no labels are needed)")
+    group.add_argument(
+        "--recover",
+        type=parsing.positive,
+        default=0,
+        metavar="EPOCHS",
+        help="train for so many epochs on the images of --data, or on batches() beside a factory, there with its "
+        "loss() added; a run that was killed goes on where it was when it is started again (default: no training)",
+    )
+    group.add_argument(
+        "--rounds",
+        type=parsing.positive,
+        metavar="K",
+        help="reach the budget in so many rounds of cut and recovery, EPOCHS in each (default 1)",
+    )
+    group.add_argument("--batch", type=parsing.positive, metavar="N", help="images in a step (default 32)")
+    group.add_argument("--learning-rate", type=float, metavar="X", help="highest rate of AdamW (default 1e-3)")
+    group.add_argument(
+        "--batch-norm",
+        choices=("frozen", "batch", "recalibrate"),
+        help="statistics stay (default), are those of batches, or are measured anew at the end",
+    )
+    group.add_argument(
+        "--init",
+        choices=("cut", "scratch", "rewind"),
+        help="start from the weights of the cut (default), from drawn ones, or from early ones (--rewind), to compare",
+    )
+    group.add_argument(
+        "--rewind", type=Path, metavar="FILE", help="the original's state dict from early in its training"
+    )
+
+
+def read(flags: Namespace) -> dict[str, Any]:
+    """The fields `recover` and `recovery` of `CompressOptions`.
+
+    Raises:
+        UserError: a flag of a recovery without --recover, or a value that makes no sense.
+    """
+    from channelcut.recovery.distil import RecoverOptions
+    from channelcut.sources.weights import read_state
+
+    names = ("rounds", "batch", "learning_rate", "batch_norm", "init", "rewind")
+    asked = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    if asked and not flags.recover:
+        flag = next(iter(asked)).replace("_", "-")
+        raise UserError(f"--{flag} says how a recovery trains, and none is asked for. Add --recover EPOCHS.")
+    if "rewind" in asked:
+        asked["rewind"] = read_state(asked["rewind"], trust=flags.trust)
+    rounds = asked.pop("rounds", 1)
+    return {"recover": flags.recover, "rounds": rounds, "recovery": RecoverOptions(**asked)}

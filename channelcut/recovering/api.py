@@ -1,0 +1,121 @@
+"""What trains a cut: `recover`, and `prune_in_rounds`, which does so several times on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from channelcut.core.progress import Progress
+from channelcut.core.result import PruneResult
+from channelcut.recovering.rounds import in_rounds
+from channelcut.recovering.steps import Asked, recovered
+from channelcut.recovery.distil import DEFAULT, RecoverOptions
+from channelcut.recovery.distil.lesson import Loss
+
+
+def recover(
+    model: nn.Module,
+    result: PruneResult,
+    data: Any,
+    *,
+    epochs: int,
+    loss: Loss | None = None,
+    out: str | Path | None = None,
+    options: RecoverOptions = DEFAULT,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Train a cut network with the original as its teacher; labels are not needed.
+
+    The student learns the outputs of the original (each in units of its variation; the heads of Ultralytics' detectors
+    weighted by its confidence), and what layers that lost channels compute on the channels that are left. Both run in
+    evaluation mode, on the same augmented inputs. Under `torchrun` all processes share every batch (this needs the
+    extra `lightning`); each of them returns the same.
+
+    Args:
+        model: the original, which is not changed.
+        result: what `prune`, or an earlier recovery, made of it; it stays as it is.
+        data: unlabelled inputs: a folder of images, a tensor (N, C, H, W), a data set or loader of inputs or of (input,
+            label), an iterable of these or of batches, which is read once, up to 1 GiB; or, of Ultralytics' networks, a
+            data.yaml, of which the `train` split alone is read. A share of them is held back and never trained on.
+        epochs: how often the data is gone through.
+        loss: the task's own loss, called as loss(model, batch) with the student in evaluation mode and a batch as
+            `data` gives it, on the device; returns a tensor of one number that is added. What it raises comes out as it
+            is.
+        out: a folder for the checkpoint. Where there is one of the same recovery it is gone on with, so that the same
+            call ends a training that was interrupted or killed, with the same weights (bit by bit on a CPU).
+        options: see `RecoverOptions`.
+        progress: called as progress(stage, done, total); where it has a method `note(stage, text)`, that hears of the
+            loss and of the time left. What it raises leaves at once, behind a checkpoint.
+
+    Returns:
+        The result with the trained network, to be saved, exported or recovered again. `recovery` says how it went, and
+        `plan.changes` tells of it.
+
+    Raises:
+        UserError: the result was cut from another network, the data is missing or too little of it can be read, a loss
+            is not finite (the text names the batch), or the checkpoint in `out` is of another recovery.
+        MissingExtraError: there are several processes, and Lightning Fabric is not installed.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> result = cc.prune(model, torch.rand(1, 3, 16, 16), keep=0.5)
+        >>> recovered = cc.recover(model, result, torch.rand(64, 3, 16, 16), epochs=2)
+        >>> recovered.recovery.after < recovered.recovery.before
+        True
+    """
+    return recovered(model, result, Asked(data, epochs, loss, out, options, progress))
+
+
+def prune_in_rounds(
+    model: nn.Module,
+    x: Any,
+    data: Any,
+    *,
+    rounds: int,
+    epochs: int,
+    loss: Loss | None = None,
+    out: str | Path | None = None,
+    options: RecoverOptions = DEFAULT,
+    progress: Progress | None = None,
+    **prunes: Any,
+) -> PruneResult:
+    """Cut in several rounds, each with a recovery by the original, so that every ranking is of a network that sees.
+
+    After round r of k what is left of the budgeted cost is its share to the power of r / k (Frankle and Carbin 2019,
+    arXiv:1803.03635, prune a constant share of what is left).
+
+    Args:
+        model: the original, which is not changed, and which teaches in every round.
+        x: an example input, see `analyze`.
+        data: what it teaches with, see `recover`.
+        rounds: how many.
+        epochs: of the recovery in every round.
+        loss: see `recover`.
+        out: a folder for the checkpoints of all rounds, see `recover`; the same call goes on where it was.
+        options: how the recoveries train.
+        progress: see `recover`.
+        prunes: the keywords of `prune`: the budget of the last round, `calibration`, `align`, ...
+
+    Returns:
+        The last round's result, with a plan that leads from the original, so that it loads in one step. `proof` and
+        `recovery` are of the last round; every round was proven, and `plan.changes` tells of all recoveries.
+
+    Raises:
+        UserError: see `prune` and `recover`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
+        >>> x, images = torch.rand(1, 3, 8, 8), torch.rand(32, 3, 8, 8)
+        >>> result = cc.prune_in_rounds(model, x, images, rounds=2, epochs=1, keep=0.25)
+        >>> result.model[0].out_channels, [change["round"] for change in result.plan.changes]
+        (4, [1, 2])
+    """
+    return in_rounds(model, x, rounds, Asked(data, epochs, loss, out, options, progress), prunes)

@@ -1,0 +1,98 @@
+"""Iterated pruning: several rounds of score, cut, restore and a short recovery, each closer to the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from channelcut.adapters.user_file import UserFile
+from channelcut.api import analyze, plan, prune
+from channelcut.core.deployed import DEFAULT as WHOLE
+from channelcut.core.errors import UserError
+from channelcut.core.progress import Stopwatch
+from channelcut.core.result import PruneResult
+from channelcut.cutting import compose
+from channelcut.recovering.steps import Asked, checkpoint_folder, recovered
+
+if TYPE_CHECKING:
+    from channelcut.compress import Begun
+
+_COSTS = ("macs", "params")
+_ANALYSIS = ("tracer", "probe", "grouped", "prunable_outputs", "entries")
+
+
+def in_rounds(model: nn.Module, x: Any, rounds: int, asked: Asked, prunes: Mapping[str, Any]) -> PruneResult:
+    """Cut and recover several times, see `channelcut.prune_in_rounds`; `prunes` are the keywords of `prune`."""
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise UserError(f"rounds={rounds!r}: expected a whole number from 1 on.")
+    if isinstance(asked.data, Iterator):
+        asked = replace(asked, data=list(asked.data))  # every round goes through all of it
+    prunes = {**prunes, "progress": asked.progress}
+    share = _share(model, x, prunes)
+    network, found, step, groups = model, None, None, None
+    for number in range(1, rounds + 1):
+        cut = prune(network, x, **{**prunes, **_budget(prunes, rounds, number, share, found)})
+        step = cut.step if step is None else compose(step, cut.step)
+        groups = groups or cut.groups
+        out = None if asked.out is None else Path(asked.out) / f"round{number}"
+        found = recovered(model, replace(cut, step=step), replace(asked, out=out))
+        network = found.model
+    assert found is not None
+    assert groups is not None
+    return replace(found, groups=groups)
+
+
+def _share(model: nn.Module, x: Any, asked: Mapping[str, Any]) -> float:
+    """Which share of the cost `macs` or `params` leaves in the end; 1 where neither is given."""
+    kind = next((kind for kind in _COSTS if asked.get(kind) is not None), None)
+    if kind is None:
+        return 1.0
+    if asked[kind] <= 1:
+        return float(asked[kind])
+    groups = analyze(model, x, **{name: asked[name] for name in _ANALYSIS if name in asked})
+    cost = plan(model, groups, deploy=asked.get("deploy", WHOLE), **{kind: asked[kind]}).before
+    return float(asked[kind]) / float(getattr(cost, kind))
+
+
+def _budget(
+    asked: Mapping[str, Any], rounds: int, number: int, share: float, before: PruneResult | None
+) -> dict[str, Any]:
+    """The keywords of `prune` that say how much stays in a round, relative to what the round before has left."""
+    found: dict[str, Any] = {"min_keep": asked.get("min_keep", 0.1) ** (1 / rounds)}
+    kept = asked.get("keep")
+    if isinstance(kept, Mapping):
+        found["keep"] = {pattern: value ** (1 / rounds) for pattern, value in kept.items()}
+    elif kept is not None:
+        found["keep"] = kept ** (1 / rounds)
+    for kind in _COSTS:
+        if asked.get(kind) is not None:
+            left = 1.0
+            if before is not None:
+                left = getattr(before.step.after, kind) / getattr(before.step.before, kind)
+            found[kind] = min(1.0, share ** (number / rounds) / left)
+    return found
+
+
+def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
+    """What `compress` cuts and recovers: at once or in rounds, by its data or by the functions of a user's file."""
+    options, owner, data = begun.options, begun.owner, begun.given
+    prunes = dict(vars(options.prune))
+    if not options.recover:
+        return prune(begun.model, begun.example, **prunes, progress=watch.progress)
+    loss: Any = None
+    if data is None and isinstance(owner, UserFile):
+        data, loss = owner.batches(), owner.loss if "loss" in owner.functions else None
+    how = options.recovery.preprocessing or options.prune.preprocessing
+    asked = Asked(
+        data,
+        options.recover,
+        loss,
+        checkpoint_folder(out),
+        replace(options.recovery, preprocessing=how),
+        watch.progress,
+    )
+    return in_rounds(begun.model, begun.example, options.rounds, asked, prunes)

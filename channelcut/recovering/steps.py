@@ -1,0 +1,259 @@
+"""The steps of a recovery: what is asked for is checked, put together, taught, and written down."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from channelcut.adapters import Adapter, adapter_of, images_of, preprocessing_of
+from channelcut.adapters.user_file import UserFile
+from channelcut.core.copies import private_copy
+from channelcut.core.errors import UserError
+from channelcut.core.graph import Graph, specs
+from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_values
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Progress, Stopwatch
+from channelcut.core.record import add_change, noticed, put_record, record_of
+from channelcut.core.result import PruneResult, Recovery
+from channelcut.core.tensors import architecture_fingerprint, named_tensors, weights_fingerprint
+from channelcut.recovery import recalibrate
+from channelcut.recovery.distil import DEFAULT, Course, RecoverOptions, Teaching, distil
+from channelcut.recovery.distil.batching import Batches
+from channelcut.recovery.distil.checkpoints import digest
+from channelcut.recovery.distil.lesson import Lesson, Loss
+from channelcut.recovery.distil.losses import comparable
+from channelcut.recovery.distil.places import places
+from channelcut.recovery.distil.pool import Pool, Reading, pool_of
+from channelcut.recovery.distil.processes import processes
+from channelcut.recovery.distil.start import drawn, rewound
+from channelcut.recovery.distil.state import fill
+
+_IN_MEMORY = 1 << 30  # bytes of a library's data set that are read
+_NOT_ASKED = ("workers", "device", "preprocessing", "rewind")  # of the options, what a checkpoint may differ in
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `channelcut.recover` is called with beside a model and its cut; it says what each of them means."""
+
+    data: Any
+    epochs: int
+    loss: Loss | None = None
+    out: str | Path | None = None
+    options: RecoverOptions = DEFAULT
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_kind(self.options, RecoverOptions, "options", "channelcut.RecoverOptions(...)")
+        check_callable(self.loss, "loss", "loss(model, batch)")
+        check_callable(self.progress, "progress", "progress(stage, done, total)")
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+            raise UserError(f"epochs={self.epochs!r}: expected a whole number from 1 on.")
+        if self.task is not None and "mosaic" in (self.options.augment or ()):
+            raise UserError(
+                "augment has 'mosaic', which puts four images together, and the labels of a task loss would not "
+                "follow. Leave it out, or the loss."
+            )
+
+    @property
+    def task(self) -> Loss | None:
+        """The task loss, where it has a weight."""
+        return self.loss if self.options.task else None
+
+    def augment(self, teaching: Teaching) -> tuple[str, ...]:
+        """What is done to images."""
+        if self.options.augment is not None:
+            return self.options.augment
+        if self.task is not None:
+            return ("colour",)
+        return ("flip", "scale", "colour", *(("mosaic",) if teaching.dense else ()))
+
+
+def recovered(model: nn.Module, result: PruneResult, asked: Asked) -> PruneResult:
+    """A cut network that the original has taught, see `channelcut.recover`."""
+    start, options = time.perf_counter(), asked.options
+    _check(model, result)
+    watch, plan = Stopwatch(asked.progress), _plan_from(model, result)
+    all_ = processes(_device(model, options))
+    pool = _pool(model, asked, _example(result.groups.graph, model, asked.data), watch)
+    teaching = adapter_of(model).teaching(model)
+    small, notes = _begun(model, result.model, plan, options)
+    folder = None if asked.out is None else Path(asked.out)
+    known = {} if folder is None else _known(model, small, plan, pool, asked) | {"the processes": str(all_.count)}
+
+    def report(done: int, total: int, text: str) -> None:
+        if all_.rank == 0:
+            watch.note("recover", text)
+            watch.progress("recover", done, total)
+
+    augment = asked.augment(teaching)
+    with watch.stage("recover"), Batches(pool, options, augment, all_) as batches:
+        lesson = _lesson(model, plan, result.groups.graph, batches, teaching, asked)
+        course = Course(small, lesson, batches, teaching.fixed, asked.epochs, options, folder, known)
+        found = distil(course, report)
+        said = Recovery(
+            images=len(batches.trained), epochs=len(found.history), steps=found.steps, before=found.before,
+            after=found.after, init=options.init, labels=lesson.task is not None, history=found.history,
+            notes=(*pool.notes, *notes, *_sizes(batches, options), *found.notes), unreadable=pool.unreadable,
+            seconds=time.perf_counter() - start,
+        )  # fmt: skip
+        small = _with_weights(result.model, found.tensors, said)
+        if options.batch_norm == "recalibrate":
+            small = _recalibrated(small, batches, options)
+    record = record_of(small)
+    assert record is not None
+    changed, seconds = replace(result.plan, changes=record.plan.changes), {**result.seconds, **watch.seconds}
+    return replace(result, model=small, plan=changed, recovery=said, seconds=seconds)
+
+
+def check_taught(given: Any, owner: Adapter) -> None:
+    """Refuse a recovery by `compress` that nothing teaches."""
+    if given is None and not (isinstance(owner, UserFile) and "batches" in owner.functions):
+        raise UserError(
+            "A recovery learns from images, and there are none: give --data a folder of unlabelled images like those "
+            "of deployment, or let batches() beside the factory give inputs."
+        )
+
+
+def checkpoint_folder(out: Path) -> Path:
+    """Where the checkpoint of a run of `compress` stands until that has written its output folder."""
+    return Path(out).parent / f".{Path(out).name}.recovery"
+
+
+def _check(model: nn.Module, result: PruneResult) -> None:
+    check_network(model)
+    check_values(model)
+    check_kind(result, PruneResult, "result", "channelcut.prune")
+    if record_of(result.model) is None:
+        raise UserError(
+            f"The network of the result, a {type(result.model).__name__}, has got other shapes since it was cut (by "
+            "fuse(), say). Expected it as prune returned it, trained since or not."
+        )
+
+
+def _plan_from(model: nn.Module, result: PruneResult) -> Plan:
+    """The plan that leads from the model to the result's network: over all rounds, or of the last one."""
+    found = architecture_fingerprint(model)
+    for plan in (result.plan, result.step):
+        if plan.fingerprint == found:
+            return plan
+    raise UserError(
+        "This result was cut from another network than the model: the names or shapes of its parameters differ. The "
+        "teacher is the original: cc.recover(model, cc.prune(model, x, ...), data, epochs=...)."
+    )
+
+
+def _device(model: nn.Module, options: RecoverOptions) -> torch.device:
+    if options.device:
+        try:
+            return torch.device(options.device)
+        except RuntimeError as error:
+            raise UserError(f"device={options.device!r} is none: expected cpu, cuda or cuda:1, say.") from error
+    given = next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
+    return torch.device("cuda") if given.type == "cpu" and torch.cuda.is_available() else given
+
+
+def _example(graph: Graph, model: nn.Module, data: Any) -> Inputs:
+    """What the network takes, as the trace saw it: tensors of the right number, types and axes."""
+    others = tuple(f"{entry}." for entry in graph.entries)
+    nodes = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]
+    tensors = [torch.zeros(spec.shape, dtype=spec.dtype) for node in nodes for spec in specs(node.value)]
+    if len(tensors) > 1 and not isinstance(data, (Tensor, str, Path)):
+        first = data[0] if isinstance(data, (list, tuple)) and len(data) else None
+        if isinstance(first, Mapping):
+            names = [name for name in inspect.signature(model.forward).parameters if name in first]
+            if len(names) == len(tensors):
+                return (), dict(zip(names, tensors, strict=True))
+    return tuple(tensors), {}
+
+
+def _pool(model: nn.Module, asked: Asked, example: Inputs, watch: Stopwatch) -> Pool:
+    """What teaches; the images of a library's data set are read as that prepares them."""
+    with watch.stage("images"):
+        data, how, broken = asked.data, asked.options.preprocessing, 0
+        given = example[0][0] if len(example[0]) == 1 else None
+        if isinstance(data, (str, Path)) and given is not None and given.dim() == 4 and not Path(data).is_dir():
+            limit = max(2, _IN_MEMORY // (4 * given[0].numel()))
+            data, names = images_of(model, data, tuple(given.shape[1:]), how, limit)
+            broken = len(names)
+        reading = Reading(
+            example, how or preprocessing_of(model), asked.task is not None, asked.options.workers,
+            lambda done, total: watch.progress("images", done, total),
+        )  # fmt: skip
+        found = pool_of(data, reading)
+        return replace(found, unreadable=found.unreadable + broken)
+
+
+def _begun(
+    model: nn.Module, small: nn.Module, plan: Plan, options: RecoverOptions
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network to train with the weights that it starts from, and what a reader has to know of these."""
+    if options.init == "rewind" and options.rewind is not None:
+        return rewound(model, small, plan, options.rewind), ()
+    if options.init == "scratch":
+        found, left = drawn(small, options.seed)
+        names = ", ".join(left[:3])
+        return found, (f"Nothing draws {names}, so that they begin as they were cut.",) if left else ()
+    return small, ()
+
+
+def _lesson(model: nn.Module, plan: Plan, graph: Graph, batches: Batches, teaching: Teaching, asked: Asked) -> Lesson:
+    options = asked.options
+    teacher = private_copy(model).to(batches.all.device).eval()
+    numbers = batches.plain(held=True, size=options.batch)[0]
+    first = batches.given([batches.pool.item(number) for number in numbers])
+    found = places(teacher, plan, first.inputs, options.places if options.features else 0)
+    return Lesson(teacher, found, comparable(graph), teaching, asked.task, options)
+
+
+def _known(model: nn.Module, small: nn.Module, plan: Plan, pool: Pool, asked: Asked) -> dict[str, str]:
+    """What a checkpoint must have been made for."""
+    first = [t.double().sum().item() for t in pytree.tree_leaves(pool.item(0)) if isinstance(t, Tensor)]
+    names = [each.name for each in fields(asked.options) if each.name not in _NOT_ASKED]
+    return {
+        "the plan": digest([plan.fingerprint, plan.to_dict()["kept"], plan.dropped]),
+        "the original's weights": weights_fingerprint(model),
+        "the weights that it starts from": weights_fingerprint(small),
+        "the data": digest([pool.size, [pool.named(number) for number in range(pool.size)], first]),
+        "the epochs": str(asked.epochs),
+        "the task loss": str(asked.task is not None),
+        **{f"the option {name}": str(getattr(asked.options, name)) for name in names},
+    }
+
+
+def _with_weights(small: nn.Module, tensors: Mapping[str, Tensor], said: Recovery) -> nn.Module:
+    """A copy of the cut with the weights that were learnt, which its record tells of."""
+    clone, seen = private_copy(small), noticed(small)
+    assert seen is not None
+    put_record(clone, seen.plan, seen.rounds)
+    fill(clone, tensors)
+    names = ("images", "epochs", "steps", "init", "labels")
+    change = {"step": "recover", **{name: getattr(said, name) for name in names}}
+    add_change(clone, {**change, "loss_before": said.before, "loss_after": said.after})
+    return clone.eval()
+
+
+def _recalibrated(small: nn.Module, batches: Batches, options: RecoverOptions) -> nn.Module:
+    device = next((tensor.device for tensor in named_tensors(small).values()), torch.device("cpu"))
+    given = [
+        batches.given([batches.pool.item(number) for number in numbers]).inputs
+        for numbers in batches.plain(held=False, size=options.batch)
+    ]
+    moved = pytree.tree_map_only(Tensor, lambda t: t.to(device), given)
+    return recalibrate(small, moved)[0]
+
+
+def _sizes(batches: Batches, options: RecoverOptions) -> list[str]:
+    """What a reader has to know of the numbers of inputs."""
+    trained = len(batches.trained)
+    if not batches.pool.whole and trained < options.batch:
+        return [f"The data has {trained} inputs to train on, less than a batch of {options.batch}: each step has all."]
+    return []

@@ -1,0 +1,112 @@
+"""How a recovery trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from channelcut.core.errors import UserError
+from channelcut.recovery.distil.augment import KINDS
+from channelcut.recovery.images import Preprocessing
+
+BATCH_NORM = ("frozen", "batch", "recalibrate")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+INITS = ("cut", "scratch", "rewind")
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """How `recover` trains; the defaults are those that kept most in `benchmarks/recovery.py`.
+
+    Args:
+        batch: inputs in one step, over all processes; a data set that is smaller is one batch.
+        at_once: inputs that a process computes at a time, the gradients of a step being accumulated; 0: all of them.
+            Where memory runs out it is halved.
+        learning_rate: of AdamW at its highest, after the warm-up.
+        warmup: share of the steps in which the rate rises; afterwards it falls by a cosine.
+        weight_decay: of weights with more than one axis.
+        ema: decay of the average of weights that is returned, reached slowly; 0: the weights of the last step.
+        batch_norm: `frozen` (statistics stay, scales and shifts are trained), `batch` (statistics of each batch, their
+            averages are kept) or `recalibrate` (frozen, and measured anew at the end).
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: fp32 on a CPU, bf16 or fp16 on a GPU.
+        device: such as `cuda:1`; by default the GPU where there is one, else where the network is.
+        augment: what is done to every input, for teacher and student alike: some of `flip`, `scale`, `colour` and
+            `mosaic`. None: flip, scale and colour, mosaic too for detectors that are known as such; with a task loss
+            colour alone, because labels may say where things are.
+        output: weight of the loss on outputs.
+        features: weight of the loss on the outputs of cut layers.
+        task: weight of the task loss, where there is one.
+        places: the most layers whose outputs are compared.
+        held_back: share of the inputs that are not trained on, at most 256, and tell how close the outputs are.
+        patience: epochs without a gain on these after which the training stops; 0: never.
+        preprocessing: how images of a folder become inputs; by default as for `prune`.
+        workers: threads that read images.
+        init: what the training starts from: the weights of the `cut`, drawn ones (`scratch`), or early weights of the
+            original (`rewind`), for comparison.
+        rewind: of these the state dict of the original network, for `init="rewind"`.
+        seed: of the order, the augmentation, and what is drawn else.
+
+    Raises:
+        UserError: a value makes no sense.
+
+    Example:
+        >>> import channelcut as cc
+        >>> cc.RecoverOptions(learning_rate=1e-4, augment=("flip",)).batch
+        32
+    """
+
+    batch: int = 32
+    at_once: int = 0
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+    batch_norm: str = "frozen"
+    precision: str = "auto"
+    device: str = ""
+    augment: tuple[str, ...] | None = None
+    output: float = 1.0
+    features: float = 1.0
+    task: float = 1.0
+    places: int = 6
+    held_back: float = 0.05
+    patience: int = 0
+    preprocessing: Preprocessing | None = None
+    workers: int = 4
+    init: str = "cut"
+    rewind: Mapping[str, Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("batch_norm", BATCH_NORM), ("precision", PRECISIONS), ("init", INITS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(choices)}.")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise UserError(f"{name}={value!r} cannot train a network. Expected a number from {low:g} to {high:g}.")
+        for name in ("batch", "at_once", "places", "patience", "workers", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise UserError(f"{name}={getattr(self, name)!r}: expected a whole number.")
+        unknown = [kind for kind in self.augment or () if kind not in KINDS]
+        if unknown or isinstance(self.augment, str):
+            raise UserError(
+                f"augment={self.augment!r} is unknown: use some of {', '.join(KINDS)}, such as ('flip', 'colour'), or "
+                "() for none."
+            )
+        if (self.init == "rewind") != (self.rewind is not None):
+            raise UserError(
+                "init='rewind' and rewind= go together: give the state dict of the original network as it was early "
+                "in its training, rewind=torch.load('epoch5.pt')."
+            )
+        if self.output + self.features + self.task == 0:
+            raise UserError("output, features and task are all 0, so nothing would be learnt. Leave one above 0.")
+
+
+_RANGES = (
+    ("batch", 1, 1 << 20), ("at_once", 0, 1 << 20), ("learning_rate", 1e-12, 10), ("warmup", 0, 1),
+    ("weight_decay", 0, 1), ("ema", 0, 0.999999), ("output", 0, 1e6), ("features", 0, 1e6), ("task", 0, 1e6),
+    ("places", 0, 1000), ("held_back", 0, 0.5), ("patience", 0, 1 << 20), ("workers", 1, 256), ("seed", 0, 1 << 62),
+)  # fmt: skip
+DEFAULT = RecoverOptions()

@@ -1,0 +1,259 @@
+"""Distillation (Hinton et al. 2015, arXiv:1503.02531) of a cut, whose channels are the teacher's own.
+
+Features compare without layers in between (Romero et al. 2015, arXiv:1412.6550, needed them): kept channel i of a layer
+is the teacher's channel keep[i].
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from channelcut.core.errors import UserError
+from channelcut.recovery.distil import checkpoints
+from channelcut.recovery.distil.batching import Batches
+from channelcut.recovery.distil.lesson import Lesson
+from channelcut.recovery.distil.options import RecoverOptions
+from channelcut.recovery.distil.processes import sum_gradients
+from channelcut.recovery.distil.state import State, Tensors, copied
+
+_EVERY_S = 120.0  # a checkpoint at least as often
+Report = Callable[[int, int, str], None]
+"""report(steps done, steps in all, loss and time left in words)"""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is taught, to whom, for how long.
+
+    cut: the network that learns; it is not changed.
+    lesson: the teacher and the losses.
+    batches: what it learns from.
+    fixed: patterns of the names of parameters that stay.
+    epochs: how often it sees all of it.
+    options: how it is trained.
+    folder: of the checkpoint; None: there is none.
+    asked: what a checkpoint must have been made for, each part by its name in words.
+    """
+
+    cut: nn.Module
+    lesson: Lesson
+    batches: Batches
+    fixed: Sequence[str]
+    epochs: int
+    options: RecoverOptions
+    folder: Path | None
+    asked: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The weights that were learnt, and how it went, see `core.result.Recovery`."""
+
+    tensors: Tensors
+    steps: int
+    before: float
+    after: float
+    history: tuple[tuple[float, float], ...]
+    notes: tuple[str, ...]
+
+
+def distil(course: Course, report: Report) -> Outcome:
+    """Train the cut of a course; goes on with the checkpoint in its folder where there is one.
+
+    Raises:
+        UserError: a loss is not finite, memory runs out on a single input, a checkpoint is of another recovery.
+    """
+    training = _Training(course, report)
+    if course.folder is not None and (found := checkpoints.read(course.folder, course.asked)) is not None:
+        training.state.restore(found)
+    try:
+        return training.run()
+    except UserError:
+        raise
+    except BaseException:  # Ctrl-C, or whatever a callback raises to cancel
+        if training.state.whole:
+            training.save()
+        raise
+
+
+class _Training:
+    def __init__(self, course: Course, report: Report) -> None:
+        self.course, self.lesson, self.batches, self.report = course, course.lesson, course.batches, report
+        self.all = course.batches.all
+        paths = [place.path for place in course.lesson.places]
+        self.state = State(course.cut, paths, course.fixed, course.options, self.all.device)
+        self.total = course.epochs * self.batches.per_epoch
+        self.begun, self.saved = time.monotonic(), time.monotonic()
+        first = self.batches.plain(held=True, size=course.options.batch)[0]
+        self.lesson.measure(self.batches.given([self.batches.pool.item(i) for i in first]), self.state.average)
+
+    def run(self) -> Outcome:
+        """All epochs, or as many as the outputs come closer in."""
+        state, begun_at = self.state, self.state.step
+        if not state.step and state.best is None:
+            state.first = self._closeness()
+            state.noted(state.first)
+        while state.step < self.total and not self._over():
+            loss = self._step()
+            state.sum += loss
+            left = (time.monotonic() - self.begun) / (state.step - begun_at) * (self.total - state.step)
+            if state.step % self.batches.per_epoch == 0:
+                self._epoch()
+            elif time.monotonic() - self.saved > _EVERY_S:
+                self.save()
+            self.report(state.step, self.total, f"loss {loss:.4f}, {_time(left)} left")
+        self.all.wait()
+        return self._outcome()
+
+    def _epoch(self) -> None:
+        state = self.state
+        found = self._closeness()
+        state.history.append((state.sum / self.batches.per_epoch, found))
+        state.sum = 0.0
+        state.noted(found)
+        self.save()
+
+    def _over(self) -> bool:
+        patience, state = self.course.options.patience, self.state
+        return bool(patience and state.step % self.batches.per_epoch == 0 and state.since_best >= patience)
+
+    def save(self) -> None:
+        """Write the checkpoint: the first process does, for all."""
+        self.saved = time.monotonic()
+        if self.course.folder is not None and self.all.rank == 0:
+            checkpoints.write(self.course.folder, self.course.asked, self.state.to_dict())
+
+    def _outcome(self) -> Outcome:
+        state, options = self.state, self.course.options
+        notes = list(state.notes)
+        done = len(state.history)
+        if done < self.course.epochs:
+            notes.append(f"The training stopped after {done} epochs: {options.patience} without a gain.")
+        after = state.history[-1][1] if state.history else state.first
+        tensors = copied(state.average.module)
+        # With a task loss the teacher is no judge: the last weights count, unless somebody asked for the best.
+        if state.best is not None and state.best[0] < after and (self.lesson.task is None or options.patience):
+            after, tensors = state.best
+            if after == state.first:
+                notes.append("No epoch brought the outputs closer to the original's, so the weights are as they were.")
+        return Outcome(tensors, state.step, state.first, after, tuple(state.history), tuple(notes))
+
+    def _step(self) -> float:
+        """One step over all processes; the loss."""
+        state, step = self.state, self.state.step
+        items = self.batches.items(step)
+        found = self._gradients(items, step)
+        loss = float(found)
+        length = math.nan
+        if math.isfinite(loss):
+            if self.all.count > 1:
+                for parameter in state.parameters:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                sum_gradients([p.grad for p in state.parameters if p.grad is not None], self.all)
+            length = state.update(self.total)
+        if not math.isfinite(length):
+            raise self._not_finite(step, "loss" if not math.isfinite(loss) else "gradient")
+        return loss
+
+    def _gradients(self, items: Sequence[Any], step: int) -> Tensor:
+        """The gradients of this process's share of a step, and the loss of all; halves what memory is short of."""
+        while True:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            failed = torch.zeros((), device=self.all.device)
+            loss = torch.zeros((), device=self.all.device)
+            try:
+                loss = self._accumulated(items, step)
+            except Exception as error:
+                if not _no_memory(error):
+                    raise
+                failed += 1
+            if not self.all.total(failed):
+                return self.all.total(loss)
+            self._halve(len(items))
+
+    def _accumulated(self, items: Sequence[Any], step: int) -> Tensor:
+        state, positions = self.state, self.batches.positions(step)
+        count = len(self.batches.numbers(step))
+        size = 1 if self.batches.pool.whole else state.at_once or max(1, len(items))
+        found = torch.zeros((), device=self.all.device)
+        for start in range(0, len(items), size):
+            chunk, places = items[start : start + size], positions[start : start + size]
+            given = self.batches.chunk(chunk, step, places)
+            with state.autocast():
+                seed = self.course.options.seed * 1_000_003 + step * self.all.count + self.all.rank
+                parts = self.lesson.parts(state.student, given, seed)
+                loss = self.lesson.weighted(parts) * (len(chunk) / count)
+            if not loss.requires_grad:
+                raise UserError(
+                    "The loss has no gradient: the network's forward computes without (torch.no_grad, detach) in "
+                    "evaluation mode, so that nothing can be learnt. Expected outputs that depend on the weights."
+                )
+            torch.autograd.backward(state.scaler.scale(loss))
+            found += loss.detach()
+        return found
+
+    def _halve(self, items: int) -> None:
+        state = self.state
+        before = min(state.at_once or items, items)
+        if before <= 1 or self.batches.pool.whole:
+            raise UserError(
+                "There is not enough memory to train on a single "
+                + ("batch of the data. Give smaller batches" if self.batches.pool.whole else "input. Give smaller ones")
+                + ", choose precision='bf16', or another device."
+            )
+        state.at_once = before // 2
+        text = f"Memory ran out at {before} inputs at once: {state.at_once} from step {state.step} on, gradients added."
+        state.notes.append(text)
+        if self.all.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.report(state.step, self.total, text)
+
+    def _not_finite(self, step: int, what: str) -> UserError:
+        numbers, epoch = self.batches.numbers(step), step // self.batches.per_epoch + 1
+        names = [self.batches.pool.named(number) for number in numbers]
+        kept = f" The checkpoint in {self.course.folder} is of an earlier step, and good." if self.course.folder else ""
+        return UserError(
+            f"The {what} is not finite in step {step + 1} (epoch {epoch}), on the batch of {', '.join(names[:4])}"
+            f"{f' and {len(names) - 4} more' if len(names) > 4 else ''}: the training was stopped and nothing was "
+            f"changed by it.{kept} Look at these inputs and their labels, or take a lower learning_rate, or "
+            "precision='fp32'."
+        )
+
+    def _closeness(self) -> float:
+        """The loss of the averaged weights on what is held back, without labels where the teacher has a say."""
+        found, count = 0.0, 0
+        size = self.state.at_once or self.course.options.batch
+        for numbers in self.batches.plain(held=True, size=size):
+            given = self.batches.given([self.batches.pool.item(number) for number in numbers])
+            with torch.no_grad(), self.state.autocast():
+                parts = self.lesson.parts(self.state.average, given, 0, task=not self.lesson.compares)
+                found += float(self.lesson.weighted(parts)) * given.count
+            count += given.count
+        return found / max(1, count)
+
+
+def _no_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised for, is that memory ran out."""
+    while error is not None:
+        text = str(error)
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes > 2 else f"{60 * minutes + seconds} s"
