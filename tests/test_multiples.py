@@ -102,3 +102,34 @@ def test_what_is_left_over_in_space_holds_nothing() -> None:
 
     (group,) = cc.analyze(Net().eval(), example()).groups
     assert group.step == 1
+
+
+class Divided(nn.Module):
+    """Pieces whose width is one attribute divided by another, which are read by a layer each."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.width, self.paths, self.more = how, 24, 2, 3
+        self.a, self.h = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 4, 1)
+        self.b = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        piece = {
+            "attributes": self.width // self.paths,
+            "twice": self.width // self.paths // (self.more - 2),
+            "shape": x.shape[1] // self.paths,
+        }[self.how]
+        return self.h(torch.cat([conv(part) for conv, part in zip(self.b, x.split(piece, 1), strict=True)], 1))
+
+
+@pytest.mark.parametrize("how", ["attributes", "twice", "shape"])
+def test_an_attribute_may_be_divided_by_another(how: str) -> None:
+    """As selective kernels do: what divides keeps its value, and what is divided follows."""
+    model = Divided(how).eval()
+    result = cc.prune(model, example(), keep=0.5)
+    assert result.proof.passed
+    assert {pin.reason for pin in result.groups.pins} == {reasons.OUTPUT.text}
+    assert [conv.in_channels for conv in result.model.b] == [6, 6]
+    assert result.model.paths == 2
+    assert result.model.width == (24 if how == "shape" else 12)

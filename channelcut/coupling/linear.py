@@ -19,11 +19,15 @@ Unknown = int | Attribute
 
 
 class Nonlinear(Exception):
-    """An expression is not linear in its unknowns, so that none of them may change; it holds them."""
+    """An expression is not linear in its unknowns, so that none of them may change; it holds them.
 
-    def __init__(self, *parts: Linear) -> None:
+    `divisors` are those by which it divides: it may be linear in the others where these keep their values.
+    """
+
+    def __init__(self, *parts: Linear, divisor: Linear | None = None) -> None:
         super().__init__()
         self.unknowns = {unknown for part in parts for unknown in part.terms}
+        self.divisors = set(divisor.terms) if divisor is not None else set()
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Linear:
         if self.proportional(other):
             return Linear(_exact(self.full) / _exact(other.full))
         if not other.fixed or not other.constant:  # a division by zero is the forward's own affair
-            raise Nonlinear(self, other)
+            raise Nonlinear(self, other, divisor=other)
         return self * Linear(1 / _exact(other.constant))
 
     def __floordiv__(self, other: Linear) -> Linear:

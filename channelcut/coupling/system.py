@@ -92,18 +92,21 @@ def eliminated(uses: Sequence[Use]) -> tuple[dict[Attribute, Linear], list[Row]]
 
     The plainest uses come first: what an attribute is as it stands decides, expressions of it have to agree. An
     expression that is not linear waits until an attribute in it is known. An attribute of which nothing says what it is
-    keeps its value. A row that does not hold before a cut is no linear function after all (c // 2 of an odd c).
+    keeps its value, first of all one that others are divided by (`self.channels // self.paths`). A row that does not
+    hold before a cut is no linear function after all (c // 2 of an odd c).
     """
     known: dict[Attribute, Linear] = {}
     rows: list[Row] = []
     pending = sorted(uses, key=lambda use: not isinstance(use.origin, Attribute))
     while True:
         waiting, several = [], []
+        divisors: dict[Attribute, Linear] = {}
         for use in pending:
             try:
                 difference = use.difference(known)
-            except Nonlinear:
+            except Nonlinear as error:
                 waiting.append(use)
+                divisors |= {unknown: Linear(1) for unknown in error.divisors if isinstance(unknown, Attribute)}
                 continue
             unknown = _attributes(difference)
             if not difference.is_zero(difference.full):
@@ -116,7 +119,7 @@ def eliminated(uses: Sequence[Use]) -> tuple[dict[Attribute, Linear], list[Row]]
             else:
                 rows.append(Row(difference, use.reason, use.site))
         if len(waiting) == len(pending):  # no row alone says what an attribute is
-            if not (found := simultaneous(several)):
+            if not (found := simultaneous(several) or divisors):
                 break
             known |= found
         pending = waiting
