@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from torch import nn
 
 from benchmarks import engines, gpu, gpu_files
 from benchmarks.honesty import network
@@ -122,7 +123,11 @@ def test_large_weights_leave_the_pack_and_come_back_alike(tmp_path: Path) -> Non
     assert "channelcut.random" not in {p.key for p in drawn.metadata_props}
 
 
-def test_prepare_writes_both_precisions_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_prepare_writes_both_precisions_and_keeps_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 4, 1)
+    monkeypatch.setattr(gpu_files, "built", lambda _: nn.Sequential(*layers).eval())
     gpu.prepare(tmp_path, ["nanodet_m"], [gpu.CUTS[0]], 64)
     files = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     sides = ("original", "macs0.5.align8")
