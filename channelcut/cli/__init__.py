@@ -9,12 +9,25 @@ import sys
 from collections.abc import Sequence
 
 from channelcut import __version__
-from channelcut.cli import analyze, bench, build, compress, convert, env, explain, export, profile, report, verify
+from channelcut.cli import (
+    analyze,
+    bench,
+    build,
+    compress,
+    convert,
+    env,
+    explain,
+    export,
+    profile,
+    recover,
+    report,
+    verify,
+)  # fmt: skip
 from channelcut.cli.parsing import Command, Parser, add_command
 from channelcut.core.errors import ChannelcutError, UserError
 
 COMMANDS: tuple[Command, ...] = (
-    analyze, compress, export, convert, build, verify, bench, profile, report, explain, env,
+    analyze, compress, recover, export, convert, build, verify, bench, profile, report, explain, env,
 )  # fmt: skip
 
 DONE, DOES_NOT_HOLD, USER_ERROR, INTERRUPTED = 0, 1, 2, 130

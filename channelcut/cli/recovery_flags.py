@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from channelcut.cli import parsing
 from channelcut.core.errors import UserError
+
+if TYPE_CHECKING:
+    from channelcut.recovery.distil import RecoverOptions
+
+_TRAINING = ("batch", "learning_rate", "batch_norm", "init", "rewind")
 
 
 def add(parser: ArgumentParser) -> None:
@@ -27,6 +32,11 @@ def add(parser: ArgumentParser) -> None:
         metavar="K",
         help="reach the budget in so many rounds of cut and recovery, EPOCHS in each (default 1)",
     )
+    add_training(group)
+
+
+def add_training(group: Any) -> None:
+    """How the training goes."""
     group.add_argument("--batch", type=parsing.positive, metavar="N", help="images in a step (default 32)")
     group.add_argument("--learning-rate", type=float, metavar="X", help="highest rate of AdamW (default 1e-3)")
     group.add_argument(
@@ -45,20 +55,29 @@ def add(parser: ArgumentParser) -> None:
 
 
 def read(flags: Namespace) -> dict[str, Any]:
-    """The fields `recover` and `recovery` of `CompressOptions`.
+    """The fields `recover`, `rounds` and `recovery` of `CompressOptions`.
 
     Raises:
         UserError: a flag of a recovery without --recover, or a value that makes no sense.
     """
+    asked = [name for name in ("rounds", *_TRAINING) if getattr(flags, name) is not None]
+    if asked and not flags.recover:
+        raise UserError(
+            f"--{asked[0].replace('_', '-')} says how a recovery trains, and none is asked for. Add --recover EPOCHS."
+        )
+    return {"recover": flags.recover, "rounds": flags.rounds or 1, "recovery": read_training(flags)}
+
+
+def read_training(flags: Namespace, **more: Any) -> RecoverOptions:
+    """How the training goes; `more` are further fields of `RecoverOptions`.
+
+    Raises:
+        UserError: a value makes no sense, or the file of early weights cannot be read.
+    """
     from channelcut.recovery.distil import RecoverOptions
     from channelcut.sources.weights import read_state
 
-    names = ("rounds", "batch", "learning_rate", "batch_norm", "init", "rewind")
-    asked = {name: value for name in names if (value := getattr(flags, name)) is not None}
-    if asked and not flags.recover:
-        flag = next(iter(asked)).replace("_", "-")
-        raise UserError(f"--{flag} says how a recovery trains, and none is asked for. Add --recover EPOCHS.")
+    asked = {name: value for name in _TRAINING if (value := getattr(flags, name)) is not None}
     if "rewind" in asked:
         asked["rewind"] = read_state(asked["rewind"], trust=flags.trust)
-    rounds = asked.pop("rounds", 1)
-    return {"recover": flags.recover, "rounds": rounds, "recovery": RecoverOptions(**asked)}
+    return RecoverOptions(**asked, **more)

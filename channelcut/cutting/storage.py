@@ -64,10 +64,12 @@ def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-@contextmanager
-def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not."""
-    out = Path(out)
+def check_fresh(out: Path, *, force: bool) -> None:
+    """Refuse an output folder that is there and may not be replaced.
+
+    Raises:
+        UserError: it exists and `force` is not set, or it is no result of channelcut.
+    """
     if out.exists() and not force:
         raise UserError(
             f"The output folder {out} exists. Nothing was changed: give another --out, or --force to replace it when "
@@ -75,6 +77,13 @@ def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
         )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / PLAN).is_file())):
         raise UserError(f"{out} is no result of channelcut, so --force does not replace it. Give another --out.")
+
+
+@contextmanager
+def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not."""
+    out = Path(out)
+    check_fresh(out, force=force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))

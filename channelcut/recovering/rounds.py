@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from channelcut.adapters.user_file import UserFile
 from channelcut.api import analyze, plan, prune
 from channelcut.core.deployed import DEFAULT as WHOLE
 from channelcut.core.errors import UserError
 from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.cutting import compose
-from channelcut.recovering.steps import Asked, checkpoint_folder, recovered
+from channelcut.recovering.steps import Asked, checkpoint_folder, labelled, recovered
 
 if TYPE_CHECKING:
     from channelcut.compress import Begun
@@ -79,20 +78,10 @@ def _budget(
 
 def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
     """What `compress` cuts and recovers: at once or in rounds, by its data or by the functions of a user's file."""
-    options, owner, data = begun.options, begun.owner, begun.given
-    prunes = dict(vars(options.prune))
+    options, prunes = begun.options, dict(vars(begun.options.prune))
     if not options.recover:
         return prune(begun.model, begun.example, **prunes, progress=watch.progress)
-    loss: Any = None
-    if data is None and isinstance(owner, UserFile):
-        data, loss = owner.batches(), owner.loss if "loss" in owner.functions else None
-    how = options.recovery.preprocessing or options.prune.preprocessing
-    asked = Asked(
-        data,
-        options.recover,
-        loss,
-        checkpoint_folder(out),
-        replace(options.recovery, preprocessing=how),
-        watch.progress,
-    )
+    data, loss = labelled(begun.owner, begun.given)
+    how = options.recovery.prepared(options.prune.preprocessing)
+    asked = Asked(data, options.recover, loss, checkpoint_folder(out), how, watch.progress)
     return in_rounds(begun.model, begun.example, options.rounds, asked, prunes)

@@ -123,6 +123,14 @@ def check_taught(given: Any, owner: Adapter) -> None:
         )
 
 
+def labelled(owner: Adapter, data: Any) -> tuple[Any, Loss | None]:
+    """What teaches on the command line: `data`, else what a user's file gives, with its loss."""
+    if data is not None or not isinstance(owner, UserFile):
+        return data, None
+    loss: Any = owner.loss if "loss" in owner.functions else None  # it is there, and so returns a tensor
+    return owner.batches(), loss
+
+
 def checkpoint_folder(out: Path) -> Path:
     """Where the checkpoint of a run of `compress` stands until that has written its output folder."""
     return Path(out).parent / f".{Path(out).name}.recovery"
@@ -142,9 +150,15 @@ def _check(model: nn.Module, result: PruneResult) -> None:
 def _plan_from(model: nn.Module, result: PruneResult) -> Plan:
     """The plan that leads from the model to the result's network: over all rounds, or of the last one."""
     found = architecture_fingerprint(model)
-    for plan in (result.plan, result.step):
-        if plan.fingerprint == found:
-            return plan
+    plan = next((plan for plan in (result.plan, result.step) if plan.fingerprint == found), None)
+    if plan is not None and weights_fingerprint(model) != plan.weights:
+        raise UserError(
+            "The model has the architecture that this result was cut from, and other weights, so that it is no "
+            f"teacher whose channels the cut has (their fingerprint is {weights_fingerprint(model)}, expected "
+            f"{plan.weights}). Give the network as it was when it was pruned (--weights on the command line)."
+        )
+    if plan is not None:
+        return plan
     raise UserError(
         "This result was cut from another network than the model: the names or shapes of its parameters differ. The "
         "teacher is the original: cc.recover(model, cc.prune(model, x, ...), data, epochs=...)."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from channelcut.core.errors import UserError
@@ -77,6 +77,10 @@ class RecoverOptions:
     init: str = "cut"
     rewind: Mapping[str, Any] | None = None
     seed: int = 0
+
+    def prepared(self, how: Preprocessing | None) -> RecoverOptions:
+        """The same, with a preprocessing where there is none yet."""
+        return replace(self, preprocessing=self.preprocessing or how)
 
     def __post_init__(self) -> None:
         for name, choices in (("batch_norm", BATCH_NORM), ("precision", PRECISIONS), ("init", INITS)):

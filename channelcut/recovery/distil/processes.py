@@ -67,6 +67,11 @@ class Several:
         self._fabric.barrier()
 
 
+def is_first() -> bool:
+    """Whether this process writes what all of them have made."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def processes(device: torch.device) -> Processes:
     """Those of `torchrun` where it started this one, else this one alone.
 
