@@ -16,7 +16,7 @@ from channelcut.allocation import Budget, allocate, excluded, kept_shares
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import further_entries
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
-from channelcut.core.graph import Graph, as_spec, named_outputs, specs
+from channelcut.core.graph import Graph, as_spec, check_named, named_outputs, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs, check_patterns
 from channelcut.core.plan import Plan
@@ -37,7 +37,7 @@ from channelcut.ranking import Criterion
 from channelcut.restoring import restored
 from channelcut.retrace import CutForwards
 from channelcut.scoring import unit_of
-from channelcut.sources.outputs import check_outputs, tensorless, uncounted_outputs
+from channelcut.sources.outputs import tensorless, uncounted_outputs
 from channelcut.tracing import result_of, trace, trace_modes
 
 Kept = NDArray[np.bool_]
@@ -91,7 +91,7 @@ def coupled(
         free, why = options.uncounted(model)
         coupling = CoupleOptions(cast(Any, options.grouped), free_outputs=free)
         if options.prunable_outputs is not None:
-            check_outputs(graphs, options.prunable_outputs, "prunable_outputs")
+            check_named(_outputs(graphs), options.prunable_outputs, "prunable_outputs")
         if options.probe:
             forwards = CutForwards(model, *inputs)
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
@@ -113,7 +113,7 @@ def planned(
 ) -> Plan:
     """The plan that meets a budget of the deployed form, with its context."""
     _check_groups(model, groups)
-    check_outputs([groups.graph], deploy.outputs, "outputs")
+    check_named(_outputs([groups.graph]), deploy.outputs, "outputs")
     groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
     held = excludes(exclude)
     groups = excluded(model, groups, held)
@@ -127,6 +127,11 @@ def planned(
         kept = allocate(groups, scored.values, limited, costs, shares, unit_of(criterion.chosen))
         context = PlanContext(model, groups, kept, scored.values, costs, dropped)
         return context.plan(_recorded(model, groups, budget, criterion.said(budget, scored), held))
+
+
+def _outputs(graphs: Sequence[Graph]) -> list[str]:
+    """The paths of the outputs of all graphs."""
+    return [name for graph in graphs for name, _ in named_outputs(graph)]
 
 
 def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:

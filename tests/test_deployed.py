@@ -202,5 +202,7 @@ def test_outputs_that_nobody_reads_are_left_out(tmp_path: Path) -> None:
     assert cc.export(result, tmp_path / "m.onnx", x).output_names == ("boxes",)
     with pytest.raises(UserError, match="names no output"):
         cc.plan(model, cc.analyze(model, x), keep=0.5, deploy=Deploy(outputs=("nothing",)))
+    with pytest.raises(UserError, match=r"'boxs' names no output.* Did you mean 'boxes'\? It returns boxes, e"):
+        cc.export(model, tmp_path / "n.onnx", x, deploy=Deploy(outputs=("boxes", "boxs")))
     with pytest.raises(UserError, match="none of them"):
         cc.export(model, tmp_path / "n.onnx", x, deploy=Deploy(nms=True))

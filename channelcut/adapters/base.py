@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from channelcut.core.copies import private_copy
+from channelcut.core.copies import cloned, private_copy
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
-from channelcut.core.graph import is_named, tensor_paths
+from channelcut.core.graph import check_named, is_named, tensor_paths
+from channelcut.core.quiet import quietly
 from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing
@@ -52,7 +54,7 @@ class Adapter:
             UserError: the library deploys no such network, or not with these inputs.
         """
         refuse_nms(model, deploy)
-        return Deployed(_Chosen(model, deploy.outputs) if deploy.outputs else model, inputs)
+        return Deployed(_chosen(model, inputs, deploy.outputs) if deploy.outputs else model, inputs)
 
     def engine_form(self, model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy) -> Deployed | None:  # noqa: ARG002
         """The form that a TensorRT engine is built from, where it is another than `deployed`; else None."""
@@ -147,6 +149,18 @@ def refuse_nms(model: nn.Module, deploy: Deploy) -> None:
             f"nms={deploy.nms} chooses between the heads of Ultralytics' detectors, and {type(model).__name__} is none "
             "of them. Leave it out; what the forward returns is what the file returns."
         )
+
+
+def _chosen(model: nn.Module, inputs: tuple[Any, ...], patterns: tuple[str, ...]) -> nn.Module:
+    """The network with the outputs that patterns name.
+
+    Raises:
+        UserError: one of them names none.
+    """
+    chosen = _Chosen(model, patterns).eval()
+    with torch.no_grad(), quietly():
+        check_named([path for path, _ in tensor_paths(chosen.model(*cloned(inputs)))], patterns, "outputs")
+    return chosen
 
 
 class _Chosen(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.utils import _pytree as pytree
 
+from channelcut.core.errors import UserError
 from channelcut.core.trees import leaves, mapped_only, opened
 
 Kind = Literal["input", "state", "constant", "call", "output"]
@@ -215,6 +217,23 @@ def named_outputs(graph: Graph) -> list[tuple[str, int]]:
 def is_named(path: str, patterns: Iterable[str]) -> bool:
     """Whether an output is named by one of the patterns: by its own path, or by that of what it is in."""
     return any(fnmatch(path, pattern) or fnmatch(path, f"{pattern}.*") for pattern in patterns)
+
+
+def check_named(paths: Iterable[str], patterns: Iterable[str], option: str) -> None:
+    """Refuse a pattern of an option that names no output.
+
+    Raises:
+        UserError: there is one; names the outputs, and the nearest of them.
+    """
+    known = list(dict.fromkeys(paths))
+    for pattern in patterns:
+        if not any(is_named(path, [pattern]) for path in known):
+            near = difflib.get_close_matches(pattern, known, 1, 0.5)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"{option}: {pattern!r} names no output of this forward.{meant} It returns {', '.join(known[:8])}"
+                f"{', ...' if len(known) > 8 else ''}: give one of these paths, what it is in, or a pattern."
+            )
 
 
 def tensor_paths(tree: Any) -> list[tuple[str, torch.Tensor]]:

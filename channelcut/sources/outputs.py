@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-
-from channelcut.core.errors import UserError
-from channelcut.core.graph import Graph, is_named, named_outputs
 
 
 @dataclass(frozen=True)
@@ -98,14 +95,3 @@ def _described(value: Any, depth: int = 2) -> str:
     if isinstance(value, (list, tuple)) and value and depth:
         return f"{kind} of {', '.join(dict.fromkeys(_described(item, depth - 1) for item in value[:4]))}"
     return kind
-
-
-def check_outputs(graphs: Sequence[Graph], patterns: Sequence[str], option: str) -> None:
-    """Refuse a pattern of an option that names no output."""
-    paths = list(dict.fromkeys(name for graph in graphs for name, _ in named_outputs(graph)))
-    for pattern in patterns:
-        if not any(is_named(path, [pattern]) for path in paths):
-            raise UserError(
-                f"{option}: {pattern!r} names no output of this forward. It returns {', '.join(paths[:8])}"
-                f"{', ...' if len(paths) > 8 else ''}: give one of these paths, what it is in, or a pattern."
-            )

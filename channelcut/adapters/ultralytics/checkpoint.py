@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from channelcut.adapters.ultralytics.data import task_of
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
@@ -156,13 +157,11 @@ def plain(model: nn.Module) -> None:
 
 def train_args(model: nn.Module) -> dict[str, Any]:
     """The arguments of the training that made a network, as plain data."""
-    from ultralytics.nn.tasks import guess_model_task
-
     found = getattr(model, "args", None) or {}
     found = dict(found) if isinstance(found, Mapping) else vars(found)
     simple = (bool, int, float, str, list, tuple, dict, type(None))
     return {
-        "task": guess_model_task(model),
+        "task": task_of(model),
         **{key: value for key, value in found.items() if isinstance(value, simple)},
     }
 

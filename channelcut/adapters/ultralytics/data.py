@@ -67,7 +67,7 @@ def resolved(data: str | Path, task: str) -> dict[str, Any]:
         except UserError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split("\nNote")[0].split())[:300] or type(error).__name__
+            text = sentence(str(error).split("\nNote")[0] or type(error).__name__)
             raise UserError(
                 f"Ultralytics cannot use the data set {data}: {text} Expected {expected}; nothing is downloaded. "
                 "Correct `path`, `train` and `val` in it, or put the images there."
@@ -171,6 +171,13 @@ def mirrored(found: Mapping[str, Any], task: str, data: str | Path, folder: Path
             "labels/.../NAME.txt for images/.../NAME.jpg. --no-evaluate leaves the evaluation out."
         )
     return {**found, "path": folder, "train": str(images), "val": str(images)}
+
+
+def sentence(text: str) -> str:
+    """What Ultralytics says, in one line of a paragraph: without its signs, and with a full stop."""
+    words = [word for word in text.split() if word.isascii() or any(letter.isalpha() for letter in word)]
+    said = " ".join(words)[:300].removeprefix("ERROR ")
+    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def _file(data: str | Path) -> str:

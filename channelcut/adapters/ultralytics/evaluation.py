@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from channelcut.adapters.ultralytics.borrowed import with_globals
-from channelcut.adapters.ultralytics.data import mirrored, resolved, task_of
+from channelcut.adapters.ultralytics.data import mirrored, resolved, sentence, task_of
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.quiet import quietly
@@ -87,7 +87,7 @@ def evaluate(
         except Exception as error:
             if "torchvision::" in str(error):  # an installation of another torch
                 raise MissingExtraError("torchvision", "zoo", f"Ultralytics' validator ({error})") from error
-            text = " ".join(str(error).replace(str(folder), str(data)).split())[:300] or type(error).__name__
+            text = sentence(str(error).replace(str(folder), str(data)) or type(error).__name__)
             raise UserError(
                 f"Ultralytics' validator fails on {data}: {type(error).__name__}: {text} Expected a data set whose "
                 f"split 'val' has images and labels for the task {subject.task!r}."

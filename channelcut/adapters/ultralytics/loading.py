@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from channelcut.adapters.ultralytics.data import sentence
 from channelcut.adapters.ultralytics.version import require_ultralytics
 from channelcut.core.errors import UserError
 from channelcut.core.quiet import quietly
@@ -79,9 +80,10 @@ def _check(copy: Path, path: Path) -> None:
     )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
+        said = sentence(lines[-1].replace(str(copy), path.name))
         raise UserError(
-            f"{path} is a pickle that Ultralytics' restricted loader refuses{_writer(path)}: {lines[-1][:300]} Loading "
-            "it otherwise runs whatever code its author put in. If you trust where it comes from, add --trust."
+            f"{path} is a pickle that Ultralytics' restricted loader refuses{_writer(path)}: {said} Loading it "
+            "otherwise runs whatever code its author put in. If you trust where it comes from, add --trust."
         )
 
 
@@ -92,10 +94,14 @@ def _network(name: str, called: str) -> Any:
         try:
             network = (RTDETR if "rtdetr" in Path(name).name else YOLO)(name).model
         except Exception as error:
-            text = " ".join(str(error).split())[:300] or type(error).__name__
+            text = sentence(str(error).replace(name, Path(called).name) or type(error).__name__)
+            if isinstance(error, (AttributeError, KeyError, TypeError)) and "get attribute" not in text:
+                text = f"it holds no network where a checkpoint has it (`model`, `ema`): {text}"
             raise UserError(
                 f"Ultralytics cannot load {called}{_writer(Path(called))}: {text} Expected a checkpoint (.pt) of "
-                "its own or an architecture (.yaml) that it knows."
+                "its own or an architecture (.yaml) that it knows. A checkpoint whose classes a later release has no "
+                "more is opened with the release that wrote it: save model.state_dict() there, and give the file as "
+                "--weights to the architecture (.yaml)."
             ) from error
     if not isinstance(network, nn.Module):
         raise UserError(f"Ultralytics gives no module for {called}. Expected a .pt checkpoint or a .yaml architecture.")
