@@ -43,9 +43,10 @@ MACS = 1 / 2.1
 CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
 SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
 ROWS: dict[str, dict[str, Any]] = {
-    "resnet20 default": SHORT,
-    "resnet20 lr 3e-4": SHORT | {"learning_rate": 3e-4},
-    "resnet20 lr 3e-3": SHORT | {"learning_rate": 3e-3},
+    "resnet20 frozen": SHORT | {"batch_norm": "frozen"},
+    "resnet20 frozen, lr 3e-4": SHORT | {"batch_norm": "frozen", "learning_rate": 3e-4},
+    "resnet20 frozen, lr 3e-3": SHORT | {"batch_norm": "frozen", "learning_rate": 3e-3},
+    "resnet20 batch norm of batches, lr 3e-3": SHORT | {"batch_norm": "batch", "learning_rate": 3e-3},
     "resnet20 batch norm recalibrated": SHORT | {"batch_norm": "recalibrate"},
     "resnet20 batch norm of batches": SHORT | {"batch_norm": "batch"},
     "resnet20 labels": SHORT | {"labels": True},
