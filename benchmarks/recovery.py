@@ -6,8 +6,8 @@
 Every row cuts the network (ResNet-20 by l2, ResNet-56 by Taylor, YOLO26n by Fisher), measures its batch norms anew and
 recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training
 images, which teach nothing (the original has seen them); that on test images stands beside it. YOLO26n learns from
-`imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A row that is there is not
-measured again, and one that was killed goes on with its checkpoint, so that the script can be called anew where it
+`imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A row that is there is
+not measured again, and one that was killed goes on with its checkpoint, so that the script can be called anew where it
 stopped.
 """
 
