@@ -3,11 +3,12 @@
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery           # results/recovery.json, .md
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
 
-Every row cuts the network by the default ranking, measures its batch norms anew and recovers it. The first training
-images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training images, which teach nothing (the
-original has seen them); that on test images stands beside it. YOLO26n learns from `imagenet1000` and the train half of
-coco128, without labels, and is evaluated on the val half. A row that is there is not measured again, and one that was
-killed goes on with its checkpoint, so that the script can be called anew where it stopped.
+Every row cuts the network (ResNet-20 by l2, ResNet-56 by Taylor, YOLO26n by Fisher), measures its batch norms anew and
+recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training
+images, which teach nothing (the original has seen them); that on test images stands beside it. YOLO26n learns from
+`imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A row that is there is
+not measured again, and one that was killed goes on with its checkpoint, so that the script can be called anew where it
+stopped.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ MACS = 1 / 2.1
 CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
 SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
 ROWS: dict[str, dict[str, Any]] = {
-    "resnet20 default": SHORT,
-    "resnet20 lr 3e-4": SHORT | {"learning_rate": 3e-4},
-    "resnet20 lr 3e-3": SHORT | {"learning_rate": 3e-3},
+    "resnet20 frozen": SHORT | {"batch_norm": "frozen"},
+    "resnet20 frozen, lr 3e-4": SHORT | {"batch_norm": "frozen", "learning_rate": 3e-4},
+    "resnet20 frozen, lr 3e-3": SHORT | {"batch_norm": "frozen", "learning_rate": 3e-3},
+    "resnet20 batch norm of batches, lr 3e-3": SHORT | {"batch_norm": "batch", "learning_rate": 3e-3},
     "resnet20 batch norm recalibrated": SHORT | {"batch_norm": "recalibrate"},
     "resnet20 batch norm of batches": SHORT | {"batch_norm": "batch"},
     "resnet20 labels": SHORT | {"labels": True},
@@ -57,8 +59,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet56 default": MIDDLE,
     "resnet56 labels": MIDDLE | {"labels": True},
     "resnet56 long": {"taught": 20000, "epochs": 10, "labels": True, "test": 10000},
-    "yolo26n 0.9": {"macs": 0.9, "epochs": 3},
-    "yolo26n 0.8": {"macs": 0.8, "epochs": 8},
+    "yolo26n 0.8": {"macs": 0.8, "epochs": 8, "learning_rate": 4e-4},
+    "yolo26n 0.9": {"macs": 0.9, "epochs": 4, "learning_rate": 4e-4},
 }
 
 
@@ -92,7 +94,9 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     taught, epochs, count = chosen.pop("taught"), chosen.pop("epochs"), chosen.pop("test", CHOSEN)
     labelled = chosen.pop("labels", False)
     images, labels = cifar10("train", 50000)
-    result = cc.prune(model, torch.rand(1, 3, 32, 32), macs=MACS, calibration=preprocess(images[:CALIBRATED]))
+    ranking = "l2" if name.startswith("resnet20") else "taylor"
+    calibration = preprocess(images[:CALIBRATED])
+    result = cc.prune(model, torch.rand(1, 3, 32, 32), macs=MACS, importance=ranking, calibration=calibration)
     inputs = preprocess(images[:taught])
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
@@ -132,7 +136,15 @@ def _yolo(chosen: dict[str, Any], work: Path) -> dict[str, Any]:
             if not link.exists() and file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
                 link.symlink_to(file.resolve())
     how = cc.Preprocessing("letterbox")
-    result = cc.prune(model, torch.rand(1, 3, size, size), macs=macs, align=8, calibration=images, preprocessing=how)
+    result = cc.prune(
+        model,
+        torch.rand(1, 3, size, size),
+        macs=macs,
+        align=8,
+        importance="fisher",
+        calibration=images,
+        preprocessing=how,
+    )
     options = cc.RecoverOptions(batch=16, preprocessing=how, **chosen)
     found, spent = _recovered(model, result, images, epochs, None, options, work)
     with tempfile.TemporaryDirectory() as name:

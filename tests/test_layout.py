@@ -75,7 +75,8 @@ def test_op_names_live_in_tables() -> None:
 
 def test_heavy_imports_wait() -> None:
     """Optional packages are imported inside functions; the classes of an adapter are its library's own."""
-    optional = {"tensorrt", "tensorrt_rtx", "pycuda", "cuda", "ultralytics", "timm", "torchvision", "transformers"}
+    optional = {"lightning_fabric", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "ultralytics", "timm"}
+    optional |= {"torchvision", "transformers"}
     for path in FILES:
         if path.relative_to(PACKAGE).parts[0] == "adapters" and path.name != "__init__.py":
             continue

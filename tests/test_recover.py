@@ -121,6 +121,8 @@ def _as(result: PruneResult, tensor: Tensor, slot: Any) -> Tensor:
 
 def test_outputs_behind_a_topk_do_not_compare(made: Any) -> None:
     assert comparable(made[1].groups.graph) == ("logits",)
+    lone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    assert comparable(cc.analyze(lone, torch.rand(1, 3, 4, 4)).graph) == ("0",)
 
 
 def killed(call: Callable[[Callable[..., None]], Any], at: int) -> int:
@@ -300,8 +302,12 @@ def test_a_detectors_heads_agree_with_themselves_alone() -> None:
 
     teacher = (torch.rand(1), {"one2many": head(), "one2one": head()})
     student = (torch.rand(1), {"one2many": head(), "one2one": head()})
-    assert heads_loss(teacher, teacher).abs() < 1e-5
-    assert heads_loss(teacher, student) > 0.5
+    none, some = heads_loss(teacher, teacher), heads_loss(teacher, student)
+    assert none is not None
+    assert some is not None
+    assert none.abs() < 1e-5
+    assert some > 0.5
+    assert heads_loss(torch.rand(1), torch.rand(1)) is None
 
 
 def test_rounds_reach_the_budget_and_load_in_one_step(made: Any, tmp_path: Path) -> None:
@@ -397,7 +403,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1))
-    alone = torch.load(tmp_path / "one" / "alone.pt")
+    alone = torch.load(tmp_path / "one" / "alone.pt")  # with statistics that stay, as QUICK has few inputs
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
         assert torch.allclose(tensor, alone[name], atol=1e-5), name

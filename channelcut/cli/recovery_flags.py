@@ -41,8 +41,9 @@ def add_training(group: Any) -> None:
     group.add_argument("--learning-rate", type=float, metavar="X", help="highest rate of AdamW (default 1e-3)")
     group.add_argument(
         "--batch-norm",
-        choices=("frozen", "batch", "recalibrate"),
-        help="statistics stay (default), are those of batches, or are measured anew at the end",
+        choices=("auto", "frozen", "batch", "recalibrate"),
+        help="statistics stay (frozen), are those of batches, or are measured anew at the end (default auto: of "
+        "batches, where 32 inputs or more are computed at once, else frozen)",
     )
     group.add_argument(
         "--init",

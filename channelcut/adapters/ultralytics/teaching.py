@@ -27,14 +27,14 @@ def teaching(model: nn.Module) -> Teaching:
     return Teaching(heads_loss, _FIXED, dense=True)
 
 
-def heads_loss(teacher: Any, student: Any) -> Tensor:
-    """The mean over the heads of what they differ by.
+def heads_loss(teacher: Any, student: Any) -> Tensor | None:
+    """The mean over the heads of what they differ by; None for results that hold no such heads.
 
     Scores: Kullback-Leibler divergence of every class at every anchor, over the sum of the teacher's best scores. All
     else that has a value for each anchor: squared differences in the teacher's variances, weighted by its best scores.
     """
     pairs = list(zip(_heads(teacher), _heads(student), strict=True))
-    return torch.stack([_head_loss(his, own) for his, own in pairs]).mean()
+    return torch.stack([_head_loss(his, own) for his, own in pairs]).mean() if pairs else None
 
 
 def _heads(result: Any) -> list[Mapping[str, Tensor]]:

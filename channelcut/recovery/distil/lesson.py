@@ -53,7 +53,7 @@ class Lesson:
         options: RecoverOptions,
     ) -> None:
         self.teacher = Tapped(teacher.eval().requires_grad_(False), [place.path for place in found])
-        self.places, self.paths, self.teaching = tuple(found), tuple(paths), teaching
+        self.places, self.paths, self.heads = tuple(found), tuple(paths), teaching.output
         self.task = task if options.task else None
         self.options = options
         self.scales: dict[str, Tensor] = {}
@@ -68,6 +68,8 @@ class Lesson:
         with torch.no_grad(), OwnRandom() as random:
             wanted, mine = self.teacher(given.inputs), student(given.inputs)
         self.random = random.generators.used
+        if self.heads is not None and self.heads(wanted, mine) is None:
+            self.heads = None
         theirs, ours = outputs_of(wanted, self.paths), outputs_of(mine, self.paths)
         self.paths = tuple(p for p in self.paths if p in theirs and p in ours and theirs[p].shape == ours[p].shape)
         self.scales = {f"output {path}": variance(theirs[path]) for path in self.paths}
@@ -84,7 +86,7 @@ class Lesson:
     @property
     def compares(self) -> bool:
         """Whether the teacher has a say, beside or without a task loss."""
-        outputs = self.options.output and (self.paths or self.teaching.output)
+        outputs = self.options.output and (self.paths or self.heads)
         return bool(outputs or (self.options.features and self.places))
 
     def parts(self, student: Tapped, given: Given, seed: int, *, task: bool = True) -> dict[str, Tensor]:
@@ -99,6 +101,7 @@ class Lesson:
                 found |= self._compared(wanted, mine, student)
             if task and self.task is not None:
                 found["task"] = _checked(self.task(student.module, given.whole))
+        student.seen, self.teacher.seen = {}, {}  # they would be kept, and the forwards of the task loss add to them
         return found
 
     def weighted(self, parts: dict[str, Tensor]) -> Tensor:
@@ -107,8 +110,10 @@ class Lesson:
 
     def _compared(self, wanted: Any, mine: Any, student: Tapped) -> dict[str, Tensor]:
         found = {}
-        if self.options.output and self.teaching.output is not None:
-            found["output"] = self.teaching.output(wanted, mine)
+        if self.options.output and self.heads is not None:
+            said = self.heads(wanted, mine)
+            assert said is not None
+            found["output"] = said
         elif self.options.output and self.paths:
             theirs, ours = outputs_of(wanted, self.paths), outputs_of(mine, self.paths)
             found["output"] = torch.stack(

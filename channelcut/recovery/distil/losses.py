@@ -17,12 +17,13 @@ class Teaching:
     """What is known of a library's networks that helps to teach a cut of one.
 
     output: output(the teacher's result, the student's) -> the loss between them, 0 where they agree and about 1 where
-        the student knows nothing; None: every output is compared by itself, see `output_loss`.
+        the student knows nothing, or None for results that it does not know; without it every output is compared by
+        itself.
     fixed: patterns of the names of parameters that no training changes.
     dense: whether the outputs say where things are, so that mosaics teach.
     """
 
-    output: Callable[[Any, Any], Tensor] | None = None
+    output: Callable[[Any, Any], Tensor | None] | None = None
     fixed: tuple[str, ...] = ()
     dense: bool = False
 

@@ -10,7 +10,7 @@ from channelcut.core.errors import UserError
 from channelcut.recovery.distil.augment import KINDS
 from channelcut.recovery.images import Preprocessing
 
-BATCH_NORM = ("frozen", "batch", "recalibrate")
+BATCH_NORM = ("auto", "frozen", "batch", "recalibrate")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("cut", "scratch", "rewind")
 
@@ -28,7 +28,8 @@ class RecoverOptions:
         weight_decay: of weights with more than one axis.
         ema: decay of the average of weights that is returned, reached slowly; 0: the weights of the last step.
         batch_norm: `frozen` (statistics stay, scales and shifts are trained), `batch` (statistics of each batch, their
-            averages are kept) or `recalibrate` (frozen, and measured anew at the end).
+            averages are kept), `recalibrate` (frozen, and measured anew at the end) or `auto`: `batch` where a process
+            computes 32 inputs or more at once, else `frozen`. What is drawn (`init`) needs those of batches.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: fp32 on a CPU, bf16 or fp16 on a GPU.
         device: such as `cuda:1`; by default the GPU where there is one, else where the network is.
         augment: what is done to every input, for teacher and student alike: some of `flip`, `scale`, `colour` and
@@ -62,7 +63,7 @@ class RecoverOptions:
     warmup: float = 0.1
     weight_decay: float = 1e-4
     ema: float = 0.999
-    batch_norm: str = "frozen"
+    batch_norm: str = "auto"
     precision: str = "auto"
     device: str = ""
     augment: tuple[str, ...] | None = None

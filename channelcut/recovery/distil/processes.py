@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from channelcut.core.errors import MissingExtraError
 
@@ -81,6 +81,14 @@ def processes(device: torch.device) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
         return Several(device.type)
     return Alone(device)
+
+
+def share_statistics(norms: Sequence[nn.Module], all_: Processes) -> None:
+    """Replace the running statistics of layers by their means over all processes, in one message."""
+    found = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+    if all_.count > 1 and found:
+        sum_gradients(found, all_)
+        torch._foreach_div_(found, all_.count)
 
 
 def sum_gradients(gradients: Sequence[Tensor], all_: Processes) -> None:

@@ -15,8 +15,10 @@ from channelcut.core.errors import UserError
 from channelcut.core.tensors import named_tensors
 from channelcut.recovery.distil.options import RecoverOptions
 from channelcut.recovery.distil.places import Tapped
+from channelcut.recovery.distil.processes import Processes, share_statistics
 
 _LAST_RATE = 0.01  # share of the highest rate that the cosine ends at
+_STEADY = 32  # inputs whose statistics are steady enough to normalise by
 _CLIP = 5.0  # longest gradient
 Tensors = dict[str, Tensor]
 
@@ -29,13 +31,21 @@ class State:
         paths: the layers whose outputs are compared.
         fixed: patterns of the names of parameters that stay.
         options: how.
-        device: where.
+        all_: the processes that train, with the device of this one.
+        at_once: inputs that are computed together, which decide about batch norms.
     """
 
     def __init__(
-        self, cut: nn.Module, paths: Sequence[str], fixed: Sequence[str], options: RecoverOptions, device: torch.device
+        self,
+        cut: nn.Module,
+        paths: Sequence[str],
+        fixed: Sequence[str],
+        options: RecoverOptions,
+        all_: Processes,
+        at_once: int,
     ) -> None:
-        self.options, self.device = options, device
+        self.options, self.all, self.device = options, all_, all_.device
+        device = self.device
         self.student = Tapped(private_copy(cut).to(device).eval(), list(paths))
         self.average = Tapped(private_copy(cut).to(device).eval(), list(paths))
         self.parameters = _trainable(self.student.module, fixed)
@@ -48,10 +58,12 @@ class State:
         self.half = _half(options.precision, device)
         scaled = self.half == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)  # type: ignore[attr-defined]
-        if options.batch_norm == "batch" or options.init != "cut":
-            for module in self.student.module.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.train()
+        many = options.batch_norm == "auto" and at_once >= _STEADY
+        self.norms = [m for m in self.student.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not (many or options.batch_norm == "batch" or options.init != "cut"):
+            self.norms = []
+        for norm in self.norms:
+            norm.train()
         self.step = 0
         self.at_once = options.at_once
         self.history: list[tuple[float, float]] = []  # by epoch: mean loss of its steps, and on what is held back
@@ -73,7 +85,8 @@ class State:
             total: steps in all, by which the rate rises and falls.
 
         Returns:
-            The length of the gradient; where it is not finite nothing has changed.
+            The length of the gradient; where it is not finite nothing has changed. Else `whole` is False until the
+            caller has noted the step.
         """
         self.scaler.unscale_(self.optimizer)
         length = float(nn.utils.clip_grad_norm_(self.parameters, _CLIP))
@@ -84,9 +97,9 @@ class State:
         self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        share_statistics(self.norms, self.all)
         self._averaged()
         self.step += 1
-        self.whole = True
         return length if math.isfinite(length) else 0.0  # with a scaler: it has skipped the step, and scales less
 
     def _averaged(self) -> None:

@@ -89,11 +89,14 @@ class _Training:
         self.course, self.lesson, self.batches, self.report = course, course.lesson, course.batches, report
         self.all = course.batches.all
         paths = [place.path for place in course.lesson.places]
-        self.state = State(course.cut, paths, course.fixed, course.options, self.all.device)
+        first = self.batches.plain(held=True, size=course.options.batch)[0]
+        given = self.batches.given([self.batches.pool.item(i) for i in first])
+        mine = len(self.batches.trained) // self.batches.per_epoch // self.all.count
+        size = given.count if self.batches.pool.whole else min(mine, course.options.at_once or mine)
+        self.state = State(course.cut, paths, course.fixed, course.options, self.all, size)
         self.total = course.epochs * self.batches.per_epoch
         self.begun, self.saved = time.monotonic(), time.monotonic()
-        first = self.batches.plain(held=True, size=course.options.batch)[0]
-        self.lesson.measure(self.batches.given([self.batches.pool.item(i) for i in first]), self.state.average)
+        self.lesson.measure(given, self.state.average)
 
     def run(self) -> Outcome:
         """All epochs, or as many as the outputs come closer in."""
@@ -109,6 +112,7 @@ class _Training:
                 self._epoch()
             elif time.monotonic() - self.saved > _EVERY_S:
                 self.save()
+            state.whole = True
             self.report(state.step, self.total, f"loss {loss:.4f}, {_time(left)} left")
         self.all.wait()
         return self._outcome()
@@ -119,6 +123,7 @@ class _Training:
         state.history.append((state.sum / self.batches.per_epoch, found))
         state.sum = 0.0
         state.noted(found)
+        state.whole = True
         self.save()
 
     def _over(self) -> bool:
