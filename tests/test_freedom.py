@@ -298,3 +298,24 @@ def test_a_token_is_no_weight_whatever_the_batch(how: str, batch: int, front_end
     result = cc.prune(Token(how).eval(), x, keep=0.5, tracer=front_end)
     assert result.proof.passed
     assert result.model.p.out_channels == 8
+
+
+class OuterProduct(nn.Module):
+    """The sum over positions of the products of `few` channels with `many`: a product with channels on both sides."""
+
+    def __init__(self, few: int, many: int) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, few, 1), nn.Conv2d(3, many, 1), nn.Linear(many, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.left(x).flatten(2) @ self.right(x).flatten(2).mT)
+
+
+def test_of_two_sets_in_an_outer_product_the_fewer_stay() -> None:
+    x, model = torch.randn(2, 3, 6, 6), OuterProduct(4, 16).eval()
+    groups = cc.analyze(model, x)
+    assert [len(pin.channels) for pin in groups.pins if pin.reason == reasons.OUTER_PRODUCT.text] == [4]
+    result = cc.prune(model, x, keep=0.5)
+    assert result.proof.passed
+    assert result.model.right.out_channels == 8
+    assert result.model.left.out_channels == 4

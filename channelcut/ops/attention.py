@@ -81,7 +81,10 @@ Side = tuple[Tensor, "Tensor | None", "Tensor | None"]
 
 
 def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
-    """At least one side has channels on its surviving axis; the contracted axis must then have none on either side."""
+    """At least one side has channels on its surviving axis; the contracted axis must then have none on either side.
+
+    Where both sides have some, those of the side with fewer are pinned.
+    """
     candidates = []
     for whole, surviving, contracted in (left, right):
         if contracted is not None and not bool(I.compact(contracted).any()):
@@ -90,12 +93,14 @@ def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
             candidates.append(surviving)
         else:
             call.pin(whole, PRODUCT_AXES)
-    if len(candidates) != 1:
-        for surviving in candidates:
-            call.pin(surviving, OUTER_PRODUCT)
+    if not candidates:
         return I.zeros(call.shape)
-    call.account(macs, candidates[0], FIXED)
-    return call.spread(candidates[0])
+    # One line of ids cannot name pairs: the larger set stays free. Where both are one set, holding one holds both.
+    *fewer, most = sorted(candidates, key=lambda ids: len(I.compact(ids).unique()))
+    for surviving in fewer:
+        call.pin(surviving, OUTER_PRODUCT)
+    call.account(macs, most, FIXED)
+    return call.spread(most)
 
 
 @rule(
