@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
@@ -96,7 +97,7 @@ def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
     if not candidates:
         return I.zeros(call.shape)
     # One line of ids cannot name pairs: the larger set stays free. Where both are one set, holding one holds both.
-    *fewer, most = sorted(candidates, key=lambda ids: len(I.compact(ids).unique()))
+    *fewer, most = sorted(candidates, key=lambda ids: torch.unique(I.compact(ids)).numel())
     for surviving in fewer:
         call.pin(surviving, OUTER_PRODUCT)
     call.account(macs, most, FIXED)
