@@ -22,6 +22,40 @@ class Recalibration:
 
 
 @dataclass(frozen=True)
+class Refit:
+    """One layer that compensation looked at.
+
+    before, after: its squared error on the images held back, as a share of what the original's output varies there,
+    weighted by what matters to the network's outputs; of the network as it was compensated up to this layer.
+    kept: why it stayed as it was; empty where it was refitted.
+    """
+
+    layer: str
+    before: float
+    after: float
+    kept: str = ""
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """What a compensation did: images, the layers in order, those that it could not look at and why, seconds.
+
+    `refused` says why nothing was compensated at all.
+    """
+
+    images: int = 0
+    layers: tuple[Refit, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    refused: str = ""
+
+    @property
+    def refitted(self) -> int:
+        """How many layers have got other weights."""
+        return sum(not refit.kept for refit in self.layers)
+
+
+@dataclass(frozen=True)
 class Rescaling:
     """What was rescaled: the tensors by kind (`weight_norm`, `mean`), and how far the outputs were from the original's.
 

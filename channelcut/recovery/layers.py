@@ -47,8 +47,8 @@ class Step:
 
     def line(self, state: Mapping[str, Tensor]) -> tuple[Tensor | float, Tensor | float]:
         """Factor and shift, of shape (channels,) or numbers."""
-        read = lambda name: state[name].detach().double().flatten() if name else None  # noqa: E731
-        weight, bias, mean, variance = read(self.weight), read(self.bias), read(self.mean), read(self.variance)
+        names = (self.weight, self.bias, self.mean, self.variance)
+        weight, bias, mean, variance = (state[n].detach().double().flatten() if n else None for n in names)
         factor: Tensor | float = self.factor if weight is None else weight * self.factor
         if variance is None or mean is None:
             return factor, 0.0
@@ -232,7 +232,8 @@ def _norm(reading: Reading, given: Mapping[str, Any], value: int) -> Step | None
     known = all(name or given.get(key) is None for name, key in zip(names, ("weight", "bias"), strict=False))
     if given.get("training") or not isinstance(read, Ref) or read.index != value or not all(names[2:]) or not known:
         return None
-    return Step(*names, eps=float(given.get("eps", given.get("epsilon", 0.0))))
+    weight, bias, mean, variance = names
+    return Step(weight, bias, mean, variance, float(given.get("eps", given.get("epsilon", 0.0))))
 
 
 def _factor(reading: Reading, given: Mapping[str, Any], channels: int) -> Step | None:
@@ -240,7 +241,7 @@ def _factor(reading: Reading, given: Mapping[str, Any], channels: int) -> Step |
     for operand in (given.get("other"), given.get("self")):
         if isinstance(operand, (int, float)):
             return Step(factor=float(operand))
-        if name := reading.state(operand):
+        if isinstance(operand, Ref) and (name := reading.state(operand)):
             shape = _shape(reading.graph, operand.index)
             return Step(weight=name) if max(shape, default=0) == channels and sum(e > 1 for e in shape) == 1 else None
     return None
@@ -259,11 +260,11 @@ def reordered(graph: Graph, layers: Collection[Layer]) -> list[Node]:
     order = list(graph.nodes)
     for layer in layers:
         for added in layer.added:
-            order = _hoisted(graph, order, layer.node, added)
+            order = _hoisted(order, layer.node, added)
     return order
 
 
-def _hoisted(graph: Graph, order: list[Node], layer: int, added: int) -> list[Node]:
+def _hoisted(order: list[Node], layer: int, added: int) -> list[Node]:
     """The order with node `added`, and what it needs, before `layer`; as it was where that cannot be."""
     place = {node.index: position for position, node in enumerate(order)}
     if place[added] < place[layer]:

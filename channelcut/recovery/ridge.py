@@ -25,8 +25,8 @@ class Equations:
     @classmethod
     def empty(cls, groups: int, inputs: int, outputs: int, device: torch.device) -> Equations:
         """No rows."""
-        zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=device)  # noqa: E731
-        return cls(zeros(groups, inputs + 1, inputs + 1), zeros(groups, inputs + 1, outputs), zeros(groups, outputs))
+        shapes = (groups, inputs + 1, inputs + 1), (groups, inputs + 1, outputs), (groups, outputs)
+        return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
         """Add rows: x (rows, groups, D), y (rows, groups, O), weights (rows,)."""
@@ -43,6 +43,13 @@ class Equations:
     def errors(self, found: Tensor) -> Tensor:
         """Squared errors of weights (groups, D + 1, O) over the rows, (groups, O)."""
         return (found * (self.xx @ found - 2 * self.xy)).sum(1).add(self.yy).clamp_min(0)
+
+    def constant(self) -> bool:
+        """Whether no input varies over the rows."""
+        count = self.xx[:, -1, -1].clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        squares = self.xx.diagonal(dim1=1, dim2=2)[:, :-1]
+        varied = squares - self.xx[:, -1, :-1].square() / count
+        return not bool((varied > 1e-10 * squares).any())
 
     def spread(self) -> Tensor:
         """Squared deviations of the targets from their mean, (groups, O)."""
