@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from channelcut.ops.registry import rule
     from channelcut.precision.convert import PrecisionOptions, convert_precision
     from channelcut.recovery.images import Preprocessing
+    from channelcut.restoring import compensate
     from channelcut.results import export, load, save
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOME = {
     "channelcut.ops.registry": ("rule",),
     "channelcut.onnx_out.metadata": ("onnx_metadata",),
     "channelcut.api": ("analyze", "apply", "plan", "prove", "prune"),
+    "channelcut.restoring": ("compensate",),
     "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
     "channelcut.recovery.images": ("Preprocessing",),
@@ -54,8 +56,8 @@ _HOME = {
 __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
     "Proof", "ProofError", "PruneResult", "RuleError", "Slot", "TraceError", "UserError", "analyze", "apply",
-    "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load", "onnx_metadata",
-    "plan", "pointwise", "prove", "prune", "rule", "save", "ultralytics",
+    "compensate", "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load",
+    "onnx_metadata", "plan", "pointwise", "prove", "prune", "rule", "save", "ultralytics",
 ]  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -54,6 +55,30 @@ class Compensation:
         """How many layers have got other weights."""
         return sum(not refit.kept for refit in self.layers)
 
+    @property
+    def errors(self) -> tuple[float, float]:
+        """The mean of the layers' errors before and after; NaN without any."""
+        count = len(self.layers) or float("nan")
+        return sum(refit.before for refit in self.layers) / count, sum(refit.after for refit in self.layers) / count
+
+    def to_dict(self) -> dict[str, Any]:
+        """The compensation as JSON-ready data, for a report."""
+        before, after = self.errors
+        return asdict(self) | {"refitted": self.refitted, "error_before": before, "error_after": after}
+
+    def to_change(self) -> dict[str, Any]:
+        """What a plan says of it, see `Plan.changes`."""
+        before, after = self.errors
+        return {
+            "step": "compensate",
+            "images": self.images,
+            "layers": self.refitted,
+            "not_taken": [refit.layer for refit in self.layers if refit.kept],
+            "skipped": dict(self.skipped),
+            "error_before": before,
+            "error_after": after,
+        }
+
 
 @dataclass(frozen=True)
 class Rescaling:
@@ -79,6 +104,7 @@ class PruneResult:
         step: the plan of this round alone, for the network that was given; the same as `plan` in the first round.
         recalibration: what the recalibration saw, where there was one.
         rescaling: what was rescaled, where that was chosen.
+        compensation: which layers were refitted, with their errors before and after, where that was chosen.
         seconds: time by stage.
 
     Example:
@@ -99,3 +125,4 @@ class PruneResult:
     recalibration: Recalibration | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     rescaling: Rescaling | None = None
+    compensation: Compensation | None = None

@@ -37,8 +37,8 @@ def bytes_of_image(graph: Graph, images: int) -> tuple[int, int]:
     """What one image of a batch takes: with all values kept, as for gradients; and with those still to be read."""
     last = {ref.index: node.index for node in graph.nodes for ref in node.inputs}
     ends: dict[int, list[int]] = {}
-    for index, node in last.items():
-        ends.setdefault(node, []).append(index)
+    for index, reader in last.items():
+        ends.setdefault(reader, []).append(index)
     sizes = [_bytes(graph, node) for node in graph.nodes]
     live = most = 0
     for node in graph.nodes:
@@ -58,11 +58,16 @@ def _bytes(graph: Graph, node: Node) -> int:
 
 def joined(batches: Sequence[Inputs]) -> Inputs:
     """All inputs as one batch; those of another shape than the first are left out."""
-    shapes = [[t.shape[1:] for t in _tensors(batch)] for batch in batches]
-    alike = [_tensors(batch) for batch, shape in zip(batches, shapes, strict=True) if shape == shapes[0]]
+    alike = [_tensors(batch) for batch in batches if _shape(batch) == _shape(batches[0])]
     columns = iter([torch.cat(parts) for parts in zip(*alike, strict=True)])
     args, kwargs = mapped_only(Tensor, lambda _: next(columns), batches[0])
     return args, kwargs
+
+
+def others(batches: Sequence[Inputs]) -> list[Inputs]:
+    """One batch of every shape but the first."""
+    first = {str(_shape(batch)): batch for batch in reversed(batches)}
+    return [batch for batch in first.values() if _shape(batch) != _shape(batches[0])]
 
 
 def of_size(batch: Inputs, images: int, most: int) -> list[Inputs]:
@@ -75,6 +80,10 @@ def of_size(batch: Inputs, images: int, most: int) -> list[Inputs]:
 def alike(batch: Inputs) -> bool:
     """Whether all inputs are the same one."""
     return all(bool((tensor == tensor[:1]).all()) for tensor in _tensors(batch))
+
+
+def _shape(batch: Inputs) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in _tensors(batch)]
 
 
 def _tensors(batch: Inputs) -> list[Tensor]:

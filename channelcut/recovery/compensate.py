@@ -40,7 +40,7 @@ def rows_of_image(layer: Layer, weight: Tensor, images: int) -> int:
     return max(16, -(-min(max(30_000, 10 * inputs), 100_000) // images))
 
 
-def compensate(
+def refit(
     pair: Pair,
     batches: Sequence[Inputs],
     objective: Objective | None,

@@ -255,16 +255,18 @@ def _keeps_rows(graph: Graph, layer: Layer, value: int, node: Node) -> bool:
 def reordered(graph: Graph, layers: Collection[Layer]) -> list[Node]:
     """The nodes in an order in which what a layer's output is added to is there before the layer, where that can be.
 
-    Nodes are moved to the front past others that write into nothing.
+    Nodes are moved to the front past others that write into nothing. Of two layers whose outputs are added the first
+    one waits for the other.
     """
-    order = list(graph.nodes)
+    order, served = list(graph.nodes), set[int]()
     for layer in layers:
         for added in layer.added:
-            order = _hoisted(order, layer.node, added)
+            order = _hoisted(order, layer.node, added, served)
+        served.add(layer.node)
     return order
 
 
-def _hoisted(order: list[Node], layer: int, added: int) -> list[Node]:
+def _hoisted(order: list[Node], layer: int, added: int, served: Collection[int]) -> list[Node]:
     """The order with node `added`, and what it needs, before `layer`; as it was where that cannot be."""
     place = {node.index: position for position, node in enumerate(order)}
     if place[added] < place[layer]:
@@ -276,7 +278,7 @@ def _hoisted(order: list[Node], layer: int, added: int) -> list[Node]:
     for node in reversed(between):
         if node.index in needed:
             needed |= {ref.index for ref in node.inputs}
-    if layer in needed:
+    if layer in needed or needed & {*served}:
         return order
     moved = [node for node in between if node.index in needed]
     stay = [node for node in between if node.index not in needed]

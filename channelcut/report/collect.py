@@ -34,6 +34,7 @@ def collect(model: nn.Module, result: PruneResult, environment: Mapping[str, Any
         "graph": graph_data(groups, plan),
         "proof": result.proof.to_dict(),
         "recalibration": vars(result.recalibration) if result.recalibration else None,
+        "compensation": result.compensation.to_dict() if result.compensation else None,
         "rescaling": vars(result.rescaling) if result.rescaling else None,
         "environment": dict(environment),
     }
