@@ -59,7 +59,8 @@ def test_a_layer_that_reads_twins_gives_what_it_gave_without_one_of_them(kind: s
     before = weights_fingerprint(result.model), weights_fingerprint(model)
     done = cc.compensate(model, result, x)
     assert done.compensation is not None and done.compensation.refitted == 1
-    assert distance(model, done.model, x) < 1e-4 < 1e-2 < distance(model, result.model, x)
+    assert distance(model, done.model, x) < 1e-4
+    assert distance(model, result.model, x) > 1e-2
     assert before == (weights_fingerprint(result.model), weights_fingerprint(model))
     assert done.plan.changes[-1]["step"] == "compensate" and done.plan.changes[-1]["layers"] == 1
     assert sorted(name for name, _ in done.model.named_parameters()) == sorted(n for n, _ in model.named_parameters())
