@@ -159,9 +159,12 @@ def compensated(
         if isinstance(pair, str):
             return smaller, Compensation(images, refused=pair)
         size = images_in(pair[1][0])
+        report: Callable[[int, int], None] = lambda done, total: watch.progress("compensate", done, total)  # noqa: E731
         try:
-            weigh = _objective(original, every, deploy, size)
-            done = refit(pair[0], pair[1], weigh, lambda n, total: watch.progress("compensate", n, total))
+            try:
+                done = refit(*pair, _objective(original, every, deploy, size), report)
+            except UserError:  # no gradient leads from the outputs to the layers; nothing has been changed yet
+                done = refit(*pair, None, report)
         except torch.OutOfMemoryError:
             return smaller, Compensation(images, refused="the device has not enough memory")
     if not done.refitted:

@@ -96,14 +96,14 @@ def report_of(folder: Path, *flags: str) -> dict[str, Any]:
 
 
 def test_a_file_evaluates_and_calibrates_its_own_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = report_of(tmp_path / "out", written(tmp_path, EVALUATE, LOSS, BATCHES))
+    report = report_of(tmp_path / "out", written(tmp_path, EVALUATE, LOSS, BATCHES), "--restore", "recalibrate")
     said = report["accuracy"]
     assert said["by"] == "evaluate() of det.py"
     rows = {(row["network"], row["what"]): row["metrics"] for row in said["rows"]}
     assert [row["width"] for row in rows.values()] == [16, 8, 8]
     assert [row["moved"] > 0 for row in rows.values()] == [False, False, True], "only restoring moves statistics"
     assert list(rows) == [("original", "module"), ("pruned", "module, as cut"), ("pruned", "module, restored")]
-    assert report["compensation"]["images"] == 256
+    assert report["recalibration"]["images"] == 256
     assert not any("Nothing was restored" in note for note in report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert "evaluate() of det.py" in page and "top_1" in page and "0.250" in page

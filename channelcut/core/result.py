@@ -41,7 +41,8 @@ class Refit:
 class Compensation:
     """What a compensation did: images, the layers in order, those that it could not look at and why, seconds.
 
-    `refused` says why nothing was compensated at all.
+    `refused` says why nothing was compensated at all. `weighted`: positions counted for how much the network's outputs
+    depend on them; not where no gradient leads there.
     """
 
     images: int = 0
@@ -49,6 +50,7 @@ class Compensation:
     skipped: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     refused: str = ""
+    weighted: bool = True
 
     @property
     def refitted(self) -> int:

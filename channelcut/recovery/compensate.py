@@ -57,8 +57,9 @@ def refit(
     start = time.perf_counter()
     images = sum(map(images_in, batches))
     layers, skipped = layers_of(pair.cut, pair.plan.kept)
-    large = {layer.module: f"one output has more than {MOST_INPUTS} inputs" for layer in layers if _large(pair, layer)}
-    layers = [layer for layer in layers if layer.module not in large]
+    refused = {layer.node: why for layer in layers if (why := _why_not(pair, layer))}
+    skipped |= {layer.module: refused[layer.node] for layer in layers if layer.node in refused}
+    layers = [layer for layer in layers if layer.node not in refused]
     done = 0
 
     def tick() -> None:
@@ -70,11 +71,19 @@ def refit(
     positions = {layer.node: rows_of_image(layer, pair.after[layer.weight], images) for layer in layers}
     wanted = targets(pair, layers, batches, positions, objective, tick)
     refits = _Cut(pair, layers, batches, _held(images)).refitted(wanted, tick)
-    return Compensation(images, tuple(refits), skipped | large, time.perf_counter() - start)
+    return Compensation(images, tuple(refits), skipped, time.perf_counter() - start, weighted=objective is not None)
 
 
-def _large(pair: Pair, layer: Layer) -> bool:
-    return rows.matrix(pair.after[layer.weight], layer.geometry).shape[1] > MOST_INPUTS
+def _why_not(pair: Pair, layer: Layer) -> str:
+    """Why a layer is left as it is; empty where it is not."""
+    if rows.matrix(pair.after[layer.weight], layer.geometry).shape[1] > MOST_INPUTS:
+        return f"one output has more than {MOST_INPUTS} inputs"
+    axis, kept = -1 if layer.linear else 1, pair.kept(layer)
+    before, after = (
+        specs(graph.nodes[index].value)[0].shape[axis]
+        for graph, index in ((pair.original, pair.twins[layer.node]), (pair.cut, layer.node))
+    )
+    return "" if (before if kept is None else len(kept)) == after else "its outputs are others than the plan says"
 
 
 def _held(images: int) -> Tensor:
