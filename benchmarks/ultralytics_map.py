@@ -75,15 +75,23 @@ def data_folder(folder: Path) -> str:
     return str(folder / "data.yaml")
 
 
+def coco_model(network: str) -> Any:
+    """A stock network of Ultralytics with its COCO weights, in evaluation mode."""
+    from ultralytics import YOLO
+
+    model: Any = YOLO(f"{network}.yaml").model
+    tensors = load_file(require_assets() / "weights" / f"{network}_coco.safetensors")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model.eval()
+
+
 def _row(network: str, nms: bool | None, cut: str, size: int, data: str) -> dict[str, Any]:
     from ultralytics import YOLO
 
     start = process_time()
-    model: Any = YOLO(f"{network}.yaml").model
-    tensors = load_file(require_assets() / "weights" / f"{network}_coco.safetensors")
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model = coco_model(network)
     x, deploy = torch.rand(1, 3, size, size), Deploy(nms)
-    result = cc.prune(model.eval(), x, align=ALIGN, deploy=deploy, **CUTS[cut]) if CUTS[cut] else None
+    result = cc.prune(model, x, align=ALIGN, deploy=deploy, **CUTS[cut]) if CUTS[cut] else None
     subject = model if result is None else result.model
     row: dict[str, Any] = {"network": network, "nms": nms, "cut": cut, "size": size}
     if result is not None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from channelcut.recovering.api import prune_in_rounds, recover
     from channelcut.recovery.distil.options import RecoverOptions
     from channelcut.recovery.images import Preprocessing
+    from channelcut.restoring import compensate
     from channelcut.results import export, load, save
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ _HOME = {
     "channelcut.ops.registry": ("rule",),
     "channelcut.onnx_out.metadata": ("onnx_metadata",),
     "channelcut.api": ("analyze", "apply", "plan", "prove", "prune"),
+    "channelcut.restoring": ("compensate",),
     "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
     "channelcut.recovering.api": ("prune_in_rounds", "recover"),
@@ -58,8 +60,9 @@ _HOME = {
 __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
     "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot", "TraceError", "UserError", "analyze",
-    "apply", "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx", "load",
-    "onnx_metadata", "plan", "pointwise", "prove", "prune", "prune_in_rounds", "recover", "rule", "save", "ultralytics",
+    "apply", "compensate", "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx",
+    "load", "onnx_metadata", "plan", "pointwise", "prove", "prune", "prune_in_rounds", "recover", "rule", "save",
+    "ultralytics",
 ]  # fmt: skip
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,10 @@ from channelcut.core.inputs import (
 from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
-from channelcut.core.record import record_of
-from channelcut.core.result import PruneResult, Recalibration
+from channelcut.core.result import PruneResult
 from channelcut.ranking import Criterion, few, images_for
-from channelcut.recovery import Preprocessing, calibration_batches, check_rescale, recalibrate
-from channelcut.restoring import rescaled
+from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
+from channelcut.restoring import as_result, check_restore, restored_by
 from channelcut.scoring import Importance, check_importance
 
 if TYPE_CHECKING:
@@ -267,6 +265,7 @@ def prune(
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     rescale: str = "auto",
+    restore: str = "compensate",
     progress: Progress | None = None,
 ) -> PruneResult:
     """Analyze, plan, apply and prove, then restore what is asked for; the model itself is not touched.
@@ -290,8 +289,8 @@ def prune(
         prunable_outputs: see `analyze`.
         entries: see `analyze`; the training step of the proof runs them too.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
-        calibration: inputs that the criterion reads (64 of them), and by which the statistics of batch norms are
-            measured anew after the proof: a tensor (N, C, H, W), a folder of images, an iterable of batches or of
+        calibration: inputs that the criterion reads (64 of them), and by which accuracy is restored after the proof:
+            a tensor (N, C, H, W), a folder of images, an iterable of batches or of
             single inputs, such as a loader of (image, label), whose labels are left out and of which 4096 inputs are
             read at most; or, of Ultralytics' networks, a data.yaml, whose `train` split is prepared as Ultralytics
             does it.
@@ -299,6 +298,8 @@ def prune(
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
             the calibration inputs; without any, not at all), `always` or `never`.
+        restore: what is done with the calibration inputs: `compensate` (see there; where no layer can be refitted,
+            `recalibrate`), `recalibrate` (the statistics of batch norms are measured anew) or `none`.
         progress: called as progress(stage, done, total). What it raises leaves `prune` at once.
 
     Returns:
@@ -318,8 +319,8 @@ def prune(
         >>> result = cc.prune(model, torch.rand(1, 3, 16, 16), macs=0.6, calibration=torch.rand(64, 3, 16, 16))
         >>> result.proof.passed, [group.kept for group in result.plan.groups]
         (True, [4])
-        >>> result.plan.changes
-        ({'step': 'recalibrate', 'images': 64, 'layers': 1, 'round': 1},)
+        >>> [(change["step"], change["images"], change["layers"]) for change in result.plan.changes]
+        [('compensate', 64, 1)]
     """
     check_network(model)
     check_values(model)
@@ -328,6 +329,7 @@ def prune(
     if prove not in ("whole", "each"):
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
     check_rescale(rescale)
+    check_restore(restore)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
@@ -349,18 +351,9 @@ def prune(
         step = steps.planned(model, groups, budget, criterion, held, watch, drop_unused=drop_unused, deploy=deploy)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
-    recalibration: Recalibration | None = None
-    small, rescaling = rescaled(small, step, batches, rescale, watch)
-    if batches:
-        with watch.stage("recalibrate"):
-            report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731
-            small, recalibration = recalibrate(small, batches, report)
-    record = record_of(small)
-    assert record is not None
-    chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
-    found = steps.context_of(step).groups
+    done = restored_by(small, step, batches, restore, rescale, watch)
     _say_if_met(step, 4)
-    return PruneResult(small.eval(), chosen, proof, found, step, recalibration, watch.seconds, rescaling)
+    return as_result(done, step, proof, watch)
 
 
 def _say_if_met(plan: Plan, level: int) -> None:

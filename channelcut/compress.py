@@ -65,6 +65,7 @@ class PruneOptions:
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     rescale: str = "auto"
+    restore: str = "compensate"
     drop_unused: bool = False
     deploy: Deploy = DEFAULT
     tracer: str = "auto"
@@ -222,7 +223,7 @@ def made(
     model: nn.Module, result: PruneResult, folder: Path, precisions: Sequence[str]
 ) -> list[tuple[str, str, nn.Module | Path]]:
     """What there is to evaluate beside the original: the cut before and after it was restored, and the files."""
-    restored = bool(result.recalibration or result.rescaling or result.recovery)
+    restored = bool(result.plan.changes)
     found: list[tuple[str, str, nn.Module | Path]] = []
     if restored:
         found.append(("pruned", "module, as cut", apply(model, result.step)))
@@ -348,8 +349,5 @@ def notes(
             "smaller budget, --align 8 or 16, or a quieter machine."
         )
     if options.prune.calibration is None and not options.recover:
-        found.append(
-            "Batch-norm statistics were not recalibrated: give --data a folder of images, or the accuracy as cut is "
-            "what you get."
-        )
+        found.append("Nothing was restored: give --data a folder of images, or the accuracy as cut is what you get.")
     return found

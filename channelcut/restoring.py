@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from channelcut.adapters import adapter_of
+from channelcut.core.copies import private_copy
+from channelcut.core.deployed import Deploy
+from channelcut.core.entries import FORWARD, call_entry
+from channelcut.core.errors import UserError
+from channelcut.core.graph import tensor_paths
+from channelcut.core.heap import frozen_heap
+from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_values
 from channelcut.core.plan import Plan
-from channelcut.core.progress import Stopwatch
+from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
-from channelcut.core.record import Record
-from channelcut.core.result import Rescaling
+from channelcut.core.randomness import OwnRandom
+from channelcut.core.record import Record, add_change, noticed, put_record, record_of
+from channelcut.core.result import Compensation, PruneResult, Recalibration, Rescaling
+from channelcut.core.sensitivity import images_in, images_of, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.cutting import PlanContext
-from channelcut.recovery import cut_means, rescale, rescales
+from channelcut.cutting.apply import check_plan
+from channelcut.ops.align import Misaligned, align
+from channelcut.ranking import images_for
+from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
+from channelcut.recovery.batches import run_batch
+from channelcut.recovery.batching import LARGEST, alike, bytes_of_image, free_memory, joined, of_size, others
+from channelcut.recovery.compensate import refit
+from channelcut.recovery.targets import Objective, Pair
+from channelcut.tracing import trace
 
 
 def rescaled(
     smaller: nn.Module, plan: Plan, batches: Sequence[Any], choice: str, watch: Stopwatch
 ) -> tuple[nn.Module, Rescaling | None]:
     """The cut model with what survives in the size that it had, and what was rescaled; see `channelcut.prune`."""
-    context = plan.context
-    assert isinstance(context, PlanContext)
+    context = _context(plan)
     means = cut_means(context.groups, context.kept)
     found = rescales(context.model, plan, context.groups.graph, means)
     if choice == "never" or not found or (choice == "auto" and not batches):
@@ -48,3 +67,209 @@ def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -
     ]
     note = f"{words}: its shapes were checked, all else is the stored proof of the unrestored cut"
     return replace(Proof.from_dict(stored), passed=not wrong, failures=tuple(wrong[:5]), note=note)
+
+
+RESTORES = ("compensate", "recalibrate", "none")
+
+
+def check_restore(choice: str) -> None:
+    """Refuse what is no choice.
+
+    Raises:
+        UserError: it is none of `compensate`, `recalibrate` and `none`.
+    """
+    if choice not in RESTORES:
+        raise UserError(
+            f"restore={choice!r} is unknown: use 'compensate' (refit what reads fewer channels, on images), "
+            "'recalibrate' (batch-norm statistics alone) or 'none'."
+        )
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A cut network after the proof, and what was done to it."""
+
+    model: nn.Module
+    rescaling: Rescaling | None = None
+    compensation: Compensation | None = None
+    recalibration: Recalibration | None = None
+
+
+def restored_by(
+    smaller: nn.Module, plan: Plan, batches: Sequence[Inputs], restore: str, choice: str, watch: Stopwatch
+) -> Restored:
+    """The cut model, rescaled, and then restored as is asked for; where no layer can be refitted, recalibrated."""
+    smaller, rescaling = rescaled(smaller, plan, batches, choice, watch)
+    if not batches or restore == "none":
+        return Restored(smaller, rescaling)
+    compensation = None
+    if restore == "compensate":
+        context = _context(plan)
+        smaller, compensation = compensated(context.model, smaller, plan, batches, context.groups.deploy, watch)
+        if compensation.refitted:
+            return Restored(smaller, rescaling, compensation)
+    with watch.stage("recalibrate"):
+        report: Callable[[int, int], None] = lambda done, total: watch.progress("recalibrate", done, total)  # noqa: E731
+        smaller, recalibration = recalibrate(smaller, batches, report)
+    return Restored(smaller, rescaling, compensation, recalibration)
+
+
+def _again(model: nn.Module, result: PruneResult, batches: Sequence[Inputs], watch: Stopwatch) -> Restored:
+    """The cut network of a result, compensated, see `channelcut.compensate`.
+
+    Raises:
+        UserError: the result is of another network, or holds no cut any more.
+    """
+    check_plan(model, result.step)
+    record = noticed(result.model)
+    if record is None:
+        raise UserError(
+            "The network of this result carries no record of its cut: its shapes have been changed since. Expected a "
+            "result as channelcut.prune returned it, trained since or not."
+        )
+    clone = private_copy(result.model)
+    put_record(clone, record.plan, record.rounds, record.weights)
+    clone, done = compensated(model, clone, result.step, batches, result.groups.deploy, watch)
+    return Restored(clone, None, done, result.recalibration)
+
+
+def compensated(
+    model: nn.Module, smaller: nn.Module, plan: Plan, batches: Sequence[Inputs], deploy: Deploy, watch: Stopwatch
+) -> tuple[nn.Module, Compensation]:
+    """A copy of the cut network with its layers refitted; itself where that cannot be, and why.
+
+    Args:
+        model: the original; it is not changed.
+        smaller: its cut; it is not changed.
+        plan: of the cut.
+        batches: unlabelled inputs.
+        deploy: which outputs count.
+        watch: takes the time.
+    """
+    every = joined(batches)
+    for other in others(batches):  # of inputs that no network takes the forward complains
+        run_batch(smaller, other)
+    images = images_in(every)
+    if images < 2 or alike(every):
+        why = "there is one image" if images < 2 else "all images are the same"
+        return smaller, Compensation(images, refused=f"{why}: the equations of a refit would be singular")
+    with watch.stage("compensate"):
+        original, clone = private_copy(model).eval(), private_copy(smaller).eval()
+        pair = _pair(original, clone, plan, every)
+        if isinstance(pair, str):
+            return smaller, Compensation(images, refused=pair)
+        size = images_in(pair[1][0])
+        report: Callable[[int, int], None] = lambda done, total: watch.progress("compensate", done, total)  # noqa: E731
+        try:
+            try:
+                done = refit(*pair, _objective(original, every, deploy, size), report)
+            except UserError:  # no gradient leads from the outputs to the layers; nothing has been changed yet
+                done = refit(*pair, None, report)
+        except torch.OutOfMemoryError:
+            return smaller, Compensation(images, refused="the device has not enough memory")
+    if not done.refitted:
+        return smaller, done
+    for name, tensor in named_tensors(clone).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"After compensation {name} is not finite: the calibration inputs hold NaN, infinity or values far "
+                "outside of what the network was trained on. Check the images and how they are prepared."
+            )
+    add_change(clone, done.to_change())
+    return clone, done
+
+
+def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) -> tuple[Pair, list[Inputs]] | str:
+    """Both forwards on batches of one size, and these; or why they cannot be run side by side."""
+    free = free_memory(next((p.device for p in original.parameters()), torch.device("cpu")))
+    try:
+        first = images_of(every, 0, 2)
+        kept, live = bytes_of_image(trace(original, first[0], first[1]), 2)
+        images = min(images_in(every), max(2, int(free / (3 * live))))
+        batches = of_size(every, images, max(1, min(LARGEST, int(free / (2 * kept)))))
+        graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
+        twins = {new.index: old.index for old, new in align(*graphs) if old is not None and new is not None}
+    except (UserError, Misaligned) as error:
+        said = " ".join(str(error).split())[:200] or "they run different ops"
+        return f"the forwards of the original and the cut network do not run side by side on batches of images: {said}"
+    if any(graph.unsettled for graph in graphs):
+        return "the values of the network decide how its forward goes on"
+    return Pair(*graphs, twins, named_tensors(original), named_tensors(smaller), plan), batches
+
+
+def _objective(model: nn.Module, every: Inputs, deploy: Deploy, size: int) -> Objective | None:
+    """What the network's outputs tell of what matters; None where no gradient leads there."""
+    batch = images_of(every, 0, size)
+    weighed = projections(model, [batch], adapter_of(model).weighing(model, deploy))
+    with torch.no_grad(), OwnRandom():
+        result = call_entry(model, FORWARD, batch)
+    count = len(tensor_paths(result))
+
+    def objective(outputs: Sequence[Tensor], first: int) -> Tensor:
+        values = iter(outputs)
+        same = pytree.tree_map_only(Tensor, lambda _: next(values), result) if len(outputs) == count else list(outputs)
+        return weighed.of(same, first)
+
+    return objective
+
+
+@frozen_heap()
+def compensate(
+    model: nn.Module,
+    result: PruneResult,
+    images: Any,
+    *,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Refit the layers behind a cut on unlabelled images, so that they give what the original's gave.
+
+    In forward order, each is a ridge regression towards the weights that it has, weighted by how much the network's
+    outputs depend on each position; where its output is added to something, their sum is reproduced. A refit that does
+    not lower the error on the images held back (a fifth) is not taken.
+
+    Args:
+        model: the network that was given to `prune`; it stays as it is.
+        result: what `prune` returned, with `restore="none"` or `"recalibrate"` say; it stays as it is.
+        images: as the calibration of `prune`; 64 help, 256 or 512 are better.
+        preprocessing: see `prune`.
+        progress: called as progress(stage, done, total).
+
+    Returns:
+        The result with the compensated network; `compensation` has the error of each layer before and after, or says
+        why there was none.
+
+    Raises:
+        UserError: the images do not fit, or the result is of another network.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> result = cc.prune(model, torch.rand(1, 3, 16, 16), keep=0.5)
+        >>> cc.compensate(model, result, torch.rand(64, 3, 16, 16)).compensation.refitted
+        1
+    """
+    check_network(model)
+    check_values(model)
+    check_kind(result, PruneResult, "result", "channelcut.prune")
+    check_callable(progress, "progress", "progress(stage, done, total)")
+    watch, batches = Stopwatch(progress), images_for(model, result.groups, images, preprocessing)
+    done = _again(model, result, batches, watch)
+    return replace(as_result(done, result.step, result.proof, watch), groups=result.groups, rescaling=result.rescaling)
+
+
+def as_result(done: Restored, step: Plan, proof: Proof, watch: Stopwatch) -> PruneResult:
+    """What `prune` returns of a network that has been restored."""
+    record = record_of(done.model)
+    assert record is not None
+    chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
+    found, small = _context(step).groups, done.model.eval()
+    more = done.recalibration, watch.seconds, done.rescaling, done.compensation
+    return PruneResult(small, chosen, proof, found, step, *more)
+
+
+def _context(plan: Plan) -> PlanContext:
+    assert isinstance(plan.context, PlanContext)
+    return plan.context

@@ -96,7 +96,7 @@ def report_of(folder: Path, *flags: str) -> dict[str, Any]:
 
 
 def test_a_file_evaluates_and_calibrates_its_own_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = report_of(tmp_path / "out", written(tmp_path, EVALUATE, LOSS, BATCHES))
+    report = report_of(tmp_path / "out", written(tmp_path, EVALUATE, LOSS, BATCHES), "--restore", "recalibrate")
     said = report["accuracy"]
     assert said["by"] == "evaluate() of det.py"
     rows = {(row["network"], row["what"]): row["metrics"] for row in said["rows"]}
@@ -104,7 +104,7 @@ def test_a_file_evaluates_and_calibrates_its_own_network(tmp_path: Path, capsys:
     assert [row["moved"] > 0 for row in rows.values()] == [False, False, True], "only restoring moves statistics"
     assert list(rows) == [("original", "module"), ("pruned", "module, as cut"), ("pruned", "module, restored")]
     assert report["recalibration"]["images"] == 256
-    assert not any("not recalibrated" in note for note in report["notes"])
+    assert not any("Nothing was restored" in note for note in report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert "evaluate() of det.py" in page and "top_1" in page and "0.250" in page
     capsys.readouterr()
@@ -118,13 +118,13 @@ def test_json_is_not_disturbed_by_what_a_file_prints(tmp_path: Path, capsys: pyt
     assert main(["compress", name, *SMALL, "--json", "--out", str(tmp_path / "out")]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [row["metrics"] for row in report["accuracy"]["rows"]] == [{"score": 0.5}] * 2
-    assert report["recalibration"] is None
+    assert report["recalibration"] is None and report["compensation"] is None
 
 
 def test_given_data_wins_over_batches_and_evaluation_can_be_left_out(tmp_path: Path) -> None:
     name = written(tmp_path, EVALUATE, "\ndef batches():\n    raise ValueError('not asked for')\n")
     report = report_of(tmp_path / "out", name, "--no-evaluate", "--data", str(pictures(tmp_path / "images")))
-    assert report["recalibration"]["images"] == 3 and report.get("accuracy") is None
+    assert report["compensation"]["images"] == 3 and report.get("accuracy") is None
 
 
 def test_the_network_that_is_evaluated_is_a_copy(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def factory():
 def batches():
     return [({"image": torch.rand(5, 3, 12, 12), "mask": torch.ones(5, 1, 10, 10)})] * 2
 """
-    assert report_of(tmp_path / "out", written(tmp_path, text))["recalibration"]["images"] == 10
+    assert report_of(tmp_path / "out", written(tmp_path, text))["compensation"]["images"] == 10
 
 
 # How images become inputs

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 
-STAGES = ["trace", "couple", "score", "allocate", "cut", "prove", "prove each", "recalibrate"]
+STAGES = ["trace", "couple", "score", "allocate", "cut", "prove", "prove each", "compensate"]
 
 
 class Cancelled(Exception):
@@ -75,7 +75,7 @@ def test_a_generator_of_calibration_data_is_read_once() -> None:
             yield torch.rand(16, count, 16, 16)
 
     result = cc.prune(residual(), example(), keep=0.5, calibration=batches(3, 3))
-    assert result.recalibration is not None and result.recalibration.images == 32
+    assert result.compensation is not None and result.compensation.images == 32
     assert read == [3, 3]
     with pytest.raises(cc.UserError, match=r"calibration inputs \(\d+x5x16x16\) do not run through the network"):
         cc.prune(residual(), example(), keep=0.5, calibration=batches(3, 5))

@@ -63,7 +63,7 @@ def test_the_report_holds_the_run(result: Path) -> None:
     report = json.loads((result / "report.json").read_text())
     assert report["cost"]["after"]["macs"] <= 0.6 * report["cost"]["before"]["macs"]
     assert report["proof"]["passed"]
-    assert report["recalibration"]["images"] == 20
+    assert report["compensation"]["images"] == 20
     assert report["onnx"]["pruned"]["max_relative_error"] <= 1e-4
     assert {"sample 1", "sample 2"} <= set(report["onnx"]["pruned"]["compared_on"]), "real images"
     assert [e["capability"] for e in report["engines"]] == ["sm86", "sm89"]

@@ -299,7 +299,7 @@ def test_layer_attributes_follow() -> None:
 def test_recalibration_changes_only_statistics() -> None:
     plain = cc.prune(build("Residual"), example(), keep=0.5)
     data = torch.randn(64, 3, 16, 16)
-    tuned = cc.prune(build("Residual"), example(), keep=0.5, calibration=data)
+    tuned = cc.prune(build("Residual"), example(), keep=0.5, importance="l2", calibration=data, restore="recalibrate")
     assert tuned.recalibration is not None
     assert (tuned.recalibration.images, tuned.recalibration.layers) == (64, 3)
     for name, tensor in tuned.model.state_dict().items():

@@ -337,4 +337,4 @@ def test_the_quick_demo_runs_to_its_report(tmp_path, capsys):
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert Path(last) == tmp_path / "demo" / "result" / "report.html"
     assert Path(last).is_file()
-    assert json.loads(Path(last).with_suffix(".json").read_text())["recalibration"]
+    assert json.loads(Path(last).with_suffix(".json").read_text())["compensation"]

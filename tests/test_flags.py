@@ -55,10 +55,10 @@ def test_help_shows_examples_that_parse(command: Command, capsys: pytest.Capture
         main([command.NAME, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    lines = re.findall(r"^    (channelcut .*)$", shown.partition("examples:")[2], re.M)
+    lines = re.findall(r"^    ((?:channelcut|torchrun) .*)$", shown.partition("examples:")[2], re.M)
     assert lines == [line for _, line in command.EXAMPLES] and lines
     for line in lines:
-        program, name, *arguments = shlex.split(line)
+        program, name, *arguments = shlex.split(re.sub(r"^torchrun .*-m channelcut\.cli", "channelcut", line))
         assert (program, name) == ("channelcut", command.NAME)
         assert parser().parse_args([name, *arguments]).run is command.run
 

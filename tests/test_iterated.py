@@ -73,7 +73,7 @@ def test_restored_between_rounds(tmp_path: Path) -> None:
     data = torch.randn(32, 3, 16, 16)
     one = cc.prune(build("Residual"), example(), keep=0.75, calibration=data)
     two = cc.prune(one.model, example(), keep=0.6, calibration=data)
-    assert [(c["step"], c["round"]) for c in two.plan.changes] == [("recalibrate", 1), ("recalibrate", 2)]
+    assert [(c["step"], c["round"]) for c in two.plan.changes] == [("compensate", 1), ("compensate", 2)]
     cc.save(two, tmp_path)
     again = cc.load(lambda: build("Residual"), tmp_path)
     assert same(again(example()), two.model(example()))

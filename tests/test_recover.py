@@ -359,14 +359,14 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     )
     report = json.loads((out / "report.json").read_text())
     assert report["recovery"]["labels"] is True
-    assert [change["step"] for change in load_plan(out).changes] == ["recalibrate", "recover", "recalibrate"] * 2
+    assert [change["step"] for change in load_plan(out).changes] == ["compensate", "recover", "recalibrate"] * 2
     assert "Loss on images held back" in (out / "report.html").read_text()
     assert not list(tmp_path.glob(".out*"))
     again = ["recover", str(out), "--epochs", "1", "--out", str(tmp_path / "again"), "--learning-rate", "1e-4"]
     assert main(again) == 0
     assert "1 epochs, 5 steps, loss on images held back" in " ".join(capsys.readouterr().out.split())
     changes = load_plan(tmp_path / "again").changes
-    assert [change["step"] for change in changes] == ["recalibrate", "recover", "recalibrate"] * 2 + ["recover"]
+    assert [change["step"] for change in changes] == ["compensate", "recover", "recalibrate"] * 2 + ["recover"]
     assert main(again) == 2
     assert "exists. Nothing was changed" in capsys.readouterr().err
     (tmp_path / "det.py").write_text(FACTORY.replace("seed(0)", "seed(1)"))

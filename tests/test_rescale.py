@@ -134,7 +134,7 @@ def test_data_decide_for_each_kind() -> None:
             model.a.weight[:], model.a.bias[:] = model.a.weight[:1], model.a.bias[:1]  # type: ignore[index]
             model.a.weight[16:] *= 1.0 - 1e-3 if alike else 1e-3
             model.a.bias[16:] *= 1.0 - 1e-3 if alike else 1e-3  # type: ignore[index]
-        result = cc.prune(model, X[:2], keep=0.5, calibration=X)
+        result = cc.prune(model, X[:2], keep=0.5, importance="l2", calibration=X, restore="recalibrate")
         steps = [change["step"] for change in result.plan.changes]
         assert steps == ["recalibrate"] if alike else ["rescale", "recalibrate"]
         if result.rescaling is not None:

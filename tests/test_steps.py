@@ -159,7 +159,8 @@ class TestProving:
 class TestRestored:
     def test_a_recalibrated_cut_refers_to_the_proof_of_the_cut(self, tmp_path: Path) -> None:
         model = build("Residual")
-        result = cc.prune(model, example(), keep=0.5, calibration=torch.randn(64, 3, 16, 16))
+        images = torch.randn(64, 3, 16, 16)
+        result = cc.prune(model, example(), keep=0.5, calibration=images, restore="recalibrate")
         assert result.plan.changes == ({"step": "recalibrate", "images": 64, "layers": 3, "round": 1},)
         proof = cc.prove(model, result.model, result.plan, example())
         assert proof.passed and "recalibrate" in proof.note and "stored proof" in proof.note

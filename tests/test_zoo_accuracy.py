@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,17 @@ def test_average_precision_of_perfect_and_half_right_detections():
     assert metrics.average_precision([none], truth) == {"map": 0.0, "ap50": 0.0}
     with pytest.raises(ValueError, match="2 images of detections"):
         metrics.average_precision([right, right], truth)
+
+
+@needs_assets
+@pytest.mark.parametrize("network", ["resnet56", "yolo26n"])
+def test_nothing_is_chosen_by_what_judges(network: str) -> None:
+    """The images that a network is scored and restored by, and those of its test split, are other files."""
+    accuracy = pytest.importorskip("benchmarks.accuracy")
+    seen, judged = accuracy.seen_files(network), accuracy.test_files(network)
+    assert seen and judged
+    assert not {path.resolve() for path in seen} & {path.resolve() for path in judged}
+    if network != "resnet56":  # sprites of both splits are called alike
+        assert not {path.name for path in seen} & {path.name for path in judged}
+    content = {hashlib.sha256(path.read_bytes()).hexdigest() for path in seen}
+    assert not content & {hashlib.sha256(path.read_bytes()).hexdigest() for path in judged}

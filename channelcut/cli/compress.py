@@ -10,10 +10,10 @@ from channelcut.cli import flags as groups
 from channelcut.cli import parsing, recovery_flags
 
 NAME = "compress"
-HELP = "Prune, prove, recalibrate or recover, export, build, measure, report."
+HELP = "Prune, prove, compensate or recover, export, build, measure, report."
 EXAMPLES = (
     (
-        "half of the multiply-accumulates, batch norm recalibrated on images, an engine for an RTX 4090",
+        "half of the multiply-accumulates, compensated on images, an engine for an RTX 4090",
         "channelcut compress best.pt --macs 0.5 --data images/ --capability sm89 --out out",
     ),
     (
@@ -52,9 +52,9 @@ def add_flags(parser: ArgumentParser) -> None:
     recovery_flags.add(parser)
     groups.add_images(
         parser,
-        "folder of unlabelled images for batch-norm recalibration, for --recover and for int8; of Ultralytics' models "
-        "also a data.yaml, on whose val split all results are evaluated; by default what batches() beside a factory "
-        "gives",
+        "folder of unlabelled images to choose channels by, to compensate, for --recover and for int8; of Ultralytics' "
+        "models also a data.yaml, on whose val split all results are evaluated; by default what batches() beside a "
+        "factory gives",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")

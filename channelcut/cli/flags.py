@@ -198,6 +198,13 @@ def add_allocation(parser: ArgumentParser) -> None:
         help="modules that the forward never reads, such as a head that training alone needs, go as wholes",
     )
     group.add_argument(
+        "--restore",
+        choices=("compensate", "recalibrate", "none"),
+        default="compensate",
+        help="with the images of --data: refit the layers behind the cut (default), measure the statistics of batch "
+        "norms anew, or leave the network as cut",
+    )
+    group.add_argument(
         "--rescale",
         choices=("auto", "always", "never"),
         default="auto",
@@ -274,6 +281,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         importance=flags.importance,
         calibration=flags.data,
         rescale=flags.rescale,
+        restore=flags.restore,
         drop_unused=flags.drop_unused,
         deploy=read_deploy(flags),
         prove=flags.prove,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,66 @@ class Recalibration:
     images: int
     layers: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One layer that compensation looked at.
+
+    before, after: its squared error on the images held back, as a share of what the original's output varies there,
+    weighted by what matters to the network's outputs; of the network as it was compensated up to this layer.
+    kept: why it stayed as it was; empty where it was refitted.
+    """
+
+    layer: str
+    before: float
+    after: float
+    kept: str = ""
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """What a compensation did: images, the layers in order, those that it could not look at and why, seconds.
+
+    `refused` says why nothing was compensated at all. `weighted`: positions counted for how much the network's outputs
+    depend on them; not where no gradient leads there.
+    """
+
+    images: int = 0
+    layers: tuple[Refit, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    refused: str = ""
+    weighted: bool = True
+
+    @property
+    def refitted(self) -> int:
+        """How many layers have got other weights."""
+        return sum(not refit.kept for refit in self.layers)
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """The mean of the layers' errors before and after; NaN without any."""
+        count = len(self.layers) or float("nan")
+        return sum(refit.before for refit in self.layers) / count, sum(refit.after for refit in self.layers) / count
+
+    def to_dict(self) -> dict[str, Any]:
+        """The compensation as JSON-ready data, for a report."""
+        before, after = self.errors
+        return asdict(self) | {"refitted": self.refitted, "error_before": before, "error_after": after}
+
+    def to_change(self) -> dict[str, Any]:
+        """What a plan says of it, see `Plan.changes`."""
+        before, after = self.errors
+        return {
+            "step": "compensate",
+            "images": self.images,
+            "layers": self.refitted,
+            "not_taken": [refit.layer for refit in self.layers if refit.kept],
+            "skipped": dict(self.skipped),
+            "error_before": before,
+            "error_after": after,
+        }
 
 
 @dataclass(frozen=True)
@@ -68,6 +129,7 @@ class PruneResult:
         recalibration: what the recalibration saw, where there was one.
         rescaling: what was rescaled, where that was chosen.
         recovery: what the recovery did, where there was one.
+        compensation: which layers were refitted, with their errors before and after, where that was chosen.
         seconds: time by stage.
 
     Example:
@@ -88,4 +150,5 @@ class PruneResult:
     recalibration: Recalibration | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     rescaling: Rescaling | None = None
+    compensation: Compensation | None = None
     recovery: Recovery | None = None

@@ -59,7 +59,8 @@ def batch_norm(call: Call) -> Any:
     return (ids, *(found if s.shape == tuple(found.shape) else I.zeros(s.shape) for s in call.node.value[1:]))
 
 
-know("aten.batch_norm", "aten.native_batch_norm", "aten.cudnn_batch_norm", statistics=True)
+know("aten.batch_norm", "aten.native_batch_norm", "aten.cudnn_batch_norm", statistics=True, stored_statistics=True)
+know("aten._native_batch_norm_legit_no_training", stored_statistics=True)
 
 
 @rule(

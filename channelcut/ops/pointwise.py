@@ -76,6 +76,8 @@ def several(call: Call) -> Any:
 
 know("aten.clone", "aten.contiguous", layout="copy")
 know("aten.masked_fill", own_layout=True)
+know("aten.add", sums=True)
+know("aten.mul", scales=True)
 for _name in "add sub mul div pow rsub remainder floor_divide fmod".split():
     know(f"aten.{_name}", operands=True)
 

@@ -45,6 +45,8 @@ class Op:
     averages: it divides by the number of elements that it sums.
     proportional: it gives s · f(x) for s · x where s is positive, and an element stays on its axis, moves, joins others
         along one, or is multiplied with a number.
+    sums: it adds two values. scales: it multiplies two.
+    stored_statistics: it normalises by statistics that are stored, where it is not told to take those of the batch.
     own_layout: torch calls it pointwise, and yet its result is not laid out like its operands.
     """
 
@@ -66,6 +68,9 @@ class Op:
     averages: bool = False
     proportional: Literal["stays", "moves", "joins", "by a number"] | None = None
     own_layout: bool = False
+    sums: bool = False
+    scales: bool = False
+    stored_statistics: bool = False
     weights: Rule | None = None
     statistics_of_weights: Literal["dim", "rows"] | None = None
 

@@ -35,6 +35,7 @@ def collect(model: nn.Module, result: PruneResult, environment: Mapping[str, Any
         "proof": result.proof.to_dict(),
         "recalibration": vars(result.recalibration) if result.recalibration else None,
         "recovery": vars(result.recovery) if result.recovery else None,
+        "compensation": result.compensation.to_dict() if result.compensation else None,
         "rescaling": vars(result.rescaling) if result.rescaling else None,
         "environment": dict(environment),
     }

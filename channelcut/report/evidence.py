@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.charts import duration_chart, histograms, proof_chart, ratio_chart
-from channelcut.report.facts import MIB, onnx_error, proof_word, recovered, rescaled, verdict_of
+from channelcut.report.facts import (
+    MIB,
+    compensated,
+    onnx_error,
+    proof_word,
+    recovered,
+    rescaled,
+    verdict_of,
+    worst_layers,
+)
 from channelcut.report.markup import Html, Section, facts_list, join, table, tag
 from channelcut.report.numbers import count, significant, unit
 from channelcut.report.overview import section
@@ -96,8 +105,8 @@ def proof(report: Part) -> Section | None:
 
 def recovery(report: Part) -> Section | None:
     """What was done to win accuracy back."""
-    part, pairs = report.part("recalibration"), rescaled(report)
-    trained = recovered(report)
+    part, pairs = report.part("recalibration"), [*rescaled(report), *compensated(report)]
+    refits, trained = worst_layers(report), recovered(report)
     pairs += trained
     if not part and not pairs:
         return None
@@ -107,8 +116,10 @@ def recovery(report: Part) -> Section | None:
             ("Batch-norm layers", count(part.number("layers"))),
             ("Time", unit(part.number("seconds"), "s")),
         ]
-    title = "Recovery" if trained else "Batch-norm recalibration" if part else "Rescaling"
-    return section("recovery", title, facts_list(pairs))
+    title = "Recovery" if trained else "Compensation" if refits else "Batch-norm recalibration" if part else "Rescaling"
+    heads = ("Layer", "Error before", "Error after", "")
+    caption = "The layers with the largest squared errors on images held back, in units of the original's variance"
+    return section("recovery", title, facts_list(pairs), table(heads, refits, caption, (1, 2)) if refits else None)
 
 
 def files(report: Part) -> Section | None:

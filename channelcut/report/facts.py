@@ -70,6 +70,32 @@ def recovered(report: Part) -> list[tuple[str, str]]:
     return found + [("Note", text) for text in part.texts("notes")]
 
 
+def compensated(report: Part) -> list[tuple[str, str]]:
+    """How many layers were refitted, and what it did to their errors; or why none was."""
+    part = report.part("compensation")
+    if not part:
+        return []
+    if refused := part.text("refused"):
+        return [("Not compensated", refused)]
+    layers, skipped = part.parts("layers"), part.part("skipped")
+    words = f"{count(part.number('refitted'))} of {len(layers) + len(skipped.data)}"
+    found = [("Layers refitted", f"{words}, on {count(part.number('images'))} images")]
+    before, after = part.number("error_before"), part.number("error_after")
+    if before is not None and after is not None:
+        found.append(("Mean error of a layer", f"{significant(before)} → {significant(after)} of its variance"))
+    return found
+
+
+def worst_layers(report: Part, most: int = 10) -> list[tuple[str, str, str, str]]:
+    """The layers that are furthest off after compensation: name, error before and after, why it stayed."""
+    layers = report.part("compensation").parts("layers")
+    layers = sorted(layers, key=lambda one: -(one.number("after") or 0.0))[:most]
+    return [
+        (one.text("layer"), significant(one.number("before")), significant(one.number("after")), one.text("kept"))
+        for one in layers
+    ]
+
+
 def onnx_error(part: Part) -> str:
     """How far a file is from its module, and how far it may be."""
     error, limit = part.number("max_relative_error"), part.number("tolerance")

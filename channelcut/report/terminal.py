@@ -13,6 +13,7 @@ from rich.text import Text
 from channelcut.report.accuracy import accuracy_rows, accuracy_words
 from channelcut.report.facts import (
     channels_of,
+    compensated,
     deployed_words,
     error_words,
     headline_of,
@@ -26,6 +27,7 @@ from channelcut.report.facts import (
     rescaled,
     rows_of,
     verdict_of,
+    worst_layers,
 )
 from channelcut.report.markup import printable
 from channelcut.report.numbers import count, plural, significant, unit
@@ -90,8 +92,9 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
 
 def _recovery(report: Part) -> list[str]:
     """What was done to win accuracy back."""
-    pairs = rescaled(report) + recovered(report)
+    pairs = [*rescaled(report), *compensated(report), *recovered(report)]
     found = [f"{name[:1].lower()}{name[1:]}: {text}" for name, text in pairs]
+    found += [f"furthest off: {name} ({after})" for name, _, after, _ in worst_layers(report, 1)]
     recalibrated = report.part("recalibration")
     if recalibrated:
         images, layers = (count(recalibrated.number(key)) for key in ("images", "layers"))

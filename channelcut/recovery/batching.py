@@ -1,0 +1,91 @@
+"""Batches of one size, as many as memory holds: all of them go through the cut network side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from channelcut.core.graph import Graph, Node, Spec
+from channelcut.core.inputs import Inputs
+from channelcut.core.sensitivity import images_of
+from channelcut.core.trees import mapped_only
+
+LARGEST = 32  # images in a batch: more are no faster
+_SHARE = 0.5  # of the memory that is free
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken: half of what is free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _SHARE)
+    try:  # what the kernel could give, caches included; pages that are free alone elsewhere
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(int(lines["MemAvailable"].split()[0]) * 1024 * _SHARE)
+    except (OSError, KeyError, ValueError):
+        try:
+            return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE / 2)
+        except (AttributeError, OSError, ValueError):
+            return 1 << 31
+
+
+def bytes_of_image(graph: Graph, images: int) -> tuple[int, int]:
+    """What one image of a batch takes: with all values kept, as for gradients; and with those still to be read."""
+    last = {ref.index: node.index for node in graph.nodes for ref in node.inputs}
+    ends: dict[int, list[int]] = {}
+    for index, reader in last.items():
+        ends.setdefault(reader, []).append(index)
+    sizes = [_bytes(graph, node) for node in graph.nodes]
+    live = most = 0
+    for node in graph.nodes:
+        live += sizes[node.index]
+        most = max(most, live)
+        live -= sum(sizes[index] for index in ends.get(node.index, ()))
+    return -(-sum(sizes) // images), -(-most // images)
+
+
+def _bytes(graph: Graph, node: Node) -> int:
+    """What a value takes that shares no memory with others."""
+    made = graph.nodes[node.args[0].index] if node.name == "getitem" else node
+    if node.kind == "state" or getattr(made.target, "is_view", False) or not isinstance(node.value, Spec):
+        return 0
+    return math.prod(node.value.shape) * node.value.dtype.itemsize
+
+
+def joined(batches: Sequence[Inputs]) -> Inputs:
+    """All inputs as one batch; those of another shape than the first are left out."""
+    alike = [_tensors(batch) for batch in batches if _shape(batch) == _shape(batches[0])]
+    columns = iter([torch.cat(parts) for parts in zip(*alike, strict=True)])
+    args, kwargs = mapped_only(Tensor, lambda _: next(columns), batches[0])
+    return args, kwargs
+
+
+def others(batches: Sequence[Inputs]) -> list[Inputs]:
+    """One batch of every shape but the first."""
+    first = {str(_shape(batch)): batch for batch in reversed(batches)}
+    return [batch for batch in first.values() if _shape(batch) != _shape(batches[0])]
+
+
+def of_size(batch: Inputs, images: int, most: int) -> list[Inputs]:
+    """The first `images` as batches of one size, at most `most`; what is left over, fewer than batches, is left out."""
+    count = -(-images // most)
+    size = images // count
+    return [images_of(batch, place * size, (place + 1) * size) for place in range(count)]
+
+
+def alike(batch: Inputs) -> bool:
+    """Whether all inputs are the same one."""
+    return all(bool((tensor == tensor[:1]).all()) for tensor in _tensors(batch))
+
+
+def _shape(batch: Inputs) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in _tensors(batch)]
+
+
+def _tensors(batch: Inputs) -> list[Tensor]:
+    args, kwargs = batch
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]

@@ -1,0 +1,175 @@
+"""What the layers of the original give at sampled positions, and how much that matters there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from channelcut.core.graph import Graph, Node, named_outputs
+from channelcut.core.inputs import Inputs
+from channelcut.core.plan import Plan
+from channelcut.core.randomness import OwnRandom
+from channelcut.core.schema import bound_arguments
+from channelcut.core.sensitivity import images_in
+from channelcut.ops.execute import Execution
+from channelcut.recovery import rows
+from channelcut.recovery.layers import Layer, overwritten
+
+Objective = Callable[[Sequence[Tensor], int], Tensor]
+"""objective(outputs, number of the batch's first image) -> a number, whose squared gradients say what matters."""
+
+_FLOOR = 0.02  # of the mean weight: what matters to no output still counts a little
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The forwards of the original and of its cut on batches of one size, and their tensors by name.
+
+    twins: the original's nodes by those of the cut one.
+    """
+
+    original: Graph
+    cut: Graph
+    twins: Mapping[int, int]
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    plan: Plan
+
+    def kept(self, layer: Layer) -> Tensor | None:
+        """The output channels of the original's layer that are left, ascending; None for all."""
+        kept = self.plan.kept.get(layer.weight, {})
+        device = self.after[layer.weight].device
+        if not layer.geometry.transposed:
+            return torch.tensor(kept[0], device=device) if 0 in kept else None
+        node = self.original.nodes[self.twins[layer.node]]
+        groups = int(bound_arguments(node.target, node.args, node.kwargs)["groups"])
+        ahead, each = self.before[layer.weight].shape[:2]
+        whole, own = torch.arange(groups), torch.tensor(kept[1]) if 1 in kept else torch.arange(each)
+        if layer.geometry.groups < groups:
+            whole = torch.tensor(sorted({position // (ahead // groups) for position in kept[0]}))
+        return (whole[:, None] * each + own).flatten().to(device)
+
+    def lines(self, layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Factor and shift of what follows a layer, of the original and of its cut, on the channels that are left."""
+        pick = self.kept(layer)
+        zeros = torch.zeros(1, dtype=torch.float64, device=self.after[layer.weight].device)
+        found = [zeros + part for part in layer.line(self.before)]
+        chosen = [part if pick is None or len(part) == 1 else part[pick] for part in found]
+        now, moved = layer.line(self.after)
+        return chosen[0], chosen[1], zeros + now, zeros + moved
+
+
+@dataclass
+class Target:
+    """What a layer of the original gave at sampled positions, batch by batch, on the channels that are left.
+
+    positions, weights: (images, P). outputs, added: (images, P, channels). channels: what each matters, (channels,).
+    """
+
+    positions: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    added: list[Tensor | None] = field(default_factory=list)
+    channels: Tensor | None = None
+
+
+class _Watched(Execution):
+    """A run of the original that leaves some values, and the squared gradients at them."""
+
+    def __init__(
+        self, graph: Graph, state: Mapping[str, Tensor], batch: Inputs, wanted: Collection[int], spoilt: Collection[int]
+    ) -> None:
+        super().__init__(graph, state, batch, keep=[index for _, index in named_outputs(graph)])
+        self.wanted, self.spoilt = wanted, spoilt
+        self.seen: dict[int, Tensor] = {}
+        self.squares: dict[int, Tensor] = {}
+
+    def start(self, node: Node) -> None:
+        """Inputs take gradients, so that all that is computed of them does."""
+        super().start(node)
+        value = self.env.get(node.index)
+        if node.kind == "input" and torch.is_grad_enabled() and isinstance(value, Tensor) and value.is_floating_point():
+            self.env[node.index] = value.requires_grad_().clone()  # no leaf: what follows may work in place
+
+    def finish(self, node: Node, value: Any) -> None:
+        """Note what is wanted, before anything works in place on it."""
+        if node.index in self.wanted:
+            self.seen[node.index] = value.detach().clone() if node.index in self.spoilt else value.detach()
+            if value.requires_grad:
+                value.register_hook(lambda gradient: self.squares.__setitem__(node.index, gradient.detach().square()))
+        super().finish(node, value)
+
+
+def targets(
+    pair: Pair,
+    layers: Sequence[Layer],
+    batches: Sequence[Inputs],
+    positions: Mapping[int, int],
+    objective: Objective | None,
+    tick: Callable[[], None],
+) -> dict[int, Target]:
+    """One pass of the original: targets by the node of each layer.
+
+    Args:
+        pair: both forwards.
+        layers: of the cut one.
+        batches: of one size.
+        positions: how many to keep of each image, by the node of the layer.
+        objective: its squared gradients say how much a position matters; None: all alike.
+        tick: called after every batch.
+    """
+    wanted = {pair.twins[index] for layer in layers for index in (layer.node, *layer.added)}
+    spoilt, named = overwritten(pair.original) & wanted, named_outputs(pair.original)
+    kept = {layer.node: pair.kept(layer) for layer in layers}
+    found = {layer.node: Target() for layer in layers}
+    first = 0
+    for batch in batches:
+        run = _Watched(pair.original, pair.before, batch, wanted, spoilt)
+        with torch.set_grad_enabled(objective is not None), OwnRandom():
+            for node in pair.original.nodes:
+                run.step(node)
+            if objective is not None:
+                objective([run.value(index) for _, index in named], first).backward()  # type: ignore[no-untyped-call]
+        generator = torch.Generator().manual_seed(first)
+        for layer in layers:
+            note = _Note(pair, layer, run, images_in(batch), kept[layer.node])
+            note.into(found[layer.node], positions[layer.node], generator)
+        first += images_in(batch)
+        tick()
+    return found
+
+
+@dataclass(frozen=True)
+class _Note:
+    """One layer in a run of the original on so many images."""
+
+    pair: Pair
+    layer: Layer
+    run: _Watched
+    images: int
+    kept: Tensor | None
+
+    def into(self, target: Target, count: int, generator: torch.Generator) -> None:
+        """Add this batch to a target."""
+        node = self.pair.twins[self.layer.node]
+        every = rows.outputs(self.run.seen[node], self.layer, self.images)
+        squares = self.run.squares.get(node, torch.ones(()))  # no output depends on it, or nobody asked
+        squares = rows.outputs(squares.to(every.device).expand(self.run.seen[node].shape), self.layer, self.images)
+        squares = squares if self.kept is None else squares[..., self.kept]
+        weights = squares.sum(2)
+        positions, weights = rows.sample(weights + _FLOOR * weights.mean() + 1e-30, count, generator)
+        added = [self._at(self.pair.twins[index], positions) for index in self.layer.added]
+        channels = squares.double().sum((0, 1))
+        target.positions.append(positions)
+        target.weights.append(weights)
+        target.outputs.append(self._at(node, positions))
+        target.added.append(torch.stack(added).sum(0) if added else None)
+        target.channels = channels if target.channels is None else target.channels + channels
+
+    def _at(self, node: int, positions: Tensor) -> Tensor:
+        found = rows.at(rows.outputs(self.run.seen[node], self.layer, self.images), positions)
+        return found if self.kept is None else found[..., self.kept]

@@ -1,0 +1,151 @@
+"""Compensation: what a removed channel shared with those that are left is won back, in every kind of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import channelcut as cc
+from channelcut.core.result import PruneResult
+from channelcut.core.tensors import weights_fingerprint
+from channelcut.recovery.layers import layers_of, reordered
+from channelcut.tracing import trace
+
+BEHIND: dict[str, Callable[[], list[nn.Module]]] = {
+    "strided and dilated": lambda: [nn.Conv2d(8, 4, 3, stride=2, padding=2, dilation=2)],
+    "without a bias": lambda: [nn.Conv2d(8, 4, (1, 3), bias=False)],
+    "with a batch norm": lambda: [nn.Conv2d(8, 4, 3, bias=False), nn.BatchNorm2d(4)],
+    "grouped": lambda: [nn.Conv2d(8, 8, 3, groups=2)],
+    "transposed": lambda: [nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1, dilation=1)],
+    "transposed, grouped": lambda: [nn.ConvTranspose2d(8, 4, 2, groups=2)],
+    "linear": lambda: [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)],
+    "linear, without a bias": lambda: [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5, bias=False)],
+}
+
+
+def twice(layer: nn.Conv2d) -> nn.Conv2d:
+    """Give the second half of a layer's filters, by turns, what the first has: half of them lose nothing when cut."""
+    with torch.no_grad():
+        for tensor in (layer.weight, layer.bias):
+            if tensor is not None:
+                tensor[1::2] = tensor[::2]
+    return layer
+
+
+def cut(model: nn.Module, x: Tensor, tensor: str, kept: list[int], **options: Any) -> PruneResult:
+    """A cut of chosen channels, before anything is restored."""
+    groups = cc.analyze(model, x, **options)
+    plan = cc.plan(model, groups, keep=0.5).with_kept(tensor, kept)
+    small = cc.apply(model, plan).eval()
+    return PruneResult(small, plan, cc.prove(model, small, plan, x), groups, plan)
+
+
+def distance(one: nn.Module, other: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        wanted = one(x)
+        return float((other(x) - wanted).square().mean() / wanted.var())
+
+
+@pytest.mark.parametrize("kind", BEHIND)
+def test_a_layer_that_reads_twins_gives_what_it_gave_without_one_of_them(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(twice(nn.Conv2d(3, 8, 3)), nn.ReLU(), *BEHIND[kind]()).eval()
+    x = torch.rand(40, 3, 9, 9)
+    result = cut(model, x[:1], "0.weight", [0, 2, 4, 6], grouped="offsets")
+    before = weights_fingerprint(result.model), weights_fingerprint(model)
+    done = cc.compensate(model, result, x)
+    assert done.compensation is not None and done.compensation.refitted == 1
+    assert distance(model, done.model, x) < 1e-4
+    assert distance(model, result.model, x) > 1e-2
+    assert before == (weights_fingerprint(result.model), weights_fingerprint(model))
+    assert done.plan.changes[-1]["step"] == "compensate" and done.plan.changes[-1]["layers"] == 1
+    assert sorted(name for name, _ in done.model.named_parameters()) == sorted(n for n, _ in model.named_parameters())
+
+
+class Joined(nn.Module):
+    """Two branches side by side, one of which is depthwise, and a residual stream behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = twice(nn.Conv2d(3, 8, 3, padding=1)), nn.Conv2d(3, 8, 3, padding=1)
+        self.own = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.stem, self.norm = nn.Conv2d(16, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.inner, self.outer = twice(nn.Conv2d(6, 8, 3, padding=1)), nn.Conv2d(8, 6, 3, padding=1, bias=False)
+        self.after, self.short = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([torch.relu(self.own(self.left(x))), torch.relu(self.right(x))], 1)
+        stream = torch.relu(self.norm(self.stem(joined)))
+        return self.after(self.outer(torch.relu(self.inner(stream)))) + self.short(stream)
+
+
+def test_the_sum_of_a_residual_stream_is_reproduced() -> None:
+    torch.manual_seed(0)
+    model, x = Joined().eval(), torch.rand(32, 3, 8, 8)
+    with torch.no_grad():
+        model.own.weight[1::2], model.own.bias[1::2] = model.own.weight[::2], model.own.bias[::2]
+    result = cut(model, x[:1], "left.weight", [0, 2, 4, 6])
+    done = cc.compensate(model, result, x)
+    assert done.compensation is not None
+    assert distance(model, done.model, x) < 0.2 * distance(model, result.model, x)
+    graph = trace(model, (x,))
+    layers = {layer.module: layer for layer in layers_of(graph, ["left.weight"])[0]}
+    assert layers["outer"].added and layers["outer"].norm == "after.running_mean" and layers["stem"].norm
+    order = [node.index for node in reordered(graph, list(layers.values()))]
+    assert order.index(layers["outer"].added[0]) < order.index(layers["outer"].node)
+    assert sorted(order) == list(range(len(order)))
+
+
+def test_the_same_images_give_the_same_weights() -> None:
+    torch.manual_seed(0)
+    model, x = Joined().eval(), torch.rand(16, 3, 8, 8)
+    drawn = torch.get_rng_state()
+    found = [cc.prune(model, x[:1], keep=0.5, calibration=x) for _ in range(2)]
+    assert weights_fingerprint(found[0].model) == weights_fingerprint(found[1].model)
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+def test_shared_and_computed_weights_stay_and_are_listed() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.again, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(self.again(self.again(self.first(x))), self.last.weight * 2)
+
+    torch.manual_seed(0)
+    model, x = Shared().eval(), torch.rand(8, 3, 6, 6)
+    result = cc.prune(model, x[:1], keep=0.5, calibration=x)
+    assert result.compensation is not None
+    assert result.compensation.skipped["again"] == "its weight is read in several places"
+    assert "its weight is computed" in result.compensation.skipped.values()
+
+
+@pytest.mark.parametrize(
+    ("images", "why"),
+    [(torch.ones(1, 3, 6, 6).expand(8, -1, -1, -1), "the same"), (torch.rand(1, 3, 6, 6), "one image")],
+)
+def test_images_that_determine_nothing_are_named_and_leave_recalibration(images: Tensor, why: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    result = cc.prune(model, torch.rand(1, 3, 6, 6), keep=0.5, calibration=images)
+    assert result.compensation is not None and why in result.compensation.refused
+    assert [change["step"] for change in result.plan.changes] == ["recalibrate"]
+
+
+def test_restore_says_what_is_done() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    x = torch.rand(8, 3, 6, 6)
+    steps = {
+        choice: [
+            change["step"] for change in cc.prune(model, x[:1], keep=0.5, calibration=x, restore=choice).plan.changes
+        ]
+        for choice in ("compensate", "recalibrate", "none")
+    }
+    assert steps == {"compensate": ["compensate"], "recalibrate": ["recalibrate"], "none": []}
+    with pytest.raises(cc.UserError, match="restore='all' is unknown"):
+        cc.prune(model, x[:1], keep=0.5, restore="all")
