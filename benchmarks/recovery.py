@@ -51,6 +51,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet20 batch norm recalibrated": SHORT | {"batch_norm": "recalibrate"},
     "resnet20 batch norm of batches": SHORT | {"batch_norm": "batch"},
     "resnet20 labels": SHORT | {"labels": True},
+    "resnet20 labels, weight 0.1": SHORT | {"labels": True, "task": 0.1},
     "resnet20 labels alone": SHORT | {"labels": True, "output": 0.0, "features": 0.0},
     "resnet20 outputs alone": SHORT | {"features": 0.0},
     "resnet20 no warm-up": SHORT | {"warmup": 0.0},
