@@ -17,7 +17,7 @@ INITS = ("cut", "scratch", "rewind")
 
 @dataclass(frozen=True)
 class RecoverOptions:
-    """How `recover` trains; the defaults are those that kept most in `benchmarks/recovery.py`.
+    """How `recover` trains; what was measured of it is in `benchmarks/results/recovery.md`.
 
     Args:
         batch: inputs in one step, over all processes; a data set that is smaller is one batch.
