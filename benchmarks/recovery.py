@@ -3,8 +3,8 @@
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery           # results/recovery.json, .md
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
 
-Every row cuts the network (ResNet-20 by l2, ResNet-56 by Taylor, YOLO26n by Fisher), measures its batch norms anew and
-recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training
+Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; ResNet-56 by Taylor, YOLO26n by Fisher, both
+compensated) and recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training
 images, which teach nothing (the original has seen them); that on test images stands beside it. YOLO26n learns from
 `imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A row that is there is
 not measured again, and one that was killed goes on with its checkpoint, so that the script can be called anew where it
@@ -95,9 +95,15 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     taught, epochs, count = chosen.pop("taught"), chosen.pop("epochs"), chosen.pop("test", CHOSEN)
     labelled = chosen.pop("labels", False)
     images, labels = cifar10("train", 50000)
-    ranking = "l2" if name.startswith("resnet20") else "taylor"
-    calibration = preprocess(images[:CALIBRATED])
-    result = cc.prune(model, torch.rand(1, 3, 32, 32), macs=MACS, importance=ranking, calibration=calibration)
+    small = name.startswith("resnet20")
+    result = cc.prune(
+        model,
+        torch.rand(1, 3, 32, 32),
+        macs=MACS,
+        importance="l2" if small else "taylor",
+        calibration=preprocess(images[:CALIBRATED]),
+        restore="recalibrate" if small else "compensate",
+    )
     inputs = preprocess(images[:taught])
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
