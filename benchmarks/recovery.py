@@ -4,11 +4,11 @@
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
 
 Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; ResNet-56 by Taylor, YOLO26n by Fisher, both
-compensated) and recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the last 1,000 training
-images, which teach nothing (the original has seen them); that on test images stands beside it. YOLO26n learns from
-`imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A row that is there is
-not measured again, and one that was killed goes on with its checkpoint, so that the script can be called anew where it
-stopped.
+compensated) and recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
+last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
+YOLO26n learns from `imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A
+row that is there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be
+called anew where it stopped.
 """
 
 from __future__ import annotations
