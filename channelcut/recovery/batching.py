@@ -64,6 +64,15 @@ def joined(batches: Sequence[Inputs]) -> Inputs:
     return args, kwargs
 
 
+def flat(batches: Sequence[Inputs]) -> bool:
+    """Whether every input is a tensor with an axis for the batch, or none at all."""
+    return all(
+        not isinstance(value, (list, tuple, dict)) and (not isinstance(value, Tensor) or value.dim() > 0)
+        for args, kwargs in batches
+        for value in (*args, *kwargs.values())
+    )
+
+
 def others(batches: Sequence[Inputs]) -> list[Inputs]:
     """One batch of every shape but the first."""
     first = {str(_shape(batch)): batch for batch in reversed(batches)}
