@@ -209,7 +209,7 @@ def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) ->
     free = free_memory(next((p.device for p in original.parameters()), torch.device("cpu")))
     kept, live = bytes_of_image(trace(original, *images_of(every, 0, 2)), 2)
     images = min(images_in(every), max(2, int(free / (3 * max(live, 1)))))
-    batches = of_size(every, images, max(1, min(LARGEST, int(free / (2 * max(kept, 1))))))
+    batches = of_size(every, images, max(1, min(LARGEST, int(free / (3 * max(kept, 1))))))
     graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
     if any(graph.unsettled for graph in graphs):
         raise UserError("values decide how the forward goes on")
