@@ -223,7 +223,8 @@ def made(
     model: nn.Module, result: PruneResult, folder: Path, precisions: Sequence[str]
 ) -> list[tuple[str, str, nn.Module | Path]]:
     """What there is to evaluate beside the original: the cut before and after it was restored, and the files."""
-    restored = bool(result.plan.changes)
+    refitted = result.compensation is not None and result.compensation.refitted > 0
+    restored = refitted or result.recalibration is not None or result.rescaling is not None
     found: list[tuple[str, str, nn.Module | Path]] = []
     if restored:
         found.append(("pruned", "module, as cut", apply(model, result.step)))

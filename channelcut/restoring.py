@@ -14,7 +14,7 @@ from channelcut.adapters import adapter_of
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy
 from channelcut.core.entries import FORWARD, call_entry
-from channelcut.core.errors import UserError
+from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.graph import tensor_paths
 from channelcut.core.heap import frozen_heap
 from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_values
@@ -32,7 +32,7 @@ from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
 from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
 from channelcut.recovery.batches import run_batch
-from channelcut.recovery.batching import LARGEST, alike, bytes_of_image, free_memory, joined, of_size, others
+from channelcut.recovery.batching import LARGEST, alike, bytes_of_image, flat, free_memory, joined, of_size, others
 from channelcut.recovery.compensate import refit
 from channelcut.recovery.targets import Objective, Pair
 from channelcut.tracing import trace
@@ -146,27 +146,17 @@ def compensated(
         deploy: which outputs count.
         watch: takes the time.
     """
-    every = joined(batches)
+    if not flat(batches):
+        return smaller, Compensation(refused="its inputs are nested, or have no batch axis")
     for other in others(batches):  # of inputs that no network takes the forward complains
         run_batch(smaller, other)
+    every = joined(batches)
     images = images_in(every)
     if images < 2 or alike(every):
         why = "there is one image" if images < 2 else "all images are the same"
         return smaller, Compensation(images, refused=f"{why}: the equations of a refit would be singular")
     with watch.stage("compensate"):
-        original, clone = private_copy(model).eval(), private_copy(smaller).eval()
-        pair = _pair(original, clone, plan, every)
-        if isinstance(pair, str):
-            return smaller, Compensation(images, refused=pair)
-        size = images_in(pair[1][0])
-        report: Callable[[int, int], None] = lambda done, total: watch.progress("compensate", done, total)  # noqa: E731
-        try:
-            try:
-                done = refit(*pair, _objective(original, every, deploy, size), report)
-            except UserError:  # no gradient leads from the outputs to the layers; nothing has been changed yet
-                done = refit(*pair, None, report)
-        except torch.OutOfMemoryError:
-            return smaller, Compensation(images, refused="the device has not enough memory")
+        clone, done = _refitted(model, smaller, plan, every, deploy, watch)
     if not done.refitted:
         return smaller, done
     for name, tensor in named_tensors(clone).items():
@@ -179,27 +169,56 @@ def compensated(
     return clone, done
 
 
-def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) -> tuple[Pair, list[Inputs]] | str:
-    """Both forwards on batches of one size, and these; or why they cannot be run side by side."""
+class _Left(Exception):
+    """What a callback raises leaves the run, whatever it is."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+def _refitted(
+    model: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs, deploy: Deploy, watch: Stopwatch
+) -> tuple[nn.Module, Compensation]:
+    """A copy with refitted layers, weighted by what matters where gradients tell that; or why there is none."""
+    original, why = private_copy(model).eval(), ""
+
+    def report(done: int, total: int) -> None:
+        try:
+            watch.progress("compensate", done, total)
+        except Exception as error:
+            raise _Left(error) from error
+
+    for weighted in (True, False):
+        clone = private_copy(smaller).eval()
+        try:
+            pair, batches = _pair(original, clone, plan, every)
+            objective = _objective(original, batches[0], deploy) if weighted else None
+            return clone, refit(pair, batches, objective, report)
+        except _Left as left:
+            raise left.reason from None
+        except torch.OutOfMemoryError:
+            return smaller, Compensation(images_in(every), refused="the device has not enough memory")
+        except (ChannelcutError, Misaligned, RuntimeError) as error:  # gradients lead nowhere, or no batches are taken
+            why = " ".join(str(error).split())[:300] or "the original and the cut network run different ops"
+    return smaller, Compensation(images_in(every), refused=f"both networks do not run side by side on batches: {why}")
+
+
+def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) -> tuple[Pair, list[Inputs]]:
+    """Both forwards on batches of one size, and these."""
     free = free_memory(next((p.device for p in original.parameters()), torch.device("cpu")))
-    try:
-        first = images_of(every, 0, 2)
-        kept, live = bytes_of_image(trace(original, first[0], first[1]), 2)
-        images = min(images_in(every), max(2, int(free / (3 * live))))
-        batches = of_size(every, images, max(1, min(LARGEST, int(free / (2 * kept)))))
-        graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
-        twins = {new.index: old.index for old, new in align(*graphs) if old is not None and new is not None}
-    except (UserError, Misaligned) as error:
-        said = " ".join(str(error).split())[:200] or "they run different ops"
-        return f"the forwards of the original and the cut network do not run side by side on batches of images: {said}"
+    kept, live = bytes_of_image(trace(original, *images_of(every, 0, 2)), 2)
+    images = min(images_in(every), max(2, int(free / (3 * max(live, 1)))))
+    batches = of_size(every, images, max(1, min(LARGEST, int(free / (3 * max(kept, 1))))))
+    graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
     if any(graph.unsettled for graph in graphs):
-        return "the values of the network decide how its forward goes on"
+        raise UserError("values decide how the forward goes on")
+    twins = {new.index: old.index for old, new in align(*graphs) if old is not None and new is not None}
     return Pair(*graphs, twins, named_tensors(original), named_tensors(smaller), plan), batches
 
 
-def _objective(model: nn.Module, every: Inputs, deploy: Deploy, size: int) -> Objective | None:
-    """What the network's outputs tell of what matters; None where no gradient leads there."""
-    batch = images_of(every, 0, size)
+def _objective(model: nn.Module, batch: Inputs, deploy: Deploy) -> Objective:
+    """What the network's outputs tell of what matters."""
     weighed = projections(model, [batch], adapter_of(model).weighing(model, deploy))
     with torch.no_grad(), OwnRandom():
         result = call_entry(model, FORWARD, batch)

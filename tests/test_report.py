@@ -233,6 +233,16 @@ def test_drawn_coordinates_are_finite(report: Json) -> None:
                     assert 0 <= float(attributes[key] or "nan") < 1e4, (name, attributes)
 
 
+def test_compensation_is_told_with_the_layers_that_are_furthest_off(report: Json) -> None:
+    layers = [
+        {"layer": name, "before": 0.9, "after": after, "kept": ""} for name, after in (("neck", 0.1), ("cls", 0.7))
+    ]
+    part = {"images": 64, "layers": layers, "skipped": {"shared": "why"}, "refitted": 2, "refused": ""}
+    page = render_html(report | {"compensation": part | {"error_before": 0.9, "error_after": 0.4}})
+    assert "2 of 3, on 64 images" in page and page.index("cls</th>") < page.index("neck</th>")
+    assert "one image" in render_html(report | {"compensation": {"refused": "there is one image"}})
+
+
 def test_rescaling_is_told_with_and_without_recalibration(report: Json) -> None:
     report["rescaling"] = {"tensors": {"weight_norm": ["up.0.weight_g"], "mean": []}, "before": 0.83, "after": 0.68}
     for shown in (report, without(report, "recalibration")):

@@ -58,9 +58,11 @@ class Compensation:
         return sum(not refit.kept for refit in self.layers)
 
     @property
-    def errors(self) -> tuple[float, float]:
-        """The mean of the layers' errors before and after; NaN without any."""
-        count = len(self.layers) or float("nan")
+    def errors(self) -> tuple[float, float] | tuple[None, None]:
+        """The mean of the layers' errors before and after; None without any."""
+        count = len(self.layers)
+        if not count:
+            return None, None
         return sum(refit.before for refit in self.layers) / count, sum(refit.after for refit in self.layers) / count
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from channelcut.core.inputs import Inputs
 from channelcut.core.sensitivity import images_of
 from channelcut.core.trees import mapped_only
 
-LARGEST = 32  # images in a batch: more are no faster
-_SHARE = 0.5  # of the memory that is free
+LARGEST = 16  # images in a batch: more are no faster
+_SHARE = 0.25  # of the memory that is free: others take some too
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may be taken: half of what is free."""
+    """Bytes that may be taken: a part of what is free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _SHARE)
     try:  # what the kernel could give, caches included; pages that are free alone elsewhere
@@ -62,6 +62,15 @@ def joined(batches: Sequence[Inputs]) -> Inputs:
     columns = iter([torch.cat(parts) for parts in zip(*alike, strict=True)])
     args, kwargs = mapped_only(Tensor, lambda _: next(columns), batches[0])
     return args, kwargs
+
+
+def flat(batches: Sequence[Inputs]) -> bool:
+    """Whether every input is a tensor with an axis for the batch, or none at all."""
+    return all(
+        not isinstance(value, (list, tuple, dict)) and (not isinstance(value, Tensor) or value.dim() > 0)
+        for args, kwargs in batches
+        for value in (*args, *kwargs.values())
+    )
 
 
 def others(batches: Sequence[Inputs]) -> list[Inputs]:

@@ -78,7 +78,7 @@ class Target:
 
 
 class _Watched(Execution):
-    """A run of the original that leaves some values, and the squared gradients at them."""
+    """A run of the original that leaves some values, and what `noting[node]` makes of the gradient at a node."""
 
     def __init__(
         self, graph: Graph, state: Mapping[str, Tensor], batch: Inputs, wanted: Collection[int], spoilt: Collection[int]
@@ -86,7 +86,7 @@ class _Watched(Execution):
         super().__init__(graph, state, batch, keep=[index for _, index in named_outputs(graph)])
         self.wanted, self.spoilt = wanted, spoilt
         self.seen: dict[int, Tensor] = {}
-        self.squares: dict[int, Tensor] = {}
+        self.noting: dict[int, Callable[[Tensor], None]] = {}
 
     def start(self, node: Node) -> None:
         """Inputs take gradients, so that all that is computed of them does."""
@@ -99,8 +99,8 @@ class _Watched(Execution):
         """Note what is wanted, before anything works in place on it."""
         if node.index in self.wanted:
             self.seen[node.index] = value.detach().clone() if node.index in self.spoilt else value.detach()
-            if value.requires_grad:
-                value.register_hook(lambda gradient: self.squares.__setitem__(node.index, gradient.detach().square()))
+            if value.requires_grad and node.index in self.noting:
+                value.register_hook(self.noting[node.index])
         super().finish(node, value)
 
 
@@ -122,54 +122,72 @@ def targets(
         objective: its squared gradients say how much a position matters; None: all alike.
         tick: called after every batch.
     """
-    wanted = {pair.twins[index] for layer in layers for index in (layer.node, *layer.added)}
-    spoilt, named = overwritten(pair.original) & wanted, named_outputs(pair.original)
-    kept = {layer.node: pair.kept(layer) for layer in layers}
     found = {layer.node: Target() for layer in layers}
+    kept = {layer.node: pair.kept(layer) for layer in layers}
     first = 0
     for batch in batches:
-        run = _Watched(pair.original, pair.before, batch, wanted, spoilt)
-        with torch.set_grad_enabled(objective is not None), OwnRandom():
-            for node in pair.original.nodes:
-                run.step(node)
-            if objective is not None:
-                objective([run.value(index) for _, index in named], first).backward()  # type: ignore[no-untyped-call]
+        notes = {layer.node: _Note(pair, layer, images_in(batch), kept[layer.node]) for layer in layers}
+        run = _run(pair, layers, batch, notes, objective, first)
         generator = torch.Generator().manual_seed(first)
         for layer in layers:
-            note = _Note(pair, layer, run, images_in(batch), kept[layer.node])
-            note.into(found[layer.node], positions[layer.node], generator)
+            notes[layer.node].into(found[layer.node], run, positions[layer.node], generator)
+        del run, notes  # before the next batch takes as much
         first += images_in(batch)
         tick()
     return found
 
 
-@dataclass(frozen=True)
+def _run(
+    pair: Pair,
+    layers: Sequence[Layer],
+    batch: Inputs,
+    notes: Mapping[int, _Note],
+    objective: Objective | None,
+    first: int,
+) -> Mapping[int, Tensor]:
+    """One batch through the original, and back: the values that are wanted; `notes` have got the gradients."""
+    wanted = {pair.twins[index] for layer in layers for index in (layer.node, *layer.added)}
+    run = _Watched(pair.original, pair.before, batch, wanted, overwritten(pair.original) & wanted)
+    run.noting = {pair.twins[node]: note.gradient for node, note in notes.items()}
+    with torch.set_grad_enabled(objective is not None), OwnRandom():
+        for node in pair.original.nodes:
+            run.step(node)
+        if objective is not None:
+            outputs = [run.value(index) for _, index in named_outputs(pair.original)]
+            objective(outputs, first).backward()  # type: ignore[no-untyped-call]
+    return run.seen
+
+
+@dataclass
 class _Note:
-    """One layer in a run of the original on so many images."""
+    """One layer in a run of the original on so many images: squared gradients by position and by channel."""
 
     pair: Pair
     layer: Layer
-    run: _Watched
     images: int
     kept: Tensor | None
+    weights: Tensor | None = None
+    channels: Tensor | None = None
 
-    def into(self, target: Target, count: int, generator: torch.Generator) -> None:
+    def gradient(self, gradient: Tensor) -> None:
+        """Take in the gradient at the layer's output."""
+        squares = self._rows(gradient.detach()).square()
+        self.weights, self.channels = squares.sum(2), squares.double().sum((0, 1))
+
+    def into(self, target: Target, seen: Mapping[int, Tensor], count: int, generator: torch.Generator) -> None:
         """Add this batch to a target."""
-        node = self.pair.twins[self.layer.node]
-        every = rows.outputs(self.run.seen[node], self.layer, self.images)
-        squares = self.run.squares.get(node, torch.ones(()))  # no output depends on it, or nobody asked
-        squares = rows.outputs(squares.to(every.device).expand(self.run.seen[node].shape), self.layer, self.images)
-        squares = squares if self.kept is None else squares[..., self.kept]
-        weights = squares.sum(2)
-        positions, weights = rows.sample(weights + _FLOOR * weights.mean() + 1e-30, count, generator)
-        added = [self._at(self.pair.twins[index], positions) for index in self.layer.added]
-        channels = squares.double().sum((0, 1))
+        own = self._rows(seen[self.pair.twins[self.layer.node]])
+        if self.weights is None or self.channels is None:  # no output depends on it, or nobody asked
+            self.weights, self.channels = torch.ones_like(own[..., 0]), torch.ones_like(own[0, 0], dtype=torch.float64)
+        weights = self.weights + _FLOOR * self.weights.mean() + 1e-30
+        positions, weights = rows.sample(weights, count, generator)
+        added = [rows.at(self._rows(seen[self.pair.twins[index]]), positions) for index in self.layer.added]
         target.positions.append(positions)
         target.weights.append(weights)
-        target.outputs.append(self._at(node, positions))
+        target.outputs.append(rows.at(own, positions))
         target.added.append(torch.stack(added).sum(0) if added else None)
-        target.channels = channels if target.channels is None else target.channels + channels
+        target.channels = self.channels if target.channels is None else target.channels + self.channels
 
-    def _at(self, node: int, positions: Tensor) -> Tensor:
-        found = rows.at(rows.outputs(self.run.seen[node], self.layer, self.images), positions)
+    def _rows(self, value: Tensor) -> Tensor:
+        found = rows.outputs(value, self.layer, self.images)
         return found if self.kept is None else found[..., self.kept]
