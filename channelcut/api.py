@@ -128,7 +128,7 @@ def plan(
         min_keep: the least share of a group that `macs` or `params` leaves.
         align: kept widths are multiples of this (8 suits fp16 tensor cores).
         importance: higher is kept. Of weights: `l1`, `l2`, `bn`, `fpgm`, `random`, or `tp:NAME` for a criterion of
-            torch-pruning. Of images too: `taylor`, `fisher`, `group-fisher`, `activation`, see
+            torch-pruning. Of images too: `taylor`, `fisher`, `group-fisher`, `reconstruction`, `activation`, see
             [scores.md](scores.md). Or a function. By default `taylor` with images and `l2` without.
             A function with two positional parameters is called with (tensor, slot), once for every slot, and
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;

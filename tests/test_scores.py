@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from channelcut.core.sensitivity import Weighing, differentiable, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.cost import network_costs
 from channelcut.ranking import ranking_notes
-from channelcut.scoring import SAMPLED, Sample, sampled_score, score
+from channelcut.scoring import SAMPLED, Sample, names, sampled_score, score
 from channelcut.scoring.gradients import NORMS, READERS, derivatives
 from channelcut.scoring.reconstruction import Elimination, prices
 
@@ -253,3 +255,9 @@ def test_a_stream_is_priced_over_all_that_read_it_and_a_copy_is_free() -> None:
     assert int(np.argmin(whole)) in (3, 6) and np.sort(whole)[0] < 0.1 * np.sort(whole)[1]
     copy = Sample(sample().batches, Weighing(lambda result: result[:1]))  # the strided reader is not seen
     assert SAMPLED["reconstruction"].of(groups, model, copy)[lane].sum() < whole.sum()
+
+
+def test_the_page_lists_every_name() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "scores.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == {*names(), "tp:NAME"}

@@ -112,7 +112,7 @@ def projections(
     seen = 0
     for batch in batches:
         with torch.no_grad():
-            leaves = [leaf.double() for leaf in weighing.leaves(run(model, batch))]
+            leaves = [leaf.cpu().double() for leaf in weighing.leaves(run(model, batch))]
         images = images_in(batch)
         sums = sums or [[0.0, 0.0, 0.0] for _ in leaves]
         sizes = [max(1, leaf.numel() // max(images, 1)) for leaf in leaves]

@@ -149,7 +149,7 @@ def eliminated(reader: Reader, layer: nn.Module, moments: Moments, images: int) 
     gradients = moments.gradients / max(moments.weight, 1e-30)
     values, vectors = torch.linalg.eigh(gradients)
     root = vectors * values.clamp_min(0.0).sqrt()  # G = root rootᵀ
-    weight = reader.weight(layer).double()  # (outputs, features, taps)
+    weight = reader.weight(layer).cpu().double()  # (outputs, features, taps)
     factor = torch.einsum("ofk,or->fkr", weight, root).flatten(1)
     if factor.shape[1] > factor.shape[0]:  # the same products in as few columns as there are features
         values, vectors = torch.linalg.eigh(factor @ factor.T)
@@ -178,11 +178,11 @@ def _add(found: dict[str, Moments], reader: Reader, given: Tensor, gradient: Ten
     if reader.axis < 0 and given.shape[2:] != gradient.shape[2:]:  # a stride: places between get what is nearest
         share = float(np.prod(gradient.shape[2:]) / np.prod(given.shape[2:]))
         weights = F.interpolate(weights, given.shape[2:], mode="nearest") * share
-    outputs = gradient.movedim(line, -1).flatten(0, -2).double()
-    rows, features = reader.rows(given).double(), len(reader.channels)
+    outputs = gradient.movedim(line, -1).flatten(0, -2).cpu().double()
+    rows, features = reader.rows(given).cpu().double(), len(reader.channels)
     if reader.path not in found:
         empty: Any = lambda *shape: torch.zeros(*shape, dtype=torch.float64)  # noqa: E731
         found[reader.path] = Moments(
             empty(features, features), empty(features), empty(outputs.shape[1], outputs.shape[1])
         )
-    found[reader.path].add(rows.cpu(), weights.flatten().double().cpu(), outputs.cpu())
+    found[reader.path].add(rows, weights.flatten().cpu().double(), outputs)
