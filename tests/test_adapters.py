@@ -349,6 +349,36 @@ def test_a_detector_is_written(tmp_path: Path) -> None:
     assert report.output_names == ("boxes", "scores")
 
 
+class Backbone(nn.Module):
+    """Two convolutions."""
+
+    out_channels = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.Conv2d(3, 16, 3, 4, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layers(x)
+
+
+def test_a_cut_fcos_is_written_with_its_own_resizing(tmp_path: Path) -> None:
+    torchvision_models()
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.fcos import FCOS
+
+    anchors = AnchorGenerator(((8,),), ((1.0,),))
+    model = FCOS(Backbone(), 4, min_size=96, max_size=192, anchor_generator=anchors).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            module.bias.data.normal_(0, 0.5)
+    x = torch.rand(1, 3, 64, 80)
+    result = cc.prune(model, x, keep=0.5)
+    report = cc.export(result, tmp_path / "model.onnx", x)
+    assert result.proof.passed and report.output_names == ("boxes", "scores")
+
+
 @pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn"])
 def test_a_detector_of_two_stages_is_refused_by_name(name: str, tmp_path: Path) -> None:
     model = detector(name)
