@@ -307,3 +307,23 @@ def test_recalibration_changes_only_statistics() -> None:
         assert same != ("running" in name or "num_batches" in name), name
     first = tuned.model.stem[0](data)
     assert torch.allclose(tuned.model.stem[1].running_mean, first.mean((0, 2, 3)), atol=1e-4)
+
+
+class Picks(nn.Module):
+    """Rows above a threshold are normalised; of the cut network there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.score, self.norm = nn.Linear(4, 16), nn.Linear(16, 3), nn.BatchNorm1d(3)
+        nn.init.ones_(self.body.weight), nn.init.zeros_(self.body.bias), nn.init.ones_(self.score.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.score(self.body(x).relu())
+        return self.norm(y[y[:, 0] > 44.0])  # type: ignore[no-any-return]
+
+
+def test_a_norm_of_no_rows_reads_other_parameters() -> None:
+    model, x = Picks().eval(), torch.ones(6, 4)
+    result = cc.prune(model, x, keep=0.5)
+    assert result.proof.passed
+    assert (len(model(x)), len(result.model(x))) == (6, 0)

@@ -21,10 +21,17 @@ class Misaligned(Exception):
 
 
 def align(before: Graph, after: Graph) -> list[Pair]:
-    """Pairs of the same step, with None where a layout copy has no partner; raises `Misaligned`."""
+    """Pairs of the same step, with None where a layout copy has no partner; raises `Misaligned`.
+
+    A parameter that nobody reads may have been dropped. One that one of the two reads is a step of both: where values
+    decide, a norm of no boxes reads other parameters than a norm of some.
+    """
     pairs: list[Pair] = []
     i = j = 0
-    first, second = before.alive, after.alive  # a parameter that nobody reads may have been dropped
+    read = {node.name for graph in (before, after) for node in graph.alive if node.kind == "state"}
+    first, second = (
+        [node for node in graph.nodes if node.kind != "state" or node.name in read] for graph in (before, after)
+    )
     while i < len(first) or j < len(second):
         old = first[i] if i < len(first) else None
         new = second[j] if j < len(second) else None
