@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, build, example
-from torch import nn
+from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.allocation import Budget, allocate
