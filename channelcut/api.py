@@ -29,7 +29,7 @@ from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
-from channelcut.ranking import Criterion, few, images_for
+from channelcut.ranking import criterion, images_for
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
 from channelcut.restoring import as_result, check_restore, restored_by
 from channelcut.scoring import Importance, check_importance
@@ -129,7 +129,8 @@ def plan(
         align: kept widths are multiples of this (8 suits fp16 tensor cores).
         importance: higher is kept. Of weights: `l1`, `l2`, `bn`, `fpgm`, `random`, or `tp:NAME` for a criterion of
             torch-pruning. Of images too: `taylor`, `fisher`, `group-fisher`, `reconstruction`, `activation`, see
-            [scores.md](scores.md). Or a function. By default `taylor` with images and `l2` without.
+            [scores.md](scores.md). Or a function. By default, with images, `taylor` of
+            detectors and `fisher` of others, and `l2` without.
             A function with two positional parameters is called with (tensor, slot), once for every slot, and
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
@@ -165,10 +166,8 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    criterion = Criterion(importance, few(images_for(model, groups, calibration, preprocessing)))
-    chosen = steps.planned(
-        model, groups, budget, criterion, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy
-    )
+    ranked = criterion(model, importance, images_for(model, groups, calibration, preprocessing), groups.deploy)
+    chosen = steps.planned(model, groups, budget, ranked, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy)
     _say_if_met(chosen, 3)
     return chosen
 
@@ -336,10 +335,10 @@ def prune(
     inputs = with_entries(model, given, entries)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
-    criterion = Criterion(importance, few(batches))
+    ranked = criterion(model, importance, batches, deploy)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, criterion, held, watch, drop_unused=drop_unused, deploy=deploy)
+    step = steps.planned(model, groups, budget, ranked, held, watch, drop_unused=drop_unused, deploy=deploy)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -348,7 +347,7 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, criterion, held, watch, drop_unused=drop_unused, deploy=deploy)
+        step = steps.planned(model, groups, budget, ranked, held, watch, drop_unused=drop_unused, deploy=deploy)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     done = restored_by(small, step, batches, restore, rescale, watch)

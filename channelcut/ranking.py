@@ -12,6 +12,7 @@ from torch import nn
 
 from channelcut.adapters import adapter_of, calibration_of, preprocessing_of
 from channelcut.allocation import Budget
+from channelcut.core.deployed import Deploy
 from channelcut.core.graph import Graph, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
@@ -21,6 +22,7 @@ from channelcut.core.sensitivity import images_in, images_of
 from channelcut.core.tensors import named_tensors
 from channelcut.recovery import Preprocessing, calibration_batches
 from channelcut.scoring import (
+    DETECTORS,
     WITH_IMAGES,
     WITHOUT_IMAGES,
     Importance,
@@ -42,12 +44,15 @@ MOST = 64  # images that a criterion reads: more change no ranking that was meas
 class Criterion:
     """By what channels are ranked, and the images that it reads; without a name, what suits them.
 
+    detects: whether the network is a detector whose outputs its adapter weighs.
+
     Raises:
         UserError: it is no criterion, or needs images and there are none.
     """
 
     importance: Importance | None = None
     batches: Sequence[Inputs] = ()
+    detects: bool = False
 
     def __post_init__(self) -> None:
         check_importance(self.chosen)
@@ -59,7 +64,9 @@ class Criterion:
         """The one that is meant."""
         if self.importance is not None:
             return self.importance
-        return WITH_IMAGES if self.batches else WITHOUT_IMAGES
+        if not self.batches:
+            return WITHOUT_IMAGES
+        return DETECTORS if self.detects else WITH_IMAGES
 
     def scored(self, model: nn.Module, groups: Groups, watch: Stopwatch) -> Scored:
         """The importance of every channel of the deployed form."""
@@ -81,6 +88,16 @@ class Criterion:
         return found | ({"unseen": list(scored.unseen)} if scored.unseen else {})
 
 
+def criterion(model: nn.Module, importance: Importance | None, batches: Sequence[Inputs], deploy: Deploy) -> Criterion:
+    """The criterion for a network, with as many images as it reads.
+
+    Raises:
+        UserError: as `Criterion`.
+    """
+    detects = bool(batches) and importance is None and adapter_of(model).weighing(model, deploy).in_units
+    return Criterion(importance, few(batches), detects)
+
+
 def ranking_notes(plan: Plan) -> list[str]:
     """What a reader of a report must know of the criterion."""
     name, found = plan.options.get("importance"), []
@@ -88,7 +105,7 @@ def ranking_notes(plan: Plan) -> list[str]:
         found.append(
             f"The channels were ranked by {name}, which looks at weights alone. Magnitude is no importance for a "
             "detector: it loses nearly all of its accuracy at a tenth of its cost. Give --data with images like those "
-            f"that it will see, and channels are ranked by what the outputs lose with them ({WITH_IMAGES})."
+            f"that it will see, and channels are ranked by what the outputs lose with them."
         )
     if unseen := plan.options.get("unseen"):
         some = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")

@@ -123,7 +123,7 @@ def test_images_choose_the_criterion_and_the_plan_says_so() -> None:
     model, groups = lively("Chain"), cc.analyze(lively("Chain"), example())
     assert cc.plan(model, groups, keep=0.5).options["importance"] == "l2"
     options = cc.plan(model, groups, params=0.5, calibration=IMAGES).options
-    assert (options["importance"], options["scored_images"], options["unit"]) == ("taylor", 6, "loss per params")
+    assert (options["importance"], options["scored_images"], options["unit"]) == ("fisher", 6, "loss per params")
 
 
 def test_reports_say_what_a_criterion_does_not_know() -> None:
@@ -199,7 +199,9 @@ def test_descent_takes_the_least_loss_per_unit_saved() -> None:
         ratios = []
         for g in range(2):
             trial = widths - np.eye(2, dtype=int)[g]
-            ratios.append(losses[g][widths[g] - 1] / (cost(widths) - cost(trial)) if widths[g] > 1 else np.inf)
+            ratios.append(
+                losses[g][widths[g] - 1] * 4 / widths[g] / (cost(widths) - cost(trial)) if widths[g] > 1 else np.inf
+            )
         widths = widths - np.eye(2, dtype=int)[int(np.argmin(ratios))]
     assert descend(losses, steps, cost, 14).tolist() == widths.tolist()
 

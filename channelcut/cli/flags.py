@@ -190,7 +190,8 @@ def add_allocation(parser: ArgumentParser) -> None:
         "--importance",
         metavar="NAME",
         help="taylor, fisher, group-fisher, reconstruction, activation (of the images of --data); l1, l2, bn, fpgm, "
-        "random, or tp:NAME of torch-pruning (of weights alone); by default taylor with images and l2 without",
+        "random, or tp:NAME of torch-pruning (of weights alone); by default, with images, taylor of detectors and "
+        "fisher of others, and l2 without",
     )
     group.add_argument(
         "--drop-unused",

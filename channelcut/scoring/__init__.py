@@ -1,6 +1,7 @@
 """Importance: one number per channel, higher is kept."""
 
 from channelcut.scoring.criteria import (
+    DETECTORS,
     SCORES,
     WITH_IMAGES,
     WITHOUT_IMAGES,
@@ -17,6 +18,7 @@ from channelcut.scoring.gradients import Sample
 from channelcut.scoring.sampled import SAMPLED, Scored, Unit, sampled_score
 
 __all__ = [
+    "DETECTORS",
     "SAMPLED",
     "SCORES",
     "WITHOUT_IMAGES",

@@ -54,8 +54,8 @@ def distance_to_others(tensor: Tensor, slot: Slot) -> Tensor | None:
     return torch.cdist(filters, filters).sum(1)
 
 
-WITH_IMAGES, WITHOUT_IMAGES = "taylor", "l2"
-"""The criteria where nobody names one."""
+DETECTORS, WITH_IMAGES, WITHOUT_IMAGES = "taylor", "fisher", "l2"
+"""The criteria where nobody names one: of detectors with images, of others with images, and without images."""
 
 SCORES: dict[str, SlotScore] = {
     "l1": magnitude(1),

@@ -73,8 +73,8 @@ def sampled_score(groups: Groups, model: nn.Module, name: str, sample: Sample, f
             "or the outputs do not depend on it. Take an importance that reads weights alone, such as l2."
         )
     highest = float(found.max(initial=0.0))
-    for group in blind:
-        found[group.channels] = highest * (1 + fallback[group.channels])
+    for group in blind:  # above all else also per unit of cost
+        found[group.channels] = 1e6 * highest * (1 + fallback[group.channels])
     counted = np.zeros(groups.channel_count, dtype=bool)
     for work in groups.work:
         counted[work.rows] = counted[work.columns] = True
