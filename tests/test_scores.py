@@ -18,7 +18,7 @@ from channelcut.allocation.descent import descend
 from channelcut.core.sensitivity import Weighing, differentiable, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.cost import network_costs
-from channelcut.ranking import ranking_notes
+from channelcut.ranking import Criterion, ranking_notes
 from channelcut.scoring import SAMPLED, Sample, names, sampled_score, score
 from channelcut.scoring.gradients import NORMS, READERS, derivatives
 from channelcut.scoring.reconstruction import Elimination, prices
@@ -124,6 +124,7 @@ def test_images_choose_the_criterion_and_the_plan_says_so() -> None:
     assert cc.plan(model, groups, keep=0.5).options["importance"] == "l2"
     options = cc.plan(model, groups, params=0.5, calibration=IMAGES).options
     assert (options["importance"], options["scored_images"], options["unit"]) == ("fisher", 6, "loss per params")
+    assert Criterion(None, [((IMAGES,), {})], detects=True).chosen == "taylor"
 
 
 def test_reports_say_what_a_criterion_does_not_know() -> None:
