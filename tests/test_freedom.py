@@ -311,7 +311,7 @@ class OuterProduct(nn.Module):
         return self.head(self.left(x).flatten(2) @ self.right(x).flatten(2).mT)
 
 
-def test_of_two_sets_in_an_outer_product_the_fewer_stay() -> None:
+def test_of_two_sets_in_an_outer_product_the_left_stays() -> None:
     x, model = torch.randn(2, 3, 6, 6), OuterProduct(4, 16).eval()
     groups = cc.analyze(model, x)
     assert [len(pin.channels) for pin in groups.pins if pin.reason == reasons.OUTER_PRODUCT.text] == [4]

@@ -411,7 +411,7 @@ def test_compress_counts_and_reads_images_once_and_before_pruning(
         raise AssertionError("pruned before the images were counted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "prune", never)
+        patch.setattr(module, "pruned", never)
         with pytest.raises(UserError, match="at least 8, got 3"):
             compress(Source("net", lambda: net, shape), tmp_path / "out", options(few))
     assert not (tmp_path / "out").exists()

@@ -141,14 +141,14 @@ LOADER = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8)
     ids=lambda value: type(value).__name__,
 )
 def test_calibration_in_every_shape_gives_the_same(calibration: Any) -> None:
-    found = pruned(calibration=calibration)
+    found = pruned(calibration=calibration, restore="recalibrate")
     assert found.recalibration is not None and found.recalibration.images == 64
     wanted = found.model[0](IMAGES).mean((0, 2, 3))  # type: ignore[index, operator]
     assert torch.allclose(found.model[1].running_mean, wanted, atol=1e-5)  # type: ignore[index, union-attr, arg-type]
 
 
 def test_endless_calibration_ends() -> None:
-    found = pruned(calibration=itertools.repeat((torch.rand(512, 3, 16, 16), 0)))
+    found = pruned(calibration=itertools.repeat((torch.rand(512, 3, 16, 16), 0)), restore="recalibrate")
     assert found.recalibration is not None and found.recalibration.images == MOST
 
 
@@ -172,12 +172,12 @@ class Two(nn.Module):
     ],
 )
 def test_calibration_of_several_inputs(x: Any, calibration: Any) -> None:
-    found = pruned(model=Two().eval(), x=x, calibration=calibration)
+    found = pruned(model=Two().eval(), x=x, calibration=calibration, restore="recalibrate")
     assert found.recalibration is not None and found.recalibration.images == 64
 
 
 def test_calibration_follows_the_type_of_the_example() -> None:
-    found = pruned(model=net().half(), x=X.half(), calibration=LOADER)
+    found = pruned(model=net().half(), x=X.half(), calibration=LOADER, restore="recalibrate")
     assert found.recalibration is not None and found.recalibration.images == 64
 
 

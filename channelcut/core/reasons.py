@@ -264,7 +264,7 @@ PRODUCT_AXES = Reason(
 OUTER_PRODUCT = Reason(
     "the outer product of two sets of channels",
     "sum over one of them by a layer of its own",
-    "Both sides of a matrix product keep channels of their own; those of the side with fewer stay.",
+    "Both sides of a matrix product keep channels of their own; those of the left one stay.",
     "joined",
 )
 ALONG_SPACE = Reason(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
@@ -84,7 +83,7 @@ Side = tuple[Tensor, "Tensor | None", "Tensor | None"]
 def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
     """At least one side has channels on its surviving axis; the contracted axis must then have none on either side.
 
-    Where both sides have some, those of the side with fewer are pinned.
+    Where both sides have some, those of the left are pinned: attention's weights stand there, and values on the right.
     """
     candidates = []
     for name, (whole, surviving, contracted) in (("left", left), ("right", right)):
@@ -97,9 +96,8 @@ def _survivor(call: Call, left: Side, right: Side, macs: int) -> Tensor:
             call.pin(whole, PRODUCT_AXES)
     if not candidates:
         return I.zeros(call.shape)
-    if len(candidates) > 1:  # one line of ids cannot name pairs: the larger set stays free
-        counts = [torch.unique(I.compact(ids)).numel() for ids in candidates]
-        call.pin(candidates.pop(int(call.decide("the right side has fewer", counts[1] < counts[0]))), OUTER_PRODUCT)
+    if len(candidates) > 1:  # one line of ids cannot name pairs; by counts a cut network would choose otherwise
+        call.pin(candidates.pop(0), OUTER_PRODUCT)
     call.account(macs, candidates[0], FIXED)
     return call.spread(candidates[0])
 
