@@ -2,9 +2,8 @@
 
 A removed step of width saves what the layers on both its sides cost, at the widths that these have by then. Losses are
 of one channel by itself; of those of a group the later ones lose more, because what is left has to make up for what is
-gone: each counts by full / present width. (ResNet-56 at 2.1x fewer multiply-accumulates by `fisher`, recalibrated:
-91.1 % of 2,000 training images right that way, 89.0 % without.) The savings of a step fall as its neighbours shrink, so
-its loss per unit saved only rises, and a heap of outdated ratios finds the least one (lazy greedy, Minoux 1978).
+gone: each counts by full / present width. The savings of a step fall as its neighbours shrink, so its loss per unit
+saved only rises, and a heap of outdated ratios finds the least one (lazy greedy, Minoux 1978).
 """
 
 from __future__ import annotations
@@ -71,5 +70,5 @@ def _entry(
     saved = now - cost(trial)
     if saved <= 1e-9 * max(now, 1.0):
         return None
-    loss = float(losses[group][trial[group] : widths[group]].sum()) * steps[group][-1] / widths[group]
+    loss = losses[group][trial[group] : widths[group]].sum() * steps[group][-1] / widths[group]
     return float(loss) / saved, group
