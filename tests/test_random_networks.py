@@ -18,7 +18,7 @@ import channelcut as cc
 
 settings.register_profile(
     "ci",
-    max_examples=100,
+    max_examples=60,
     derandomize=True,
     deadline=None,
     print_blob=True,
