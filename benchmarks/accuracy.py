@@ -1,12 +1,13 @@
-"""Accuracy as cut, recalibrated and compensated: ResNet-56 on CIFAR-10, YOLO26n, YOLO11n and YOLOv8n on coco128 val.
+"""Accuracy as cut, recalibrated and compensated: ResNet-56 on CIFAR-10, five detectors on coco128 val.
 
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.accuracy                 # all that is missing
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.accuracy resnet56 --importance l2
+    CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.accuracy resnet56 --peer # Torch-Pruning's cut
 
 Nothing is trained and no label is read but to evaluate: ResNet-56 is restored on 512 training images and judged on all
 10,000 test images; the detectors on the 128 images of coco128 train (which they have seen) and 128 of ImageNet, judged
 on the 128 of coco128 val. What is written is not measured again, so that the script can be called anew where it
-stopped: results/accuracy.json.
+stopped: results/accuracy.json, and accuracy.md made of it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
+from benchmarks.accuracy_peer import CRITERIA as PEER_CRITERIA
+from benchmarks.accuracy_peer import peer_cut
 from benchmarks.ultralytics_map import coco_model, data_folder
 from benchmarks.zoo.data import coco128, fit_image, read_image, require_assets
 from benchmarks.zoo.registry import ENTRIES
@@ -33,12 +37,13 @@ from channelcut.core.files import write_atomically
 from channelcut.core.result import PruneResult
 from channelcut.recovery import recalibrate
 
-RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+RESULTS = Path(__file__).parent / "results" / "accuracy"
 SEED = 0
 SIZE = 416
 CIFAR_IMAGES, COCO_IMAGES, FURTHER_IMAGES = 512, 128, 128
-DETECTORS = ("yolo26n", "yolo11n", "yolov8n")
-BUDGETS = {"resnet56": (1 / 2.1, 1 / 2.5)} | dict.fromkeys(DETECTORS, (0.9, 0.8, 0.7, 0.5))
+ULTRALYTICS, OTHERS = ("yolo26n", "yolo11n", "yolov8n"), ("nanodet_m", "yolov5n")
+BUDGETS = {"resnet56": (1 / 2.1, 1 / 2.5)} | dict.fromkeys((*ULTRALYTICS, *OTHERS), (0.9, 0.8, 0.7, 0.5))
+STATES = ("as cut", "recalibrated", "compensated")
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,25 @@ def resnet56() -> Network:
     return Network(entry.load(require_assets()), torch.rand(1, 3, 32, 32), images, entry.evaluate, 1)
 
 
-def detector(name: str, data: str) -> Network:
-    """A detector of Ultralytics with COCO weights on coco128 val."""
+def detector(name: str) -> Network:
+    """A detector with its own preprocessing and decoding (see `benchmarks.zoo`) on coco128 val."""
+    entry = ENTRIES[name]
+    assert entry.prepare is not None  # classifiers alone have none
+    images = torch.stack([entry.prepare(image) for image in _photographs(name)])
+    judge = partial(entry.evaluate, batch_size=16)
+    return Network(entry.load(require_assets()), torch.rand(entry.input_shape), images, judge, 8)
+
+
+def _photographs(name: str) -> Iterator[Any]:
+    yield from (sample.image for sample in coco128("train", COCO_IMAGES))
+    yield from (read_image(path) for path in seen_files(name)[COCO_IMAGES:])
+
+
+def ultralytics(name: str, data: str) -> Network:
+    """A detector of Ultralytics with COCO weights on coco128 val, by their validator."""
     from channelcut.adapters.ultralytics.evaluation import evaluate
 
-    photographs = [sample.image for sample in coco128("train", COCO_IMAGES)]
-    photographs += [read_image(path) for path in seen_files(name)[COCO_IMAGES:]]
+    photographs = _photographs(name)
     images = torch.stack([fit_image(image, SIZE, "centre", 114)[0] for image in photographs]) / 255
 
     def judge(model: nn.Module) -> dict[str, float]:
@@ -128,6 +146,27 @@ class _Watch:
         return {"wall_s": time.perf_counter() - self.wall, "process_s": time.process_time() - self.process}
 
 
+def original(network: Network) -> dict[str, dict[str, Any]]:
+    """The uncut network."""
+    return {"": dict(network.evaluate(network.model))}
+
+
+def peer_rows(network: Network, macs: float, criterion: str) -> dict[str, dict[str, Any]]:
+    """The states of Torch-Pruning's cut, or why there is none."""
+    watch = _Watch()
+    try:
+        cut, left, params, ratio = peer_cut(
+            network.model, network.example, network.images[:CIFAR_IMAGES], criterion, macs, network.align
+        )
+        said = {"macs": left, "params": params, "ratio": ratio, "importance": criterion, "align": network.align}
+        found = {"as cut": {**said, **watch.lap(), **network.evaluate(cut)}}
+    except Exception as error:  # noqa: BLE001  whatever it ends in is its row
+        return {"as cut": {"failed": f"{type(error).__name__}: {error}"[:300], **watch.lap()}}
+    watch = _Watch()
+    tuned, _ = recalibrate(cut, list(torch.split(network.images, 64)))
+    return found | {"recalibrated": {**said, **watch.lap(), **network.evaluate(tuned)}}
+
+
 def main() -> None:
     """Measure what is missing, a cut at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,33 +174,91 @@ def main() -> None:
     parser.add_argument("--macs", type=float, nargs="+", help="shares of the MACs (default those of the table)")
     parser.add_argument("--importance", help="criterion (default the one that channelcut takes with images)")
     parser.add_argument("--images", type=int, default=1 << 20, help="the most images to use")
+    parser.add_argument("--peer", action="store_true", help="cut by Torch-Pruning")
+    parser.add_argument("--table", action="store_true", help="write the table alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    rows: dict[str, Any] = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    rows = Rows()
     with tempfile.TemporaryDirectory() as folder:
-        data = data_folder(Path(folder))
-        for name in given.networks:
-            network = resnet56() if name == "resnet56" else detector(name, data)
-            images = min(given.images, len(network.images))
+        for name in () if given.table else given.networks:
+            network = opened(name, Path(folder))
             common = {"network": name, "seed": SEED, "test_images": 10_000 if name == "resnet56" else 128}
             common |= {"command": " ".join(["python -m benchmarks.accuracy", *sys.argv[1:]])}
-            _add(rows, f"{name} original", common, lambda n=network: n.evaluate(n.model))  # type: ignore[misc]
+            rows.add(f"{name} original", common | {"state": "original"}, partial(original, network))
             for macs in given.macs or BUDGETS[name]:
-                key = f"{name} {macs:.3f} {given.importance or 'default'} {images}"
-                if f"{key} compensated" not in rows:
-                    for state, row in rows_of(network, macs, given.importance, images).items():
-                        _add(rows, f"{key} {state}", {**common, "state": state, "budget": macs}, lambda r=row: r)  # type: ignore[misc]
+                said = common | {"budget": macs}
+                for criterion in PEER_CRITERIA.get(name, ()) if given.peer else ():
+                    key = f"{name} {macs:.3f} Torch-Pruning {criterion}"
+                    rows.add(key, said, partial(peer_rows, network, macs, criterion))
+                if not given.peer:
+                    images = min(given.images, len(network.images))
+                    key = f"{name} {macs:.3f} {given.importance or 'default'} {images}"
+                    rows.add(key, said, partial(rows_of, network, macs, given.importance, images))
+    write_atomically(RESULTS.with_suffix(".md"), table(rows.found).encode())
 
 
-def _add(rows: dict[str, Any], key: str, common: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-    """Measure a row that is missing, and write all."""
-    if key in rows:
-        return
-    rows[key] = {**common, **measure(), "torch": torch.__version__}
-    content = {"environment": environment(1), "rows": rows}
-    write_atomically(RESULTS, (json.dumps(content, indent=1) + "\n").encode())
-    print(key, {k: v for k, v in rows[key].items() if isinstance(v, float)}, file=sys.stderr, flush=True)
+def opened(name: str, folder: Path) -> Network:
+    """A network of the table by its name."""
+    if name == "resnet56":
+        return resnet56()
+    return ultralytics(name, data_folder(folder)) if name in ULTRALYTICS else detector(name)
+
+
+class Rows:
+    """The rows that are there, by `<network> <budget> <criterion> <images> <state>`."""
+
+    def __init__(self) -> None:
+        file = RESULTS.with_suffix(".json")
+        self.found: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+
+    def add(self, key: str, common: dict[str, Any], measure: Callable[[], dict[str, dict[str, Any]]]) -> None:
+        """Measure the states of a cut where one is missing, and write all."""
+        if any(known == key or known.startswith(f"{key} ") for known in self.found):
+            return
+        for state, row in measure().items():
+            said = {**common, **({"state": state} if state else {}), **row, "torch": torch.__version__}
+            self.found[f"{key} {state}".strip()] = said
+            print(key, state, {k: v for k, v in row.items() if isinstance(v, float)}, file=sys.stderr, flush=True)
+        content = {"environment": environment(1), "rows": self.found}
+        write_atomically(RESULTS.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows in Markdown: a line a cut."""
+    lines = [
+        "# Accuracy without training",
+        "",
+        "`python -m benchmarks.accuracy`, one thread, other work beside it. Top-1 on the 10,000 test images of",
+        "CIFAR-10, mAP50-95 on the 128 images of coco128 val. Seconds are of processor time: to rank and cut, and to",
+        "compensate.",
+        "",
+        "| network | budget | importance | MACs | parameters | original | as cut | recalibrated | compensated | time |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    cuts: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for key, row in rows.items():
+        if not key.endswith(" original"):
+            cuts.setdefault(key.removesuffix(f" {row['state']}"), {})[row["state"]] = row
+    for key, states in cuts.items():
+        first = states["as cut"]
+        whole = _measure(rows[f"{first['network']} original"])
+        peer = "Torch-Pruning, " if "Torch-Pruning" in key else ""
+        start = f"| {first['network']} | {first['budget']:.3f} | {peer}"
+        if "failed" in first:
+            lines.append(f"{start}{key.split()[-1]} | {first['failed']} | | {whole} | | | | |")
+            continue
+        cells = [_measure(states[state]) if state in states else "–" for state in STATES]
+        seconds = [f"{states[s]['process_s']:.0f} s" for s in ("as cut", "compensated") if s in states]
+        lines.append(
+            f"{start}{first['importance']} | {first['macs']:.3f} | {first['params']:.3f} | {whole} | "
+            f"{' | '.join(cells)} | {', '.join(seconds)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _measure(row: Mapping[str, Any]) -> str:
+    return f"{row['top1']:.4f}" if "top1" in row else f"{row['map']:.3f}"
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def test_average_precision_of_perfect_and_half_right_detections():
 
 
 @needs_assets
-@pytest.mark.parametrize("network", ["resnet56", "yolo26n"])
+@pytest.mark.parametrize("network", ["resnet56", "yolo26n", "nanodet_m"])
 def test_nothing_is_chosen_by_what_judges(network: str) -> None:
     """The images that a network is scored and restored by, and those of its test split, are other files."""
     accuracy = pytest.importorskip("benchmarks.accuracy")

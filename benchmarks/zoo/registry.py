@@ -57,7 +57,10 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One network: `input_shape` is (1, C, H, W); `published` holds the reference accuracy, as fractions of 1."""
+    """One network: `input_shape` is (1, C, H, W); `published` holds the reference accuracy, as fractions of 1.
+
+    `prepare` turns a photograph, (H, W, 3) RGB bytes, into an input of the network, (C, H, W).
+    """
 
     name: str
     build: Callable[[], nn.Module]
@@ -66,6 +69,7 @@ class Entry:
     calibration: Callable[[int], Tensor]
     evaluate: Evaluate
     published: dict[str, float]
+    prepare: Callable[[NDArray[np.uint8]], Tensor] | None = None
 
 
 def detector(name: str, module: Any, size: int, published: dict[str, float]) -> Entry:
@@ -79,6 +83,7 @@ def detector(name: str, module: Any, size: int, published: dict[str, float]) -> 
         calibration=partial(_coco_calibration, preprocess),
         evaluate=partial(_evaluate_detector, name, preprocess, module.decode),
         published=published,
+        prepare=lambda image: preprocess(image)[0],
     )
 
 

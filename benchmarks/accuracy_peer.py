@@ -1,0 +1,93 @@
+"""The same cut by Torch-Pruning: its groups, its criteria ranked over the whole network, to the same share of the MACs.
+
+It has no budget of MACs: the pruning ratio that comes closest from below is found by bisection. Taylor and Hessian take
+the gradients of the cross entropy against the network's own guesses, on the images that our criteria see.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.zoo.catalogue import Example
+from benchmarks.zoo.peer import ignored_layers, tensors
+
+CRITERIA = {"resnet56": ("l2", "taylor", "hessian"), "nanodet_m": ("l2",), "yolov5n": ("l2",)}
+"""What is tried of each network: gradients are taken where the network is a classifier."""
+STEPS = 9
+
+
+def peer_cut(model: nn.Module, example: Tensor, images: Tensor, criterion: str, macs: float, align: int) -> Any:
+    """The network that Torch-Pruning leaves, the share of the MACs and of the parameters, and the ratio that it took.
+
+    Raises:
+        ValueError: no ratio comes below the budget.
+    """
+    import torch_pruning as tp
+
+    whole, parameters = tp.utils.count_ops_and_params(model, example)
+    low, high, best = 0.0, 1.0, None
+    for _ in range(STEPS):
+        ratio = (low + high) / 2
+        cut = _pruned(model, example, images, criterion, ratio, align)
+        left, remaining = tp.utils.count_ops_and_params(cut, example)
+        if left <= macs * whole:
+            best, high = (cut.eval(), left / whole, remaining / parameters, ratio), ratio
+        else:
+            low = ratio
+    if best is None:
+        raise ValueError(f"Torch-Pruning does not reach {macs:.3f} of the MACs")
+    return best
+
+
+def _pruned(model: nn.Module, example: Tensor, images: Tensor, criterion: str, ratio: float, align: int) -> nn.Module:
+    import torch_pruning as tp
+
+    importance = {
+        "l2": tp.importance.GroupMagnitudeImportance(p=2),
+        "taylor": tp.importance.GroupTaylorImportance(),
+        "hessian": tp.importance.GroupHessianImportance(),
+    }[criterion]
+    network = copy.deepcopy(model).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    ignored = ignored_layers(Example(network, (example,)))
+    pruner = tp.pruner.BasePruner(
+        network,
+        example,
+        importance=importance,
+        global_pruning=True,
+        pruning_ratio=ratio,
+        max_pruning_ratio=0.95,
+        ignored_layers=ignored,
+        round_to=align if align > 1 else None,
+        output_transform=tensors,
+    )
+    if criterion != "l2":
+        _gradients(network, importance, images)
+    pruner.step()
+    network.zero_grad(set_to_none=True)
+    return network
+
+
+def _gradients(network: nn.Module, importance: Any, images: Tensor) -> None:
+    """Leave the gradients where Torch-Pruning's criteria look for them."""
+    import torch_pruning as tp
+
+    hessian = isinstance(importance, tp.importance.GroupHessianImportance)
+    if hessian:
+        importance.zero_grad()
+    for part in torch.split(images, 64):
+        outputs = network(part)
+        losses = F.cross_entropy(outputs, outputs.argmax(1), reduction="none")
+        if not hessian:
+            losses.mean().backward()  # type: ignore[no-untyped-call]
+            continue
+        for loss in losses:
+            network.zero_grad()
+            loss.backward(retain_graph=True)
+            importance.accumulate_grad(network)
