@@ -4,7 +4,8 @@
 
 Each network is evaluated three ways: the module by `channelcut.adapters.ultralytics.evaluation.evaluate`, the module by
 Ultralytics' own `YOLO(...).val`, and the ONNX file by `YOLO("model.onnx").val`; YOLO26n with both of its heads. Images
-are letterboxed to the whole size (`rect=False`), for modules and files alike. Cuts are as cut: nothing is restored. A
+are letterboxed to the whole size (`rect=False`), for modules and files alike. Cuts are as cut, but for those with
+images, which are compensated. A
 row that has been written is not measured again, so that the script can be called anew where it stopped.
 """
 
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 import channelcut as cc
-from benchmarks.zoo.data import require_assets
+from benchmarks.zoo.data import coco128, fit_image, require_assets
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
 from channelcut.core.deployed import Deploy
@@ -31,7 +32,12 @@ from channelcut.core.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "ultralytics_map"
 CASES = (("yolo26n", None), ("yolo26n", False), ("yolo11n", None), ("yolov8n", None))
-CUTS: dict[str, dict[str, Any]] = {"original": {}, "keep 0.9": {"keep": 0.9}, "macs 0.9": {"macs": 0.9}}
+CUTS: dict[str, dict[str, Any]] = {
+    "original": {},
+    "keep 0.9": {"keep": 0.9},
+    "macs 0.9": {"macs": 0.9},
+    "macs 0.9, 64 images": {"macs": 0.9, "images": 64},  # the default with images: ranked by them, and compensated
+}
 # Of the assets' README: mAP on the same images by another evaluator (pycocotools).
 REFERENCE = {
     416: {"yolov8n": 0.403, "yolo11n": 0.400, "yolo26n": 0.420},
@@ -91,7 +97,11 @@ def _row(network: str, nms: bool | None, cut: str, size: int, data: str) -> dict
     start = process_time()
     model = coco_model(network)
     x, deploy = torch.rand(1, 3, size, size), Deploy(nms)
-    result = cc.prune(model, x, align=ALIGN, deploy=deploy, **CUTS[cut]) if CUTS[cut] else None
+    asked = dict(CUTS[cut])
+    if count := asked.pop("images", 0):
+        seen = [fit_image(sample.image, size, "centre", 114)[0] / 255 for sample in coco128("train", count)]
+        asked["calibration"] = torch.stack(seen)
+    result = cc.prune(model, x, align=ALIGN, deploy=deploy, **asked) if asked else None
     subject = model if result is None else result.model
     row: dict[str, Any] = {"network": network, "nms": nms, "cut": cut, "size": size}
     if result is not None:
@@ -106,8 +116,8 @@ def _row(network: str, nms: bool | None, cut: str, size: int, data: str) -> dict
         else:
             cc.ultralytics.save_checkpoint(result, folder / "model.pt")
         cc.export(result or model, folder / "model.onnx", x, deploy=deploy)
-        asked = {} if nms is None else {"nms": nms}
-        row["theirs"] = _theirs(YOLO(folder / "model.pt"), data, size, folder, asked)
+        head = {} if nms is None else {"nms": nms}
+        row["theirs"] = _theirs(YOLO(folder / "model.pt"), data, size, folder, head)
         row["onnx"] = _theirs(YOLO(folder / "model.onnx", task="detect"), data, size, folder, {})
     return {**row, "process_s": process_time() - start}
 
@@ -138,7 +148,7 @@ def _table(content: dict[str, Any]) -> str:
         "",
         f"`{content['command']}`,",
         f"Ultralytics {content['ultralytics']}, ONNX Runtime {content['onnxruntime']}, one core.",
-        "COCO weights, 128 held-out images, letterboxed to the whole size (`rect=False`); cuts are as cut, widths in",
+        "COCO weights, 128 held-out images, letterboxed to the whole size (`rect=False`); cuts are as cut (with images: compensated), widths in",
         f"multiples of {content['align']}. Module: channelcut's evaluation; theirs: `YOLO(...).val` of the module;",
         "ONNX: `YOLO('model.onnx').val` of the drop-in. Reference: pycocotools on the raw head.",
         "",

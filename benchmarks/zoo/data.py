@@ -119,8 +119,13 @@ def coco128(split: Split, limit: int | None = None) -> Iterator[Sample]:
     Raises:
         UserError: the folder is missing or holds fewer than `limit` images.
     """
-    root = require_assets() / "coco128"
-    paths = sorted((root / "images" / split).glob("*.jpg"))
+    yield from labelled("coco128", split, limit)
+
+
+def labelled(folder: str, split: str, limit: int | None = None) -> Iterator[Sample]:
+    """Yield the photographs of one split of a data set of the assets in YOLO's layout, as `coco128` does."""
+    root = require_assets() / folder
+    paths = sorted(path for path in (root / "images" / split).glob("*.*") if path.suffix in (".jpg", ".png"))
     for path in paths[: _checked_count(limit, len(paths), root / "images" / split)]:
         image = read_image(path)
         label = root / "labels" / split / f"{path.stem}.txt"

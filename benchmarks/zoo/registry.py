@@ -117,16 +117,29 @@ def _evaluate_detector(
 ) -> dict[str, float]:
     """Return {"map", "ap50"} over coco128 val, or over other samples."""
     truth = list(coco128("val", limit)) if data is None else data[:limit]
+    found = detections(name, preprocess, decode, model, truth, batch_size or COCO_BATCH)
+    return metrics.average_precision(found, truth)
+
+
+def detections(
+    name: str,
+    preprocess: Preprocess,
+    decode: Callable[[Any], list[tuple[Any, Any, Any]]],
+    model: Model,
+    samples: Sequence[Sample],
+    batch_size: int,
+) -> list[metrics.Detections]:
+    """What a detector finds in each image, suppressed."""
     found: list[metrics.Detections] = []
-    with _inference(model) as run, _progress(name, len(truth)) as advance:
-        for chosen in _slices(len(truth), batch_size or COCO_BATCH):
-            fitted = [preprocess(sample.image) for sample in truth[chosen]]
+    with _inference(model) as run, _progress(name, len(samples)) as advance:
+        for chosen in _slices(len(samples), batch_size):
+            fitted = [preprocess(sample.image) for sample in samples[chosen]]
             candidates = decode(run(torch.stack([pixels for pixels, _ in fitted])))
             for (_, frame), (boxes, scores, classes) in zip(fitted, candidates, strict=True):
                 kept = metrics.nms(boxes, scores, classes, MAX_IOU)
                 found.append(metrics.Detections(frame.to_image(boxes[kept]), scores[kept], classes[kept]))
             advance(len(fitted))
-    return metrics.average_precision(found, truth)
+    return found
 
 
 def _evaluate_classifier(

@@ -1,0 +1,221 @@
+"""A user's own detector: YOLO26n fine-tuned on blood cells, cut to 0.6 and 0.4 of its MACs, and brought back.
+
+    CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.own_detector     # results/own_detector.json, .md
+    CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.own_detector --macs 0.6 --seeds 0 --ways recovered
+
+Ways: `compensated` (205 unlabelled training images, no training), `recovered` (`cc.recover`, the uncut network as
+teacher, no labels), `trained` (Ultralytics' trainer, labels, from the compensated network) for a fifth of the epochs
+that made the uncut one, and `scratch`: the same cut shape from drawn weights, Ultralytics' trainer, all of the epochs.
+Everything is judged on the 72 test images, which nothing else reads, by the protocol of `benchmarks.zoo.registry`;
+the interval is of the difference to the uncut network, the images drawn with replacement, both networks on the same
+ones (Efron 1979, paired percentile bootstrap). A row that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import channelcut as cc
+from benchmarks.zoo import metrics, ultralytics_coco, yolov5
+from benchmarks.zoo.data import Sample, labelled, require_assets
+from benchmarks.zoo.registry import detections
+from channelcut.bench.environment import environment
+from channelcut.core.files import write_atomically
+from channelcut.core.result import PruneResult
+
+RESULTS = Path(__file__).parent / "results" / "own_detector"
+NAMES = ("RBC", "WBC", "Platelets")
+SIZE, ALIGN, BATCH, EPOCHS, SHARE, DRAWS = 320, 8, 16, 14, 5, 200
+"""`EPOCHS` made the uncut network; recovery has one in `SHARE` of them."""
+MACS, SEEDS = (0.6, 0.4), (0, 1, 2)
+
+
+def network() -> Any:
+    """The uncut detector: YOLO26n whose class branches end in three channels, in evaluation mode."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel("yolo26n.yaml", verbose=False)
+    head: Any = model.model[-1]
+    for branches in (head.cv3, head.one2one_cv3):
+        for branch in branches:
+            branch[-1] = nn.Conv2d(branch[-1].in_channels, len(NAMES), 1)
+    head.nc, head.no = len(NAMES), len(NAMES) + 4 * head.reg_max
+    model.nc, model.names = len(NAMES), dict(enumerate(NAMES))
+    model.yaml["nc"] = len(NAMES)
+    return model.eval()
+
+
+def trained() -> Any:
+    """The uncut detector with its weights."""
+    model = network()
+    tensors = load_file(require_assets() / "weights" / "yolo26n_bccd.safetensors")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model
+
+
+class Bench:
+    """What all rows share: the uncut network, its images, and what it finds in the test images."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.model = trained()
+        samples = list(labelled("bccd", "train"))
+        self.images = torch.stack([yolov5.preprocess(sample.image, size=SIZE)[0] for sample in samples])
+        self.test: list[Sample] = list(labelled("bccd", "test"))
+        self.found = self.detected(self.model)
+        self.data = self._data()
+
+    def detected(self, model: nn.Module) -> list[metrics.Detections]:
+        """What a network finds in each test image."""
+        preprocess = partial(yolov5.preprocess, size=SIZE)
+        return detections("bccd test", preprocess, ultralytics_coco.decode, model, self.test, BATCH)
+
+    def judged(self, model: nn.Module, seed: int = 0) -> dict[str, Any]:
+        """mAP on the test images, and the interval of 95 % of its difference to the uncut network's."""
+        found = self.detected(model)
+        generator = np.random.default_rng(seed)
+        differences = []
+        for _ in range(DRAWS):
+            drawn = generator.integers(0, len(self.test), len(self.test))
+            pair = [_map([boxes[i] for i in drawn], [self.test[i] for i in drawn]) for boxes in (found, self.found)]
+            differences.append(pair[0] - pair[1])
+        low, high = np.percentile(differences, (2.5, 97.5))
+        return {**metrics.average_precision(found, self.test), "difference": [float(low), float(high)]}
+
+    def cut(self, macs: float) -> PruneResult:
+        """The compensated network."""
+        example = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        return cc.prune(self.model, example, macs=macs, align=ALIGN, calibration=self.images)
+
+    def _data(self) -> Path:
+        """The data set with labels of its own, since their cache lies beside these; `val` chooses the best epoch."""
+        shutil.copytree(require_assets() / "bccd", self.work / "data", dirs_exist_ok=True)
+        names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
+        file = self.work / "data.yaml"
+        file.write_text(f"path: {self.work / 'data'}\ntrain: images/train\nval: images/val\nnames:\n{names}")
+        return file
+
+
+def _map(found: Sequence[metrics.Detections], truth: Sequence[Sample]) -> float:
+    return metrics.average_precision(found, truth)["map"]
+
+
+def recovered(bench: Bench, macs: float, seed: int) -> nn.Module:
+    """With the uncut network as teacher, without labels."""
+    options = cc.RecoverOptions(batch=BATCH, learning_rate=1e-3, seed=seed)
+    out = bench.work / f"recovered-{macs}-{seed}"
+    done: Any = cc.recover(bench.model, bench.cut(macs), bench.images, epochs=_fifth(), out=out, options=options)
+    model: nn.Module = done.model
+    return model
+
+
+def by_their_trainer(bench: Bench, macs: float, seed: int) -> nn.Module:
+    """With labels, by Ultralytics' trainer."""
+    return _their_trainer(bench, bench.cut(macs), _fifth(), f"trained-{macs}-{seed}", seed)
+
+
+def scratch(bench: Bench, macs: float, seed: int) -> nn.Module:
+    """The cut shape from drawn weights, for as long as the uncut network was trained."""
+    torch.manual_seed(seed)
+    result = bench.cut(macs)
+    drawn = replace(result, model=cc.apply(network(), result.plan))
+    return _their_trainer(bench, drawn, EPOCHS, f"scratch-{macs}-{seed}", seed)
+
+
+def _fifth() -> int:
+    return round(EPOCHS / SHARE)
+
+
+def _their_trainer(bench: Bench, result: PruneResult, epochs: int, name: str, seed: int) -> nn.Module:
+    found = cc.ultralytics.train(
+        result, data=str(bench.data), epochs=epochs, imgsz=SIZE, batch=BATCH, optimizer="AdamW", lr0=1e-3, seed=seed,
+        workers=0, project=str(bench.work / "runs"), name=name, exist_ok=True, verbose=False,
+    )  # fmt: skip
+    model: nn.Module = found.model.float().eval()
+    return model
+
+
+Way = Callable[[Bench, float, int], nn.Module]
+WAYS: dict[str, Way] = {
+    "compensated": lambda bench, macs, seed: bench.cut(macs).model,  # noqa: ARG005
+    "recovered": recovered,
+    "trained": by_their_trainer,
+    "scratch": scratch,
+}
+
+
+def main() -> None:
+    """Measure what is missing, a row at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--macs", type=float, nargs="+", default=MACS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "channelcut-own-detector")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.work.mkdir(parents=True, exist_ok=True)
+    file = RESULTS.with_suffix(".json")
+    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    bench = Bench(given.work.resolve())
+    for seed in given.seeds:
+        for macs in given.macs:
+            for way in given.ways:
+                key = f"{macs} {way}" + ("" if way == "compensated" else f" seed {seed}")
+                if key not in rows:
+                    rows[key] = {"macs": macs, "way": way, "seed": seed, **_row(bench, WAYS[way], macs, seed)}
+                    content = {"environment": environment(1), "original": _original(bench), "rows": rows}
+                    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+                    write_atomically(RESULTS.with_suffix(".md"), table(content).encode())
+                    print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
+
+
+def _original(bench: Bench) -> dict[str, float]:
+    return metrics.average_precision(bench.found, bench.test)
+
+
+def _row(bench: Bench, way: Way, macs: float, seed: int) -> dict[str, Any]:
+    wall, busy = perf_counter(), process_time()
+    model = way(bench, macs, seed)
+    spent = {"wall_s": perf_counter() - wall, "processor_s": process_time() - busy}
+    return {**bench.judged(model), **spent, "command": " ".join(["python -m benchmarks.own_detector", *sys.argv[1:]])}
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The rows in Markdown."""
+    original = content["original"]["map"]
+    lines = [
+        "# A user's own detector",
+        "",
+        f"`python -m benchmarks.own_detector`: YOLO26n of {len(NAMES)} kinds of blood cells, {SIZE}×{SIZE}, 72 test",
+        f"images, mAP50-95 of the uncut network {original:.3f}. The interval (95 %) is of the difference to it on",
+        "the same images. Processor seconds hold the cut and its compensation too.",
+        "",
+        "| MACs | way | seed | mAP50-95 | difference | processor time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"].values():
+        low, high = row["difference"]
+        lines.append(
+            f"| {row['macs']} | {row['way']} | {row['seed']} | {row['map']:.3f} | {low:+.3f} to {high:+.3f} | "
+            f"{row['processor_s']:.0f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
