@@ -4,9 +4,9 @@
 
 Each network is evaluated three ways: the module by `channelcut.adapters.ultralytics.evaluation.evaluate`, the module by
 Ultralytics' own `YOLO(...).val`, and the ONNX file by `YOLO("model.onnx").val`; YOLO26n with both of its heads. Images
-are letterboxed to the whole size (`rect=False`), for modules and files alike. Cuts are as cut, but for those with
-images, which are compensated. A
-row that has been written is not measured again, so that the script can be called anew where it stopped.
+are letterboxed to the whole size (`rect=False`), for modules and files alike. Cuts are as cut, but for
+those with images, which are compensated. A row that has been written is not measured again, so that the script can be
+called anew where it stopped.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def _table(content: dict[str, Any]) -> str:
         "",
         f"`{content['command']}`,",
         f"Ultralytics {content['ultralytics']}, ONNX Runtime {content['onnxruntime']}, one core.",
-        "COCO weights, 128 held-out images, letterboxed to the whole size (`rect=False`); cuts are as cut (with images: compensated), widths in",
+        "COCO weights, 128 held-out images, letterboxed to the whole size (`rect=False`); cuts are as cut (with",
+        "images: compensated), widths in",
         f"multiples of {content['align']}. Module: channelcut's evaluation; theirs: `YOLO(...).val` of the module;",
         "ONNX: `YOLO('model.onnx').val` of the drop-in. Reference: pycocotools on the raw head.",
         "",
