@@ -19,6 +19,7 @@ from channelcut.cli import main
 from channelcut.core.checked import read_json
 from channelcut.core.deployed import Deployed
 from channelcut.onnx_out.module import onnx_from_module
+from channelcut.onnx_out.parity import Parity
 from channelcut.parity import compare_files
 from channelcut.parity.chain import Matching, Stage, difference, run_chain
 from channelcut.parity.detections import agreement
@@ -181,6 +182,19 @@ def test_boxes_decide_on_real_images_where_the_outputs_are_picked_boxes() -> Non
     assert chain["first_broken"] == "lost" and chain["stages"][0]["verdict"] == "numbers"
     raw = {"y": found.transpose(0, 2, 1)}
     assert difference([raw], [raw], Matching(real=True)).verdict == "numbers and boxes"
+
+
+def test_boxes_of_next_to_no_score_decide_nothing_about_what_has_a_judge() -> None:
+    """A cut that nothing has restored finds nothing: which class of 1e-6 is the largest is rounding."""
+    found = boxes(np.random.default_rng(0))
+    other = found.copy()
+    other[..., 5] += 1
+    for score, broken in ((1e-6, None), (1.0, "onnx")):
+        pair = [{"y": np.concatenate([a[..., :4], a[..., 4:5] * score, a[..., 5:]], -1)} for a in (found, other)]
+        stages = [Stage("onnx", lambda _, y=pair[1]: y, judge=lambda: Parity(0.0))]  # type: ignore[misc]
+        chain = run_chain(lambda _, y=pair[0]: y, stages, [found])  # type: ignore[misc]
+        assert chain["first_broken"] == broken
+        assert chain["stages"][0]["verdict"] == ("numbers and boxes" if broken else "numbers")
 
 
 def test_a_file_that_cannot_be_loaded_here_was_not_run(

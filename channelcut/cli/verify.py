@@ -56,8 +56,8 @@ def print_parity(found: Mapping[str, Any]) -> None:
 
     out = console()
     table = Table(title=f"Parity on {found['inputs']}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("stage", "against", "max", "mean", "relative", "cosine", "boxes", "", "judged by"):
-        table.add_column(column, no_wrap=column != "stage", overflow="fold")
+    for column in ("stage", "against", "max", "relative", "cosine", "boxes", "judged by", ""):
+        table.add_column(column, no_wrap=column not in ("stage", "judged by"), overflow="fold")
     for row in found["stages"]:
         if row["status"] == "not run":  # said below, with its reason
             continue
@@ -66,8 +66,8 @@ def print_parity(found: Mapping[str, Any]) -> None:
                 continue
             d = row[key]
             boxes = "–" if d["boxes"] is None else f"{d['boxes']:.1%}"
-            cells = (f"{d['max_abs']:.1e}", f"{d['mean_abs']:.1e}", f"{d['max_relative']:.1e}", f"{d['cosine']:.6f}")
-            table.add_row(row["stage"], label, *cells, boxes, row["status"], row["verdict"])
+            cells = (f"{d['max_abs']:.1e}", f"{d['max_relative']:.1e}", f"{d['cosine']:.6f}")
+            table.add_row(row["stage"], label, *cells, boxes, row["verdict"], row["status"])
     out.print(table)
     for row in found["stages"]:
         if row["status"] == "not run":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from channelcut.onnx_out.parity import Parity
-from channelcut.parity.detections import agreement, agreement_of_rows, is_end_to_end
+from channelcut.parity.detections import AT_LEAST, agreement, agreement_of_rows, is_end_to_end
 
 Array = npt.NDArray[Any]
 Batch = Array | tuple[Array, ...]
@@ -87,14 +87,16 @@ class Matching:
 
     score: boxes of at least this score are asked for. classes: how many a raw output has scores of, where something
     else stands behind them, such as coefficients of masks. decode: boxes out of outputs in a form of their own;
-    without it, outputs in a form that is known are matched. real: the batches are real images. Then boxes alone give
-    the verdict on outputs that are nothing but an image's best boxes: which of near-equal ones are picked, and in which
-    order, makes numbers of other boxes, and what nobody trained for (noise) has no boxes to speak of.
+    without it, outputs in a form that is known are matched. least: as many of an image's best boxes are asked for where
+    none reaches the score. real: the batches are real images. Then boxes alone give the verdict on outputs that are
+    nothing but an image's best boxes: which of near-equal ones are picked, and in which order, makes numbers of other
+    boxes, and what nobody trained for (noise) has no boxes to speak of.
     """
 
     score: float = 0.25
     classes: int | None = None
     decode: Decode | None = None
+    least: int = AT_LEAST
     real: bool = False
 
 
@@ -129,7 +131,7 @@ def difference(
     top = mean = relative = 0.0
     cosine, worst = 1.0, ""
     matched = asked = 0.0
-    score, decode = matching.score, matching.decode
+    score, decode, least = matching.score, matching.decode, matching.least
     names = list(reference[0])
     picked = all(is_end_to_end(reference[0][name].shape) for name in names)
     for name in names:
@@ -138,7 +140,7 @@ def difference(
             if name not in other or one[name].shape != other[name].shape:
                 return Difference(**{**asdict(wrong), "worst_output": name})
             pairs.append((np.asarray(one[name], np.float64), np.asarray(other[name], np.float64)))
-        for hit in () if decode is not None else [agreement(a, b, score, matching.classes) for a, b in pairs]:
+        for hit in () if decode is not None else [agreement(a, b, score, matching.classes, least) for a, b in pairs]:
             if hit is not None:
                 matched, asked = matched + hit[0] * hit[1], asked + hit[1]
         scores = is_end_to_end(pairs[0][0].shape)
@@ -158,7 +160,7 @@ def difference(
     if decode is not None:
         for one, other in zip(reference, candidate, strict=True):
             for rows, others in zip(decode(one), decode(other), strict=True):
-                share, count = agreement_of_rows(rows, others, score)
+                share, count = agreement_of_rows(rows, others, score, least)
                 matched, asked = matched + share * count, asked + count
     if not asked:
         return Difference(top, mean, relative, cosine, None, 0, worst)
@@ -191,8 +193,11 @@ def run_chain(
             continue
         outputs[stage.name] = [stage.run(batch) for batch in batches]
         before = stage.before if stage.before in outputs else None
-        step = difference(outputs[before], outputs[stage.name], matching, extremes.rounding)
-        whole = difference(outputs[None], outputs[stage.name], matching, extremes.rounding)
+        # A stage with a judge of its own needs no boxes that nothing speaks for: a class or a place of next to no score
+        # is rounding.
+        asked = matching if stage.judge is None else replace(matching, least=0)
+        step = difference(outputs[before], outputs[stage.name], asked, extremes.rounding)
+        whole = difference(outputs[None], outputs[stage.name], asked, extremes.rounding)
         limit = TOLERANCES[stage.precision]
         judged = stage.judge() if stage.judge is not None else None
         reasons = [f"against {before or 'torch'}: {text}" for text in _broken(step, limit, judged)]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 MIN_IOU = 0.9
-_AT_LEAST = 20  # where no box reaches the score, the best ones are compared: untrained weights score low everywhere
+AT_LEAST = 20  # where no box reaches the score, the best ones are compared: untrained weights score low everywhere
 _AT_MOST = 300
 _TIE = 1e-3  # of an end-to-end detector, boxes whose score ties with the last that was kept: rounding picked them
 _SLACK = 0.5  # a partner may score this much of the threshold: a box at the edge of the score is no disagreement
@@ -30,11 +30,11 @@ def is_raw(shape: tuple[int, ...]) -> bool:
 
 
 def agreement(
-    reference: Array, candidate: Array, score: float = 0.25, classes: int | None = None
+    reference: Array, candidate: Array, score: float = 0.25, classes: int | None = None, least: int = AT_LEAST
 ) -> tuple[float, int] | None:
     """Share of boxes that have a partner on the other side (IoU of at least 0.9, same class), and how many were asked.
 
-    Both ways round, over all images. The boxes asked are those of at least `score`, or the twenty best of an image
+    Both ways round, over all images. The boxes asked are those of at least `score`, or the `least` best of an image
     where none reaches it; of an end-to-end detector only those that rounding cannot have picked, whose score is above
     that of the last box by more than a tie. `classes`: how many scores a raw output has, where not all else are. None
     for outputs of neither form.
@@ -46,15 +46,17 @@ def agreement(
         sides = _boxes(one, classes), _boxes(other, classes)
         edge = max(side[-1, 4] for side in sides) if is_end_to_end(reference.shape) else 0.0
         for mine, theirs in (sides, sides[::-1]):
-            hit, count = _matched(mine[mine[:, 4] > edge * (1 + _TIE)], theirs, score)
+            hit, count = _matched(mine[mine[:, 4] > edge * (1 + _TIE)], theirs, score, least)
             matched, asked = matched + hit, asked + count
     return matched / asked if asked else 1.0, asked
 
 
-def agreement_of_rows(reference: Array, candidate: Array, score: float = 0.25) -> tuple[float, int]:
+def agreement_of_rows(
+    reference: Array, candidate: Array, score: float = 0.25, least: int = AT_LEAST
+) -> tuple[float, int]:
     """As `agreement`, for one image whose boxes are decoded: rows (K, 6) of x1, y1, x2, y2, score, class."""
     sides = [rows[np.argsort(-rows[:, 4], kind="stable")].astype(np.float64) for rows in (reference, candidate)]
-    found = [_matched(mine, theirs, score) for mine, theirs in (sides, sides[::-1])]
+    found = [_matched(mine, theirs, score, least) for mine, theirs in (sides, sides[::-1])]
     asked = sum(count for _, count in found)
     return sum(hit for hit, _ in found) / asked if asked else 1.0, asked
 
@@ -70,8 +72,8 @@ def _boxes(output: Array, classes: int | None) -> Array:
     return found[np.argsort(-found[:, 4], kind="stable")]
 
 
-def _matched(mine: Array, theirs: Array, score: float) -> tuple[int, int]:
-    count = min(int((mine[:, 4] >= score).sum()) or min(_AT_LEAST, len(mine)), _AT_MOST)
+def _matched(mine: Array, theirs: Array, score: float, least: int) -> tuple[int, int]:
+    count = min(int((mine[:, 4] >= score).sum()) or min(least, len(mine)), _AT_MOST)
     asked = mine[:count]
     if not count:
         return 0, 0
