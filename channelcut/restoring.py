@@ -32,7 +32,7 @@ from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
 from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
 from channelcut.recovery.batches import run_batch
-from channelcut.recovery.batching import LARGEST, alike, bytes_of_image, flat, free_memory, joined, of_size, others
+from channelcut.recovery.chunks import LARGEST, alike, bytes_of_image, flat, free_memory, joined, of_size, others
 from channelcut.recovery.compensate import refit
 from channelcut.recovery.targets import Objective, Pair
 from channelcut.tracing import trace
