@@ -218,6 +218,21 @@ def test_average_precision_of_perfect_and_half_right_detections():
         metrics.average_precision([right, right], truth)
 
 
+def test_precision_of_images_drawn_anew_is_that_of_these_images() -> None:
+    rng = np.random.default_rng(0)
+    truth, found = [], []
+    for number in range(6):
+        corner = rng.random((4, 2)) * 50
+        boxes, classes = np.concatenate((corner, corner + 20 + rng.random((4, 2)) * 20), 1), rng.integers(0, 3, 4)
+        truth.append(data.Sample(str(number), np.zeros((100, 100, 3), np.uint8), boxes, classes))
+        found.append(metrics.Detections(boxes + rng.normal(0, 2, boxes.shape), rng.random(4), classes))
+    whole = metrics.evaluated(found, truth)
+    for drawn in ([5, 0, 0, 3, 3, 3], list(range(6))):
+        direct = metrics.average_precision([found[i] for i in drawn], [truth[i] for i in drawn])["map"]
+        assert metrics.redrawn(whole, drawn) == pytest.approx(direct)
+    assert metrics.redrawn(None, [0]) == 0.0
+
+
 @needs_assets
 @pytest.mark.parametrize("network", ["resnet56", "yolo26n", "nanodet_m"])
 def test_nothing_is_chosen_by_what_judges(network: str) -> None:

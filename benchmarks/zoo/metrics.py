@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Sample]) -> d
         MissingExtraError: pycocotools is not installed.
         ValueError: the two sequences do not have one entry per image each.
     """
+    evaluation = evaluated(found, truth)
+    return {"map": 0.0, "ap50": 0.0} if evaluation is None else _summed(evaluation)
+
+
+def evaluated(found: Sequence[Detections], truth: Sequence[Sample]) -> Any:
+    """COCO's evaluation of every image, for `redrawn`; None where nothing was found. Raises as `average_precision`."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -76,7 +83,7 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Sample]) -> d
         row for number, image in zip(_image_ids(found, truth), found, strict=True) for row in _rows(number, image)
     ]
     if not results:
-        return {"map": 0.0, "ap50": 0.0}
+        return None
     # pycocotools prints its progress and its table; the caller has its own.
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
@@ -84,6 +91,22 @@ def average_precision(found: Sequence[Detections], truth: Sequence[Sample]) -> d
         reference.createIndex()
         evaluation = COCOeval(reference, reference.loadRes(results), "bbox")
         evaluation.evaluate()
+    return evaluation
+
+
+def redrawn(evaluation: Any, images: Sequence[int]) -> float:
+    """The mAP that COCO's evaluation comes to on `images` alone, by number, some of them several times."""
+    if evaluation is None:
+        return 0.0
+    drawn = copy.copy(evaluation)
+    count = len(evaluation.params.imgIds)
+    parts = range(0, len(evaluation.evalImgs), count)  # one for each class and range of areas
+    drawn.evalImgs = [evaluation.evalImgs[first + image] for first in parts for image in images]
+    return _summed(drawn)["map"]
+
+
+def _summed(evaluation: Any) -> dict[str, float]:
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()
     return {"map": float(evaluation.stats[0]), "ap50": float(evaluation.stats[1])}
