@@ -104,11 +104,10 @@ class Bench:
 
     def _data(self) -> Path:
         """The data set with labels of its own, since their cache lies beside these; `val` chooses the best epoch."""
-        shutil.copytree(
-            require_assets() / "bccd", self.work / "data", copy_function=shutil.copyfile, dirs_exist_ok=True
-        )
-        for folder in (self.work / "data" / "labels").rglob("*"):
-            folder.chmod(0o755 if folder.is_dir() else 0o644)  # the assets may not be writable
+        source, data = require_assets() / "bccd", self.work / "data"
+        shutil.copytree(source, data, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        for path in (data / "labels", *(data / "labels").rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # the assets may not be writable
         names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
         file = self.work / "data.yaml"
         file.write_text(f"path: {data}\ntrain: images/train\nval: images/val\nnames:\n{names}")
