@@ -196,7 +196,7 @@ def test_calibration_takes_the_train_split_as_they_prepare_it(tmp_path: Path) ->
     with pytest.raises(UserError, match="whose own preprocessing is used"):
         images_of(model, data, (3, 64, 64), cc.Preprocessing(scale=1.0))
     result = cc.prune(model, X, keep=0.5, calibration=data)
-    assert result.recalibration is not None and result.recalibration.images == 5
+    assert result.compensation is not None and result.compensation.images == 5
 
 
 def test_a_wrong_data_set_is_one_paragraph(
