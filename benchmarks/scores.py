@@ -2,6 +2,7 @@
 
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.scores                 # what is missing
     python -m benchmarks.scores --networks yolo26n --criteria l2 taylor --budgets 0.9 0.8
+    python -m benchmarks.scores --networks yolo26n --criteria fisher "fisher, labels" --budgets 0.9
 
 Everything here is chosen on what no final figure uses: detectors score and recalibrate on the first 64 images of
 coco128 train and are judged on the other 64 (the pretrained networks have seen both); ResNet-56 on 256 and 5,000
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +38,11 @@ from channelcut.core.errors import BudgetError
 from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
+from channelcut.core.labels import Targets
 from channelcut.core.progress import Stopwatch
 from channelcut.cost import deployed_costs, network_costs
 from channelcut.cutting import cut, make_plan
+from channelcut.labelled import targets_of
 from channelcut.ranking import Criterion
 from channelcut.recovery import recalibrate
 from channelcut.scoring import Scored, unit_of
@@ -46,6 +50,7 @@ from channelcut.scoring import Scored, unit_of
 RESULTS = Path(__file__).parent / "results" / "scores"
 NETWORKS = ("yolo26n", "yolo11n", "yolov8n", "nanodet_m", "yolov5n", "resnet56")
 CRITERIA = ("l2", "taylor", "fisher", "group-fisher", "reconstruction", "fpgm", "activation")
+LABELLED = ("fisher, labels", "taylor, labels")  # of Ultralytics' networks, by their own loss
 BUDGETS = (0.9, 0.8, 0.7, 0.5)
 SIZE, IMAGES, TRAINING, CIFAR_IMAGES, ALIGN, SEED = 320, 64, 5000, 256, 8, 0
 
@@ -92,19 +97,31 @@ def case(name: str) -> Case:
 def rows_of(case: Case, criterion: str, budgets: Sequence[float]) -> Any:
     """A row for each budget, by its key."""
     wall, processor = perf_counter(), process_time()
-    scored = Criterion(criterion, case.batches).scored(case.model, case.groups, Stopwatch())
+    criterion, _, labelled = criterion.partition(", ")
+    targets = labels(case) if labelled else None
+    scored = Criterion(criterion, case.batches, targets=targets).scored(case.model, case.groups, Stopwatch())
     seconds = {"score_s": perf_counter() - wall, "score_cpu_s": process_time() - processor}
     for budget in budgets:
         wall, processor = perf_counter(), process_time()
-        row = {
-            "network": case.name,
-            "criterion": criterion,
-            "budget": budget,
-            **row_of(case, criterion, budget, scored),
-        }
+        name = f"{criterion}, {labelled}" if labelled else criterion
+        row = {"network": case.name, "criterion": name, "budget": budget, **row_of(case, criterion, budget, scored)}
         row |= {"seed": SEED, "images": sum(len(args[0]) for args, _ in case.batches), "judged_on": len(case.data)}
         row |= {**seconds, "wall_s": perf_counter() - wall, "cpu_s": process_time() - processor}
-        yield f"{case.name} {criterion} {budget}", row
+        yield f"{case.name} {name} {budget}", row
+
+
+def labels(case: Case) -> Targets:
+    """The labels of the images that score, by the loss of the network's library."""
+    root = require_assets() / "coco128" / "images" / "train"
+    with tempfile.TemporaryDirectory() as folder:
+        images = sorted(path for path in root.iterdir() if path.suffix in (".jpg", ".png"))[:IMAGES]
+        (Path(folder) / "train.txt").write_text("\n".join(map(str, images)) + "\n")
+        lines = [f"path: {folder}", "train: train.txt", "val: train.txt", "names:"]
+        lines += [f"  {index}: {name}" for index, name in case.model.names.items()]  # type: ignore[operator, union-attr]
+        (Path(folder) / "data.yaml").write_text("\n".join(lines) + "\n")
+        found = targets_of(case.model, f"{folder}/data.yaml", "library", ((torch.rand(1, 3, SIZE, SIZE),), {}))
+    assert found is not None
+    return found
 
 
 def row_of(case: Case, criterion: str, budget: float, scored: Scored) -> dict[str, Any]:
@@ -160,7 +177,7 @@ def write(new: dict[str, Any]) -> None:
 def table(content: dict[str, Any]) -> str:
     """The rows as Markdown: a line for each network and budget, a column for each criterion."""
     rows = content["rows"]
-    criteria = [c for c in CRITERIA if any(row.get("criterion") == c for row in rows.values())]
+    criteria = [c for c in (*CRITERIA, *LABELLED) if any(row.get("criterion") == c for row in rows.values())]
     lines = [
         "# What a criterion keeps",
         "",

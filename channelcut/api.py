@@ -25,11 +25,13 @@ from channelcut.core.inputs import (
     finite_inputs,
     split_inputs,
 )
+from channelcut.core.labels import Loss, Targets
 from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
-from channelcut.ranking import criterion, images_for
+from channelcut.labelled import rereadable, targets_of
+from channelcut.ranking import criterion, images_for, traced_example
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
 from channelcut.restoring import as_result, check_restore, restored_by
 from channelcut.scoring import Importance, check_importance
@@ -106,6 +108,7 @@ def plan(
     importance: Importance | None = None,
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    loss: Loss | Targets | str | None = None,
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
 ) -> Plan:
@@ -137,6 +140,11 @@ def plan(
             (groups.channel_count,). What it raises comes out as it is.
         calibration: unlabelled images that the criterion reads, as for `prune`; it takes 64 of them.
         preprocessing: how images of a folder become inputs, as for `prune`.
+        loss: rank by the gradients of the task's loss on labels, image by image, and not by those of the outputs: of
+            `taylor`, `fisher` and `group-fisher`. A function loss(model, batch) that returns a tensor of one number, of
+            batches of one as `calibration` gives them (a loader or data set of (input, label), or batches); or
+            `"library"`, where `calibration` is a data.yaml of an Ultralytics network: the labels of its `train` split,
+            by Ultralytics' own loss.
         drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
             `nn.Identity` stands in the place of each. `groups.unused` names their parameters; `entries` of `analyze`
             cuts them instead.
@@ -166,7 +174,10 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
-    ranked = criterion(model, importance, images_for(model, groups, calibration, preprocessing), groups.deploy)
+    calibration = rereadable(calibration, loss)
+    targets = targets_of(model, calibration, loss, traced_example(model, groups.graph, calibration), preprocessing)
+    images = images_for(model, groups, calibration, preprocessing)
+    ranked = criterion(model, importance, images, groups.deploy, targets)
     chosen = steps.planned(model, groups, budget, ranked, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy)
     _say_if_met(chosen, 3)
     return chosen
@@ -263,6 +274,7 @@ def prune(
     prove: str = "whole",
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    loss: Loss | Targets | str | None = None,
     rescale: str = "auto",
     restore: str = "compensate",
     progress: Progress | None = None,
@@ -294,6 +306,7 @@ def prune(
             read at most; or, of Ultralytics' networks, a data.yaml, whose `train` split is prepared as Ultralytics
             does it.
         preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
+        loss: see `plan`.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
             the calibration inputs; without any, not at all), `always` or `never`.
@@ -333,9 +346,11 @@ def prune(
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
     inputs = with_entries(model, given, entries)
+    calibration = rereadable(calibration, loss)
+    targets = targets_of(model, calibration, loss, given, preprocessing)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
-    ranked = criterion(model, importance, batches, deploy)
+    ranked = criterion(model, importance, batches, deploy, targets)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
     step = steps.planned(model, groups, budget, ranked, held, watch, drop_unused=drop_unused, deploy=deploy)

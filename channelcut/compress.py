@@ -23,6 +23,7 @@ from channelcut.core.deployed import DEFAULT, Deploy, Deployed
 from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
+from channelcut.core.labels import Loss, Targets
 from channelcut.core.measurement import Measurement
 from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
@@ -64,6 +65,7 @@ class PruneOptions:
     importance: str | None = None
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
+    loss: Loss | Targets | str | None = None
     rescale: str = "auto"
     restore: str = "compensate"
     drop_unused: bool = False

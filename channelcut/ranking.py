@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from channelcut.core.deployed import Deploy
 from channelcut.core.graph import Graph, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
+from channelcut.core.labels import Targets
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.sensitivity import images_in, images_of
@@ -29,6 +30,7 @@ from channelcut.scoring import (
     Sample,
     Scored,
     check_importance,
+    check_labels,
     importance_name,
     reads_images,
     sampled_score,
@@ -45,6 +47,7 @@ class Criterion:
     """By what channels are ranked, and the images that it reads; without a name, what suits them.
 
     detects: whether the network is a detector whose outputs its adapter weighs.
+    targets: labels to rank by, in the place of the images and of what the outputs say.
 
     Raises:
         UserError: it is no criterion, or needs images and there are none.
@@ -53,10 +56,13 @@ class Criterion:
     importance: Importance | None = None
     batches: Sequence[Inputs] = ()
     detects: bool = False
+    targets: Targets | None = None
 
     def __post_init__(self) -> None:
         check_importance(self.chosen)
-        if reads_images(self.chosen) and not self.batches:
+        if self.targets is not None:
+            check_labels(self.chosen)
+        elif reads_images(self.chosen) and not self.batches:
             raise without_images(importance_name(self.chosen))
 
     @property
@@ -64,7 +70,7 @@ class Criterion:
         """The one that is meant."""
         if self.importance is not None:
             return self.importance
-        if not self.batches:
+        if not self.batches and self.targets is None:
             return WITHOUT_IMAGES
         return DETECTORS if self.detects else WITH_IMAGES
 
@@ -75,7 +81,8 @@ class Criterion:
             return Scored(score(groups, tensors, self.chosen, model))
         weights = score(groups, tensors, WITHOUT_IMAGES)
         weighing = adapter_of(model).weighing(model, groups.deploy)
-        sample = Sample(self.batches, weighing, report=lambda done, total: watch.progress("score", done, total))
+        report: Callable[[int, int], None] = lambda done, total: watch.progress("score", done, total)  # noqa: E731
+        sample = Sample(self.batches, weighing, report=report, targets=self.targets)
         return sampled_score(groups, model, str(self.chosen), sample, weights)
 
     def said(self, budget: Budget, scored: Scored) -> dict[str, Any]:
@@ -83,19 +90,26 @@ class Criterion:
         found: dict[str, Any] = {"importance": importance_name(self.chosen)}
         if reads_images(self.chosen):
             unit = unit_of(self.chosen)
-            found["scored_images"] = sum(images_in(batch) for batch in self.batches)
+            found["scored_images"] = Sample(self.batches, targets=self.targets).images
+            found |= {"scored_by": "labels"} if self.targets is not None else {}
             found["unit"] = f"loss per {budget.limit[0]}" if unit == "loss" and budget.limit else unit
         return found | ({"unseen": list(scored.unseen)} if scored.unseen else {})
 
 
-def criterion(model: nn.Module, importance: Importance | None, batches: Sequence[Inputs], deploy: Deploy) -> Criterion:
+def criterion(
+    model: nn.Module,
+    importance: Importance | None,
+    batches: Sequence[Inputs],
+    deploy: Deploy,
+    targets: Targets | None = None,
+) -> Criterion:
     """The criterion for a network, with as many images as it reads.
 
     Raises:
         UserError: as `Criterion`.
     """
     detects = bool(batches) and importance is None and adapter_of(model).weighing(model, deploy).in_units
-    return Criterion(importance, few(batches), detects)
+    return Criterion(importance, few(batches), detects, targets)
 
 
 def ranking_notes(plan: Plan) -> list[str]:
@@ -131,13 +145,13 @@ def images_for(model: nn.Module, groups: Groups, calibration: Any, preprocessing
     """
     if calibration is None:
         return []
-    example = _example(model, groups.graph, calibration)
+    example = traced_example(model, groups.graph, calibration)
     first = example[0][0] if example[0] else None
     given = calibration_of(model, calibration, first, preprocessing)
     return calibration_batches(given, example, preprocessing or preprocessing_of(model))
 
 
-def _example(model: nn.Module, graph: Graph, calibration: Any) -> Inputs:
+def traced_example(model: nn.Module, graph: Graph, calibration: Any) -> Inputs:
     """Inputs of the shapes that were traced; by name where the calibration names them."""
     others = tuple(f"{entry}." for entry in graph.entries)
     nodes = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]

@@ -351,6 +351,7 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     (tmp_path / "det.py").write_text(FACTORY)
     out = tmp_path / "out"
     command = ["compress", f"{tmp_path}/det.py:factory", "--keep", "0.5", "--align", "1", "--no-engine", "--no-bench"]
+    command += ["--labels", "--importance", "taylor"]
     command += ["--out", str(out), "--recover", "2", "--batch-norm", "recalibrate", "--rounds", "2"]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -360,11 +361,12 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     report = json.loads((out / "report.json").read_text())
     assert report["recovery"]["labels"] is True
     assert [change["step"] for change in load_plan(out).changes] == ["compensate", "recover", "recalibrate"] * 2
+    assert load_plan(out).options["scored_by"] == "labels"
     assert "Loss on images held back" in (out / "report.html").read_text()
     assert not list(tmp_path.glob(".out*"))
     again = ["recover", str(out), "--epochs", "1", "--out", str(tmp_path / "again"), "--learning-rate", "1e-4"]
     assert main(again) == 0
-    assert "1 epochs, 5 steps, loss on images held back" in " ".join(capsys.readouterr().out.split())
+    assert "1 epochs, 5 steps, with labels, loss on images held back" in " ".join(capsys.readouterr().out.split())
     changes = load_plan(tmp_path / "again").changes
     assert [change["step"] for change in changes] == ["compensate", "recover", "recalibrate"] * 2 + ["recover"]
     assert main(again) == 2

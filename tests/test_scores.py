@@ -11,13 +11,17 @@ import pytest
 import torch
 from networks import build, example
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import channelcut as cc
 from channelcut.allocation import Budget, allocate
 from channelcut.allocation.descent import descend
+from channelcut.core.errors import UserError
 from channelcut.core.sensitivity import Weighing, differentiable, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.cost import network_costs
+from channelcut.labelled import rereadable, targets_of
 from channelcut.ranking import Criterion, ranking_notes
 from channelcut.scoring import SAMPLED, Sample, names, sampled_score, score
 from channelcut.scoring.gradients import NORMS, READERS, derivatives
@@ -76,6 +80,55 @@ def test_derivatives_are_those_of_a_factor_on_the_channel() -> None:
     found = {name: SAMPLED[name].of(groups, model, sample()) for name in ("fisher", "taylor")}
     assert np.allclose(found["fisher"][stream.channels], np.square(norms).mean(0))
     assert np.allclose(found["taylor"][stream.channels], np.abs(norms).mean(0))
+
+
+def test_with_a_loss_the_derivatives_are_of_labels() -> None:
+    """Of a frozen network, image by image, whether the labels come in batches or one by one."""
+    model, labels = lively("Residual"), torch.arange(6) % 3
+    groups = cc.analyze(model, example())
+    stream = next(group for group in groups.groups if group.width == 16)
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        assert len(batch[0]) == len(batch[1]) == 1
+        return F.cross_entropy(network(batch[0]).flatten(1)[:, :3], batch[1])
+
+    wanted, clone = [], differentiable(model)
+    for image, label in zip(IMAGES, labels, strict=True):
+        gate = torch.ones(1, 16, 1, 1, requires_grad=True)
+        hooks = [
+            clone.get_submodule(path).register_forward_hook(lambda *call, gate=gate: call[2] * gate)
+            for path in ("stem.1", "b.1")
+        ]
+        loss(clone, (image[None], label[None])).backward()
+        wanted.append(gate.grad.flatten().numpy())  # type: ignore[union-attr]
+        for hook in hooks:
+            hook.remove()
+    batches = [(IMAGES[:4], labels[:4]), (IMAGES[4:], labels[4:])]
+    for given in (iter(batches), TensorDataset(IMAGES, labels), DataLoader(TensorDataset(IMAGES, labels), 4)):
+        targets = targets_of(model, rereadable(given, loss), loss, ((example(),), {}))
+        found = derivatives(groups, model, Sample((), targets=targets), NORMS)
+        assert np.allclose(found[:, stream.channels], np.array(wanted), rtol=1e-3, atol=1e-6)
+    plan = cc.plan(model, groups, keep=0.5, importance="taylor", calibration=batches, loss=loss)
+    assert (plan.options["scored_by"], plan.options["scored_images"]) == ("labels", 6)
+
+
+def test_what_no_loss_can_be_taken_of_is_said() -> None:
+    model, labels = lively("Residual"), torch.arange(6)
+    batches, groups = [(IMAGES, labels)], cc.analyze(model, example(), probe=False)
+    loss: Any = lambda network, batch: network(batch[0]).mean() * batch[1].sum()  # noqa: E731
+
+    def said(text: str, **asked: Any) -> None:
+        with pytest.raises(UserError, match=text):
+            cc.plan(model, groups, keep=0.5, **{"calibration": batches, "loss": loss, **asked})
+
+    said("'l2' does not read labels.* fisher, taylor, group-fisher", importance="l2")
+    said("'reconstruction' does not read labels", importance="reconstruction")
+    said("calibration= has none", calibration=IMAGES)
+    said("no labels to rank", loss="library")
+    said("a part of shape .3,., which is not one for each image", calibration=[(IMAGES, labels[:3])])
+    said("The task loss returns an int", loss=lambda *_: 0)
+    said("The task loss has no gradient", loss=lambda network, batch: network(batch[0]).mean().detach())
+    said("are not finite", loss=lambda network, batch: network(batch[0]).mean() * float("nan"))
 
 
 def test_without_norms_the_weights_that_produce_a_channel_are_its_gate() -> None:

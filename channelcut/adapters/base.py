@@ -16,6 +16,7 @@ from channelcut.core.graph import check_named, is_named, tensor_paths
 from channelcut.core.quiet import quietly
 from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.distil.losses import Teaching
+from channelcut.recovery.distil.pool import Labelled
 from channelcut.recovery.images import Preprocessing
 
 
@@ -73,6 +74,31 @@ class Adapter:
     def teaching(self, model: nn.Module) -> Teaching:  # noqa: ARG002  nothing is known of it
         """What helps to teach a cut of the network, see `channelcut.recover`: every output by itself."""
         return Teaching()
+
+    def labelled(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        data: Any,  # noqa: ARG002
+        shape: tuple[int, ...],  # noqa: ARG002
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002
+        epochs: int = 1,  # noqa: ARG002
+        *,
+        plain: bool = False,  # noqa: ARG002
+    ) -> Labelled | None:
+        """Labels, as batches that have a task loss, for a recovery and for scores; None where the library has none.
+
+        Args:
+            model: the network that takes the inputs.
+            data: what was given: a data set of the library's, see `is_data_set`, or anything else.
+            shape: (channels, height, width) of its input; () where it takes no image.
+            preprocessing: what the caller asks for beside it.
+            epochs: of the training, for a loss or an augmentation that changes on the way.
+            plain: leave the augmentation out.
+
+        Raises:
+            UserError: the data set is missing, or its labels do not fit the network.
+        """
+        return None
 
     def store(self, model: nn.Module, folder: Path) -> None:
         """Write the library's own form of a cut network beside the result, where it has one."""

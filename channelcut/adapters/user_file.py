@@ -17,6 +17,8 @@ from channelcut.adapters.base import Adapter
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.words import kind_of
+from channelcut.recovery.distil.pool import Labelled
+from channelcut.recovery.images import Preprocessing
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -88,6 +90,22 @@ class UserFile(Adapter):
                 "floating-point number, which gradients can be taken of."
             )
         return found.reshape(())
+
+    def labelled(
+        self,
+        model: nn.Module,
+        data: Any,
+        shape: tuple[int, ...],
+        preprocessing: Preprocessing | None = None,
+        epochs: int = 1,
+        *,
+        plain: bool = False,
+    ) -> Labelled | None:
+        """Where nothing is given: what `batches` gives, with `loss` where there is one; else the library's labels."""
+        if data is not None or "batches" not in self.functions:
+            return super().labelled(model, data, shape, preprocessing, epochs, plain=plain)
+        loss: Any = self.loss if "loss" in self.functions else None  # it is there, and so returns a tensor
+        return Labelled(self.batches(), loss)
 
     def batches(self) -> Iterator[Any] | None:
         """What `batches()` gives, one after the other; None where there is no such function.

@@ -194,6 +194,12 @@ def add_allocation(parser: ArgumentParser) -> None:
         "fisher of others, and l2 without",
     )
     group.add_argument(
+        "--labels",
+        action="store_true",
+        help="let taylor, fisher and group-fisher rank by the gradients of the task's loss on labels, those of a "
+        "data.yaml's train split or of batches() and loss() beside a factory, instead of by the outputs",
+    )
+    group.add_argument(
         "--drop-unused",
         action="store_true",
         help="modules that the forward never reads, such as a head that training alone needs, go as wholes",
@@ -281,6 +287,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         align=flags.align,
         importance=flags.importance,
         calibration=flags.data,
+        loss="library" if flags.labels else None,
         rescale=flags.rescale,
         restore=flags.restore,
         drop_unused=flags.drop_unused,

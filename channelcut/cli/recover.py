@@ -29,8 +29,8 @@ def add_flags(parser: ArgumentParser) -> None:
     recovery_flags.add_training(training)
     groups.add_images(
         parser,
-        "folder of unlabelled images; of Ultralytics' models also a data.yaml, whose train split is read; by default "
-        "what batches() beside the factory gives, with its loss()",
+        "folder of unlabelled images; of Ultralytics' models also a data.yaml, whose train split is read, with its "
+        "labels; by default what batches() beside the factory gives, with its loss()",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default DIR-recovered)")
@@ -53,8 +53,8 @@ def run(flags: Namespace) -> int:
         print_json(vars(found))
     elif not quiet:
         console().print(
-            f"{out}: {found.epochs} epochs, {found.steps} steps, loss on images held back {found.before:.4g} → "
-            f"{found.after:.4g}",
+            f"{out}: {found.epochs} epochs, {found.steps} steps, {'with' if found.labels else 'without'} labels, loss "
+            f"on images held back {found.before:.4g} → {found.after:.4g}",
             soft_wrap=True,
         )
         for note in found.notes:

@@ -12,19 +12,20 @@ from channelcut.core.errors import UserError
 if TYPE_CHECKING:
     from channelcut.recovery.distil import RecoverOptions
 
-_TRAINING = ("batch", "learning_rate", "batch_norm", "init", "rewind")
+_TRAINING = ("batch", "learning_rate", "task", "batch_norm", "init", "rewind")
 
 
 def add(parser: ArgumentParser) -> None:
     """How the cut is trained, with the original as its teacher."""
-    group = parser.add_argument_group("recovery (the original teaches the cut; no labels are needed)")
+    group = parser.add_argument_group("recovery (the original teaches the cut; labels join in where there are any)")
     group.add_argument(
         "--recover",
         type=parsing.positive,
         default=0,
         metavar="EPOCHS",
-        help="train for so many epochs on the images of --data, or on batches() beside a factory, there with its "
-        "loss() added; a run that was killed goes on where it was when it is started again (default: no training)",
+        help="train for so many epochs on the images of --data (with the labels of a data.yaml), or on batches() "
+        "beside a factory with its loss(); a run that was killed goes on where it was when it is started again "
+        "(default: no training)",
     )
     group.add_argument(
         "--rounds",
@@ -39,6 +40,13 @@ def add_training(group: Any) -> None:
     """How the training goes."""
     group.add_argument("--batch", type=parsing.positive, metavar="N", help="images in a step (default 32)")
     group.add_argument("--learning-rate", type=float, metavar="X", help="highest rate of AdamW (default 1e-3)")
+    group.add_argument(
+        "--task",
+        type=float,
+        metavar="X",
+        help="weight of the loss on labels: Ultralytics' own on those of a data.yaml's train split, or loss() beside a "
+        "factory (default 1; 0: no labels)",
+    )
     group.add_argument(
         "--batch-norm",
         choices=("auto", "frozen", "batch", "recalibrate"),

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from channelcut.core.labels import Loss
 from channelcut.core.progress import Progress
 from channelcut.core.result import PruneResult
 from channelcut.recovering.rounds import in_rounds
 from channelcut.recovering.steps import Asked, recovered
 from channelcut.recovery.distil import DEFAULT, RecoverOptions
-from channelcut.recovery.distil.lesson import Loss
 
 
 def recover(
@@ -38,11 +38,12 @@ def recover(
         result: what `prune`, or an earlier recovery, made of it; it stays as it is.
         data: unlabelled inputs: a folder of images, a tensor (N, C, H, W), a data set or loader of inputs or of (input,
             label), an iterable of these or of batches, which is read once, up to 1 GiB; or, of Ultralytics' networks, a
-            data.yaml, of which the `train` split alone is read. A share of them is held back and never trained on.
+            data.yaml, of which the `train` split alone is read, with its labels, whose loss is then the task loss. A
+            share of them is held back and never trained on.
         epochs: how often the data is gone through.
         loss: the task's own loss, called as loss(model, batch) with the student in evaluation mode and a batch as
             `data` gives it, on the device; returns a tensor of one number that is added. What it raises comes out as it
-            is.
+            is. By default that of the network's library, where `data` is a data set of the library's, and none else.
         out: a folder for the checkpoint. Where there is one of the same recovery it is gone on with, so that the same
             call ends a training that was interrupted or killed, with the same weights (bit by bit on a CPU).
         options: see `RecoverOptions`.

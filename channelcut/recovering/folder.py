@@ -21,11 +21,12 @@ from channelcut.core.result import PruneResult, Recovery
 from channelcut.core.specs import read_specs
 from channelcut.cutting import load_plan, restore, store
 from channelcut.cutting.storage import check_fresh, fresh_folder
-from channelcut.recovering.steps import Asked, check_taught, checkpoint_folder, labelled, recovered
+from channelcut.recovering.steps import Asked, check_taught, checkpoint_folder, recovered
 from channelcut.recovery.distil import RecoverOptions
 from channelcut.recovery.distil.processes import is_first
 from channelcut.samples import preprocessing_for
 from channelcut.sources import Source, open_source
+from channelcut.sources.outputs import uncounted_outputs
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def recover_folder(
     owner, _ = source.adapter(model)
     check_taught(data, owner)
     how = preprocessing_for(owner, model, data, images) if data is not None else None
-    given, loss = labelled(owner, data)
-    asked = Asked(given, epochs, loss, checkpoint_folder(folders.out), options.prepared(how), progress)
+    asked = Asked(data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner)
     found = recovered(model, _result(folders.folder, model, x), asked)
     if is_first():
         _write(found, owner, folders)
@@ -104,11 +104,12 @@ def _result(folder: Path, model: nn.Module, x: Any) -> PruneResult:
             f"The cut in {folder} has not been proven. Run channelcut.prove on it first, and save it again."
         )
     plan = record.plan
+    free, known = plan.options.get("prunable_outputs"), uncounted_outputs(model)
     groups = analyze(
         model,
         x,
         probe=False,
-        prunable_outputs=plan.options.get("prunable_outputs"),
+        prunable_outputs=None if known and list(known.outputs) == free else free,  # patterns for any of its networks
         entries=plan.options.get("entries"),
     )
     return PruneResult(small, plan, Proof.from_dict(record.rounds[-1]["proof"]), groups, plan)

@@ -12,10 +12,12 @@ from torch import nn
 from channelcut.api import analyze, plan, prune
 from channelcut.core.deployed import DEFAULT as WHOLE
 from channelcut.core.errors import UserError
+from channelcut.core.inputs import split_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.cutting import compose
-from channelcut.recovering.steps import Asked, checkpoint_folder, labelled, recovered
+from channelcut.labelled import targets_of
+from channelcut.recovering.steps import Asked, checkpoint_folder, recovered
 
 if TYPE_CHECKING:
     from channelcut.compress import Begun
@@ -79,9 +81,11 @@ def _budget(
 def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
     """What `compress` cuts and recovers: at once or in rounds, by its data or by the functions of a user's file."""
     options, prunes = begun.options, dict(vars(begun.options.prune))
+    if prunes["loss"] is not None:  # what was given has its labels, which the images that were read of it have not
+        example, prepared = split_inputs(begun.example), options.prune.preprocessing
+        prunes["loss"] = targets_of(begun.model, begun.given, prunes["loss"], example, prepared, begun.owner)
     if not options.recover:
         return prune(begun.model, begun.example, **prunes, progress=watch.progress)
-    data, loss = labelled(begun.owner, begun.given)
     how = options.recovery.prepared(options.prune.preprocessing)
-    asked = Asked(data, options.recover, loss, checkpoint_folder(out), how, watch.progress)
+    asked = Asked(begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner)
     return in_rounds(begun.model, begun.example, options.rounds, asked, prunes)

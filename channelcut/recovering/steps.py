@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
 from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_values
+from channelcut.core.labels import Loss
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.record import add_change, noticed, put_record, record_of
 from channelcut.core.result import PruneResult, Recovery
 from channelcut.core.tensors import architecture_fingerprint, named_tensors, weights_fingerprint
 from channelcut.recovery import recalibrate
+from channelcut.recovery.batches import MOST
 from channelcut.recovery.distil import DEFAULT, Course, RecoverOptions, Teaching, distil
 from channelcut.recovery.distil.batching import Batches
 from channelcut.recovery.distil.checkpoints import digest
-from channelcut.recovery.distil.lesson import Lesson, Loss
+from channelcut.recovery.distil.lesson import Lesson
 from channelcut.recovery.distil.losses import comparable
 from channelcut.recovery.distil.places import places
 from channelcut.recovery.distil.pool import Pool, Reading, pool_of
@@ -42,7 +45,11 @@ _NOT_ASKED = ("workers", "device", "preprocessing", "rewind")  # of the options,
 
 @dataclass(frozen=True)
 class Asked:
-    """What `channelcut.recover` is called with beside a model and its cut; it says what each of them means."""
+    """What `channelcut.recover` is called with beside a model and its cut; it says what each of them means.
+
+    owner: the adapter that has labels, where it is another than that of the model's library.
+    notes: what a reader of the report has to know of the data.
+    """
 
     data: Any
     epochs: int
@@ -50,6 +57,8 @@ class Asked:
     out: str | Path | None = None
     options: RecoverOptions = DEFAULT
     progress: Progress | None = None
+    owner: Adapter | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_kind(self.options, RecoverOptions, "options", "channelcut.RecoverOptions(...)")
@@ -70,8 +79,8 @@ class Asked:
 
     def augment(self, teaching: Teaching) -> tuple[str, ...]:
         """What is done to images."""
-        if self.options.augment is not None:
-            return self.options.augment
+        if self.options.augment is not None or (isinstance(self.data, Pool) and self.data.varied is not None):
+            return self.options.augment or ()
         if self.task is not None:
             return ("colour",)
         return ("flip", "scale", "colour", *(("mosaic",) if teaching.dense else ()))
@@ -83,6 +92,7 @@ def recovered(model: nn.Module, result: PruneResult, asked: Asked) -> PruneResul
     _check(model, result)
     watch, plan = Stopwatch(asked.progress), _plan_from(model, result)
     all_ = processes(_device(model, options))
+    asked = _with_labels(model, asked, result.groups.graph, watch)
     pool = _pool(model, asked, _example(result.groups.graph, model, asked.data), watch)
     teaching = adapter_of(model).teaching(model)
     small, notes = _begun(model, result.model, plan, options)
@@ -102,8 +112,8 @@ def recovered(model: nn.Module, result: PruneResult, asked: Asked) -> PruneResul
         said = Recovery(
             images=len(batches.trained), epochs=len(found.history), steps=found.steps, before=found.before,
             after=found.after, init=options.init, labels=lesson.task is not None, history=found.history,
-            notes=(*pool.notes, *notes, *_sizes(batches, options), *found.notes), unreadable=pool.unreadable,
-            seconds=time.perf_counter() - start,
+            notes=(*asked.notes, *pool.notes, *notes, *_sizes(batches, options), *found.notes),
+            unreadable=pool.unreadable, seconds=time.perf_counter() - start,
         )  # fmt: skip
         small = _with_weights(result.model, found.tensors, said)
         if options.batch_norm == "recalibrate":
@@ -121,14 +131,6 @@ def check_taught(given: Any, owner: Adapter) -> None:
             "A recovery learns from images, and there are none: give --data a folder of unlabelled images like those "
             "of deployment, or let batches() beside the factory give inputs."
         )
-
-
-def labelled(owner: Adapter, data: Any) -> tuple[Any, Loss | None]:
-    """What teaches on the command line: `data`, else what a user's file gives, with its loss."""
-    if data is not None or not isinstance(owner, UserFile):
-        return data, None
-    loss: Any = owner.loss if "loss" in owner.functions else None  # it is there, and so returns a tensor
-    return owner.batches(), loss
 
 
 def checkpoint_folder(out: Path) -> Path:
@@ -180,13 +182,43 @@ def _example(graph: Graph, model: nn.Module, data: Any) -> Inputs:
     others = tuple(f"{entry}." for entry in graph.entries)
     nodes = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]
     tensors = [torch.zeros(spec.shape, dtype=spec.dtype) for node in nodes for spec in specs(node.value)]
-    if len(tensors) > 1 and not isinstance(data, (Tensor, str, Path)):
-        first = data[0] if isinstance(data, (list, tuple)) and len(data) else None
+    if len(tensors) > 1 and isinstance(data, (list, tuple)):
+        first = data[0] if len(data) else None
         if isinstance(first, Mapping):
             names = [name for name in inspect.signature(model.forward).parameters if name in first]
             if len(names) == len(tensors):
                 return (), dict(zip(names, tensors, strict=True))
     return tuple(tensors), {}
+
+
+def _with_labels(model: nn.Module, asked: Asked, graph: Graph, watch: Stopwatch) -> Asked:
+    """What is asked for, with the labels that its data has and their loss, unless the caller has a loss or wants none.
+
+    Raises:
+        UserError: the labels do not fit the network, or would not follow the augmentation.
+    """
+    owner, options = asked.owner or adapter_of(model), asked.options
+    if asked.loss is not None or not (options.task or asked.data is None):
+        return asked
+    given = _example(graph, model, None)[0]
+    shape = tuple(given[0].shape[1:]) if len(given) == 1 and given[0].dim() == 4 else ()
+    with watch.stage("labels"):
+        found = owner.labelled(
+            model, asked.data, shape, options.preprocessing, asked.epochs, plain=options.augment is not None
+        )
+    if found is None:
+        return asked
+    moved = set(options.augment or ()) - {"colour"}
+    if isinstance(found.data, Pool) and moved:
+        raise UserError(
+            f"augment has {', '.join(map(repr, sorted(moved)))}, which the labels of {asked.data} would not follow. "
+            "Leave augment out, and the library's own augmentation moves labels with their images; or ('colour',); or "
+            "leave the labels out: RecoverOptions(task=0)."
+        )
+    data = found.data
+    if isinstance(data, Iterator) and len(given) > 1:  # the first item says what the inputs are called
+        data = list(itertools.islice(data, MOST))
+    return replace(asked, data=data, loss=found.loss, notes=(*asked.notes, *found.notes))
 
 
 def _pool(model: nn.Module, asked: Asked, example: Inputs, watch: Stopwatch) -> Pool:

@@ -141,6 +141,20 @@ def reads_images(importance: Importance) -> bool:
     return isinstance(importance, str) and importance in SAMPLED
 
 
+def check_labels(importance: Importance) -> None:
+    """Refuse a criterion that labels say nothing to.
+
+    Raises:
+        UserError: it is not computed of gradients.
+    """
+    if not (isinstance(importance, str) and importance in SAMPLED and SAMPLED[importance].gradients):
+        able = ", ".join(name for name, one in SAMPLED.items() if one.gradients)
+        raise UserError(
+            f"importance={importance_name(importance)!r} does not read labels. Leave loss= (--labels) out, or choose a "
+            f"criterion of gradients: {able}."
+        )
+
+
 def unit_of(importance: Importance) -> Unit:
     """What a score of the criterion says, see `Sampled`; all others are `relative`."""
     return SAMPLED[str(importance)].unit if reads_images(importance) else "relative"

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
 from channelcut.core.groups import Groups, Role
 from channelcut.core.inputs import Inputs
+from channelcut.core.labels import Targets
 from channelcut.core.sensitivity import Weighing, differentiable, images_in, images_of, projections, run
 
 Scores = NDArray[np.float64]
@@ -34,6 +35,7 @@ class Sample:
     batches: inputs of the network's forward.
     weighing: what of its outputs counts.
     seed: of the random projections of the outputs, which stand in the place of labels.
+    targets: labels and their loss, in the place of `batches` and projections.
     report: called as report(images done, images in all).
     """
 
@@ -41,11 +43,25 @@ class Sample:
     weighing: Weighing = field(default_factory=Weighing)
     seed: int = 0
     report: Callable[[int, int], None] | None = None
+    targets: Targets | None = None
 
     @property
     def images(self) -> int:
         """How many there are."""
+        if self.targets is not None:
+            return self.targets.size
         return sum(images_in(batch) for batch in self.batches)
+
+    def losses(self, model: nn.Module) -> Iterator[Tensor]:
+        """A number for each image, whose gradients say what matters: of its labels, or a projection of the outputs."""
+        if self.targets is not None:
+            yield from self.targets.losses(model)
+            return
+        weighed = projections(model, self.batches, self.weighing, self.seed)
+        for place, image in enumerate(self.singles()):
+            with torch.enable_grad():
+                found = weighed.of(run(model, image), place)
+            yield found
 
     def singles(self) -> Iterator[Inputs]:
         """One image after another, each a batch."""
@@ -81,7 +97,8 @@ def gates_of(groups: Groups, order: Gates, parameters: set[str]) -> list[Gate]:
 
 
 def derivatives(groups: Groups, model: nn.Module, sample: Sample, order: Gates) -> NDArray[np.float64]:
-    """The derivative of a random projection of the outputs by a factor on each channel, shape (images, channels).
+    """The derivative of a projection of the outputs, or of the task loss, by a factor on each channel, shape (images,
+    channels).
 
     One image runs at a time, forward and backward, so that memory is that of a training step on one image.
 
@@ -91,13 +108,11 @@ def derivatives(groups: Groups, model: nn.Module, sample: Sample, order: Gates) 
     clone = differentiable(model, parameters=True)
     parameters = {name: p for name, p in clone.named_parameters() if p.requires_grad}
     gates = gates_of(groups, order, set(parameters))
-    weighed = projections(clone, sample.batches, sample.weighing, sample.seed)
     found = np.zeros((sample.images, groups.channel_count))
-    for place, image in enumerate(sample.singles()):
+    for place, loss in enumerate(sample.losses(clone)):
         for parameter in parameters.values():
             parameter.grad = None
-        with torch.enable_grad():
-            weighed.of(run(clone, image), place).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         for gate in gates:
             parameter = parameters[gate.tensor]
             if parameter.grad is not None:
@@ -108,9 +123,9 @@ def derivatives(groups: Groups, model: nn.Module, sample: Sample, order: Gates) 
             sample.report(place + 1, sample.images)
     if not np.isfinite(found).all():
         raise UserError(
-            "The gradients of the network's outputs are not finite on the calibration images, so no importance can be "
-            "computed of them. Check the images and how they are prepared, or take an importance that reads weights "
-            "alone, such as l2."
+            "The gradients of the network's outputs, or of its loss, are not finite on the calibration images, so no "
+            "importance can be computed of them. Check the images, how they are prepared and their labels, or take an "
+            "importance that reads weights alone, such as l2."
         )
     return found
 

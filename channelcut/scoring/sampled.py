@@ -26,10 +26,12 @@ class Sampled:
     unit: what that is. A `loss` is what the outputs lose with the channel, over all layers that read it: allocation
         divides it by what the channel costs under the budget. A `density` is a loss that has been divided by something
         already. What is `relative` compares channels of one lane alone, in units of their mean.
+    gradients: whether it is computed of gradients alone, so that those of a task loss on labels will do.
     """
 
     of: Callable[[Groups, nn.Module, Sample], Scores]
     unit: Unit
+    gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Scored:
 
 
 SAMPLED: dict[str, Sampled] = {
-    "fisher": Sampled(fisher, "loss"),
-    "taylor": Sampled(taylor, "loss"),
-    "group-fisher": Sampled(group_fisher, "density"),
+    "fisher": Sampled(fisher, "loss", gradients=True),
+    "taylor": Sampled(taylor, "loss", gradients=True),
+    "group-fisher": Sampled(group_fisher, "density", gradients=True),
     "reconstruction": Sampled(reconstruction, "loss"),
     "activation": Sampled(activation_energy, "relative"),
 }

@@ -12,6 +12,7 @@ from channelcut.adapters.base import Adapter
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.sensitivity import Weighing
 from channelcut.recovery.distil.losses import Teaching
+from channelcut.recovery.distil.pool import Labelled
 from channelcut.recovery.images import Preprocessing
 
 CHECKPOINT = "pruned.pt"
@@ -78,6 +79,25 @@ class Ultralytics(Adapter):
         from channelcut.adapters.ultralytics.data import calibration_images, task_of
 
         return calibration_images(data, task_of(model), shape, preprocessing, limit)
+
+    def labelled(
+        self,
+        model: nn.Module,
+        data: Any,
+        shape: tuple[int, ...],
+        preprocessing: Preprocessing | None = None,
+        epochs: int = 1,
+        *,
+        plain: bool = False,
+    ) -> Labelled | None:
+        """The labels of a data set's `train` split, with their criterion, see `labels.labelled`."""
+        if not self.is_data_set(model, data) or len(shape) != 3:
+            return None
+        from channelcut.adapters.ultralytics.data import check_preprocessing
+        from channelcut.adapters.ultralytics.labels import labelled
+
+        check_preprocessing(data, preprocessing)
+        return labelled(model, data, max(shape[1:]), epochs, plain=plain)
 
     def check_data(self, model: nn.Module, data: str | Path) -> None:
         """See `evaluation.check_module`."""

@@ -118,11 +118,7 @@ def calibration_images(
     Raises:
         UserError: the data set is missing or has other channels, or `preprocessing` says something else.
     """
-    if preprocessing not in (None, Preprocessing(), Preprocessing("letterbox")):
-        raise UserError(
-            f"{data} is a data set of Ultralytics, whose own preprocessing is used. Leave the flags about images "
-            "(--fit, --bgr, --scale, --mean, --std; preprocessing in Python) out, or give a folder of images."
-        )
+    check_preprocessing(data, preprocessing)
     found = resolved(data, task)
     if int(found.get("channels", 3)) != shape[0]:
         raise UserError(
@@ -144,22 +140,45 @@ def calibration_images(
     return torch.stack(batch), broken
 
 
-def mirrored(found: Mapping[str, Any], task: str, data: str | Path, folder: Path) -> dict[str, Any]:
-    """The `val` split as links in a folder, since their loader writes a cache beside labels and repairs images.
+def check_preprocessing(data: str | Path, preprocessing: Preprocessing | None) -> None:
+    """Refuse any other way to prepare the images of a data set of theirs.
+
+    Raises:
+        UserError: it is another.
+    """
+    if preprocessing not in (None, Preprocessing(), Preprocessing("letterbox")):
+        raise UserError(
+            f"{data} is a data set of Ultralytics, whose own preprocessing is used. Leave the flags about images "
+            "(--fit, --bgr, --scale, --mean, --std; preprocessing in Python) out, or give a folder of images."
+        )
+
+
+def mirrored(found: Mapping[str, Any], task: str, data: str | Path, folder: Path, split: str = "") -> dict[str, Any]:
+    """A split as links in a folder, since their loader writes a cache beside labels and repairs images.
+
+    Args:
+        found: the data set, from `resolved`.
+        task: of the network.
+        data: its name, for messages.
+        folder: where the links go.
+        split: `train`; by default `val`, or `test` where there is none.
 
     Returns:
-        The data set, with `val` there.
+        The data set, with `train` and `val` there: the same images in both.
+
+    Raises:
+        UserError: there are no images, or no labels beside them.
     """
     from ultralytics.data.utils import img2label_paths
 
-    split = "val" if found.get("val") else "test"
+    split = split or ("val" if found.get("val") else "test")
     files = image_files(found, split, data)
     if task == "classify":
         root = Path(str(found[split]))
         for file in files:
-            _link(file, folder / "val" / file.relative_to(root))
-        return {**found, "path": folder, "train": folder / "val", "val": folder / "val"}
-    images, labels = folder / "images" / "val", folder / "labels" / "val"
+            _link(file, folder / split / file.relative_to(root))
+        return {**found, "path": folder, "train": folder / split, "val": folder / split}
+    images, labels = folder / "images" / split, folder / "labels" / split
     for index, (file, label) in enumerate(zip(files, img2label_paths([str(file) for file in files]), strict=True)):
         name = f"{index:08d}_{file.stem}"
         _link(file, images / f"{name}{file.suffix}")
@@ -167,8 +186,9 @@ def mirrored(found: Mapping[str, Any], task: str, data: str | Path, folder: Path
             _link(Path(label), labels / f"{name}.txt")
     if not labels.is_dir():
         raise UserError(
-            f"No labels stand beside the {len(files)} images of the split 'val' of {data}: expected "
-            "labels/.../NAME.txt for images/.../NAME.jpg. --no-evaluate leaves the evaluation out."
+            f"No labels stand beside the {len(files)} images of the split {split!r} of {data}: expected "
+            "labels/.../NAME.txt for images/.../NAME.jpg. To do without: --no-evaluate leaves the evaluation out, "
+            "--task 0 (RecoverOptions(task=0)) the labels of a recovery."
         )
     return {**found, "path": folder, "train": str(images), "val": str(images)}
 

@@ -94,8 +94,11 @@ def evaluate(
             ) from error
 
 
-def check_fits(subject: Subject, data: str | Path) -> dict[str, Any]:
-    """The data set, after a look at whether it is one for the network.
+_NO_EVALUATION = "leave the evaluation out (--no-evaluate; evaluate=False in Python): calibration reads no labels"
+
+
+def check_fits(subject: Subject, data: str | Path, without: str = _NO_EVALUATION) -> dict[str, Any]:
+    """The data set, after a look at whether it is one for the network; `without`: how to do without its labels.
 
     Raises:
         UserError: it has other classes, channels or keypoints.
@@ -109,15 +112,14 @@ def check_fits(subject: Subject, data: str | Path) -> dict[str, Any]:
         if has != wants:
             raise UserError(
                 f"The data set {data} has {has} {what}, and the network has {wants}: they do not fit. Give "
-                "the data that it was trained on, train it on this data first, or leave the evaluation out "
-                "(--no-evaluate; evaluate=False in Python): calibration reads no labels."
+                f"the data that it was trained on, train it on this data first, or {without}."
             )
     return found
 
 
-def check_module(model: nn.Module, data: str | Path) -> dict[str, Any]:
+def check_module(model: nn.Module, data: str | Path, without: str = _NO_EVALUATION) -> dict[str, Any]:
     """`check_fits` for a module."""
-    return check_fits(_described(model), data)
+    return check_fits(_described(model), data, without)
 
 
 def _described(model: nn.Module) -> Subject:

@@ -20,10 +20,15 @@ def draws(count: int, *seeds: int) -> Tensor:
 
 def generator(*seeds: int) -> torch.Generator:
     """A generator of its own for whatever the seeds name."""
-    mixed = 0
+    return torch.Generator().manual_seed(mixed(*seeds))
+
+
+def mixed(*seeds: int) -> int:
+    """One seed of several."""
+    found = 0
     for seed in seeds:
-        mixed = (mixed * 6364136223846793005 + seed + 1442695040888963407) % (1 << 63)
-    return torch.Generator().manual_seed(mixed)
+        found = (found * 6364136223846793005 + seed + 1442695040888963407) % (1 << 63)
+    return found
 
 
 def augmented(images: Tensor, chosen: Sequence[str], numbers: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ from torch.utils import _pytree as pytree
 
 from channelcut.core.inputs import Inputs
 from channelcut.recovery.batches import mapped, put_back, taken
-from channelcut.recovery.distil.augment import augmented, draws, generator
+from channelcut.recovery.distil.augment import augmented, draws, generator, mixed
 from channelcut.recovery.distil.lesson import Given
 from channelcut.recovery.distil.options import RecoverOptions
 from channelcut.recovery.distil.pool import Pool
 from channelcut.recovery.distil.processes import Processes
 
 _MOST_HELD = 256  # items that are held back, and that the end is recalibrated on
-_SPLIT, _ORDER, _AUGMENT = range(3)  # what is drawn: a stream of its own each
+_SPLIT, _ORDER, _AUGMENT, _VARY = range(4)  # what is drawn: a stream of its own each
 
 
 class Batches:
@@ -44,6 +44,7 @@ class Batches:
         self.held, self.trained = order[:held], order[held:]
         size = all_.count if pool.whole else options.batch
         self.per_epoch = math.ceil(len(self.trained) / size)
+        self._vary = None if pool.varied is None else pool.varied(self.trained)
         self._threads = ThreadPoolExecutor(options.workers) if pool.threads else None
         self._ahead: tuple[int, list[Future[Any]]] = (-1, [])
 
@@ -105,12 +106,18 @@ class Batches:
 
     def _read(self, step: int) -> list[Any]:
         numbers = self.numbers(step)
-        return [self.pool.item(numbers[position]) for position in self.positions(step)]
+        return [self._item(numbers[position], step) for position in self.positions(step)]
 
     def _submitted(self, step: int) -> list[Future[Any]]:
         assert self._threads is not None
         numbers = self.numbers(step)
-        return [self._threads.submit(self.pool.item, numbers[position]) for position in self.positions(step)]
+        return [self._threads.submit(self._item, numbers[position], step) for position in self.positions(step)]
+
+    def _item(self, number: int, step: int) -> Any:
+        """An item as a step has it."""
+        if self._vary is None:
+            return self.pool.item(number)
+        return self._vary(number, mixed(self.seed, _VARY, step, number), step // self.per_epoch)
 
 
 def _values(inputs: Inputs) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,11 @@ from torch import Tensor, nn
 
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs
+from channelcut.core.labels import Loss, checked
 from channelcut.core.randomness import OwnRandom
-from channelcut.core.words import kind_of
 from channelcut.recovery.distil.losses import Teaching, outputs_of, relative, variance
 from channelcut.recovery.distil.options import RecoverOptions
 from channelcut.recovery.distil.places import Place, Tapped
-
-Loss = Callable[[nn.Module, Any], Tensor]
-"""loss(model, batch) -> a tensor of one number, see `channelcut.recover`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class Lesson:
                 mine = student(given.inputs)
                 found |= self._compared(wanted, mine, student)
             if task and self.task is not None:
-                found["task"] = _checked(self.task(student.module, given.whole))
+                found["task"] = checked(self.task(student.module, given.whole))
         student.seen, self.teacher.seen = {}, {}  # they would be kept, and the forwards of the task loss add to them
         return found
 
@@ -132,13 +129,3 @@ class Lesson:
 
 def _kept(output: Tensor, place: Place) -> Tensor:
     return output.index_select(place.axis, torch.tensor(place.kept, device=output.device))
-
-
-def _checked(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
-        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-        raise UserError(
-            f"The task loss returns {kind_of(value)}{shape}. Expected a tensor of one floating-point number, which "
-            "gradients can be taken of: loss(model, batch) -> criterion(model(batch[0]), batch[1])."
-        )
-    return value.reshape(())

@@ -34,10 +34,11 @@ class RecoverOptions:
         device: such as `cuda:1`; by default the GPU where there is one, else where the network is.
         augment: what is done to every input, for teacher and student alike: some of `flip`, `scale`, `colour` and
             `mosaic`. None: flip, scale and colour, mosaic too for detectors that are known as such; with a task loss
-            colour alone, because labels may say where things are.
+            colour alone, because labels may say where things are; with the labels of a library's data set that
+            library's own augmentation, which moves the labels too.
         output: weight of the loss on outputs.
         features: weight of the loss on the outputs of cut layers.
-        task: weight of the task loss, where there is one.
+        task: weight of the task loss, where there is one; 0: labels are not read.
         places: the most layers whose outputs are compared.
         held_back: share of the inputs that are not trained on, at most 256, and tell how close the outputs are.
         patience: epochs without a gain on these after which the training stops; 0: never.

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs
+from channelcut.core.labels import Loss
 from channelcut.core.words import kind_of
 from channelcut.recovery.batches import is_single, mapped, taken
 from channelcut.recovery.images import Preprocessing, decoded, image_files, prepared
@@ -28,6 +29,8 @@ _EXPECTED = (
     "iterable of batches."
 )
 Report = Callable[[int, int], None]
+Vary = Callable[[int, int, int], Any]
+"""vary(number, seed, epoch) -> an item as it is trained on, changed as the seed says."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Pool:
     unreadable: images that could not be decoded.
     notes: what a reader of the report has to know.
     example: what the network takes.
+    varied: of data that brings its own augmentation: varied(numbers of the items that are trained on) -> how each of
+        these is changed, by no others.
     """
 
     size: int
@@ -52,6 +57,21 @@ class Pool:
     unreadable: int = 0
     notes: tuple[str, ...] = ()
     example: Inputs = ((), {})
+    varied: Callable[[Sequence[int]], Vary] | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labels, and what makes a loss of them.
+
+    data: what `channelcut.recover` takes, or items by number; its batches are what the loss takes.
+    loss: the task loss; None where there are no labels.
+    notes: what a reader of the report has to know.
+    """
+
+    data: Any
+    loss: Loss | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,8 @@ def pool_of(data: Any, reading: Reading) -> Pool:
     Raises:
         UserError: it is none of these, too few images can be read, or it holds nothing.
     """
+    if isinstance(data, Pool):
+        return replace(data, example=reading.example)
     if isinstance(data, (str, Path)):
         return replace(_folder(Path(data), reading), example=reading.example)
     if isinstance(data, np.ndarray):
