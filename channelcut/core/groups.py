@@ -170,8 +170,9 @@ class Work:
 class Finding:
     """One thing that the analysis found out beyond what the rules say, in the order in which it did.
 
-    `check` is who found it (`equations`, `replay`, `steps`, `probe`), `effect` what follows: a `bind` (these live and
-    die together), a `tie` (these keep equal shares) or a `pin` (these stay); `channels` are ascending.
+    `check` is who found it (`equations`, `replay`, `counts`, `steps`, `probe`), `effect` what follows: a `bind` (these
+    live and die together), a `tie` (these keep equal shares), `counts` (these keep in each lane what the forward's own
+    splits give it) or a `pin` (these stay); `channels` are ascending.
     """
 
     check: str
