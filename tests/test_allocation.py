@@ -67,13 +67,13 @@ def test_the_floor_keeps_every_group() -> None:
 def test_alignment() -> None:
     plan = cc.prune(build("Residual"), example(), macs=0.6, align=8).plan
     assert all(g.kept % 8 == 0 for g in plan.groups)
-    assert admissible_widths(20, 8, 2).tolist() == [8, 16, 20]
-    assert admissible_widths(6, 8, 1).tolist() == [6]
-    assert admissible_widths(64, 16, 32).tolist() == [32, 48, 64]
+    assert admissible_widths(np.arange(1, 21), 8, 2).tolist() == [8, 16, 20]
+    assert admissible_widths(np.arange(1, 7), 8, 1).tolist() == [6]
+    assert admissible_widths(np.arange(1, 65), 16, 32).tolist() == [32, 48, 64]
 
 
 def test_rounding_follows_importance() -> None:
-    steps = admissible_widths(16, 8)
+    steps = admissible_widths(np.arange(1, 17), 8)
     up = np.array([9.0] * 12 + [0.1] * 4)
     down = np.array([9.0] * 8 + [0.1] * 4 + [0.1] * 4)
     assert nearest_width(up, 12, steps) == 16

@@ -1,4 +1,7 @@
-"""Shuffles of widths that halve to odd numbers: lanes without a common divisor lose blocks, and the rest stays."""
+"""Shuffles of widths that halve to odd numbers, by slices: lanes without a common divisor lose blocks, the rest stays.
+
+Of chunks the forward itself says what the lanes of a narrower network have (`test_unequal_lanes.py`).
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ X = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 class Unit(nn.Module):
-    """A unit of ShuffleNetV2: half of the channels are worked on, and all are shuffled."""
+    """A unit as of ShuffleNetV2: half of the channels are worked on, and all are shuffled."""
 
     def __init__(self, width: int, groups: int = 2) -> None:
         super().__init__()
         self.branch, self.groups = conv(width // 2, width // 2, 1), groups
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, 1)
-        x = torch.cat([a, self.branch(b)], 1)
+        half = x.shape[1] // 2
+        x = torch.cat([x[:, :half], self.branch(x[:, half:])], 1)
         n, c, h, w = x.shape
         return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
@@ -35,8 +38,8 @@ class Swapped(Unit):
     """The other half is worked on, and an op of torch shuffles."""
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, 1)
-        return torch.channel_shuffle(torch.cat([self.branch(a), b], 1), self.groups)
+        half = x.shape[1] // 2
+        return torch.channel_shuffle(torch.cat([self.branch(x[:, :half]), x[:, half:]], 1), self.groups)
 
 
 def network(width: int, units: int = 4, kind: type[Unit] = Unit, **options: Any) -> nn.Module:

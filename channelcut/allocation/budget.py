@@ -127,7 +127,7 @@ def allocate(
     ]
     aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
     least = [least_width(group, budget, share) for group, share in zip(groups.groups, shares, strict=True)]
-    steps = [admissible_widths(g.width, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
+    steps = [admissible_widths(g.widths, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
     if budget.limit is None:
         asked = np.where(np.isnan(shares), 1.0, shares)
         wanted = [max(1, round(group.width * share)) for group, share in zip(groups.groups, asked, strict=True)]
@@ -137,8 +137,8 @@ def allocate(
         widths = _global(groups, ranked, steps, costs[budget.limit[0]], budget.limit, by_cost=unit == "loss")
     kept = np.ones(groups.channel_count, dtype=bool)
     for group, lanes, width in zip(groups.groups, order, widths, strict=True):
-        for lane in lanes:
-            kept[lane[width * (len(lane) // group.width) :]] = False
+        for lane, count in zip(lanes, group.counts(int(width)), strict=True):
+            kept[lane[count:]] = False
     if kept.all() and _asks(budget, shares, costs, groups):
         widest = max(group.width for group in groups.groups)
         raise BudgetError(
@@ -169,13 +169,16 @@ def least_widths(groups: Groups, budget: Budget) -> Widths:
     found = []
     for group in groups.groups:
         align = width_alignment(groups, group, budget.align)
-        found.append(admissible_widths(group.width, align, least_width(group, budget, math.nan))[0])
+        found.append(admissible_widths(group.widths, align, least_width(group, budget, math.nan))[0])
     return np.array(found, dtype=np.int64)
 
 
 def least_width(group: Group, budget: Budget, share: float) -> int:
-    """The least width of a group: every lane keeps `min_channels`; beside a limit, also the shares that are asked."""
-    shortest = min(len(lane) for lane in group.lanes)
+    """The least width of a group: every lane keeps `min_channels`; beside a limit, also the shares that are asked.
+
+    Of lanes that keep no equal shares it is all together that keep as many, wherever they stand in a tensor.
+    """
+    shortest = group.width if group.table else min(len(lane) for lane in group.lanes)
     least = math.ceil(budget.min_channels * group.width / shortest)
     if budget.limit is not None:
         part = max(budget.min_keep, 0.0 if math.isnan(share) else share)
@@ -213,10 +216,20 @@ def _weight(groups: Groups, group: Group, unit: str) -> float:
 def _steps_mean(group: Group, scores: list[Scores]) -> Scores:
     """The mean score of each step of a group's width, over its lanes, shape (width,).
 
-    `scores` are in descending order.
+    `scores` are in descending order. Where lanes keep no equal shares, all steps between two widths have the mean of
+    what goes with them, and none more than the one before.
     """
-    means: Scores = np.mean([lane.reshape(group.width, -1).mean(1) for lane in scores], axis=0)
-    return means
+    if not group.table:
+        equal: Scores = np.mean([lane.reshape(group.width, -1).mean(1) for lane in scores], axis=0)
+        return equal
+    means, before = np.zeros(group.width), (0, 0.0, 0)
+    for width in group.widths.tolist():
+        counts = group.counts(width)
+        total = sum(float(lane[:count].sum()) for lane, count in zip(scores, counts, strict=True))
+        means[before[0] : width] = (total - before[1]) / max(1, sum(counts) - before[2])
+        before = (width, total, sum(counts))
+    descending: Scores = np.minimum.accumulate(np.maximum(means, 0.0))
+    return descending
 
 
 def _descending(group: Group, scores: Scores) -> list[NDArray[np.int64]]:

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from channelcut.core.groups import Group, Groups
 
 
-def admissible_widths(width: int, align: int, least: int = 1) -> NDArray[np.int64]:
-    """Ascending widths a lane of `width` channels may keep.
+def admissible_widths(widths: NDArray[np.int64], align: int, least: int = 1) -> NDArray[np.int64]:
+    """Of the widths that a group may have, ascending, those that a plan may choose.
 
     A width off the alignment can be slower than the full one on dense hardware, so only multiples of `align` and the
     full width itself are offered, none below `least`.
     """
-    multiples = np.arange(align, width + 1, align)
-    multiples = multiples[multiples >= max(1, least)]
-    return np.unique(np.append(multiples, width)).astype(np.int64)
+    chosen = (widths % align == 0) & (widths >= max(1, least))
+    return np.unique(np.append(widths[chosen], widths[-1])).astype(np.int64)
 
 
 def width_alignment(groups: Groups, group: Group, align: int) -> int:

@@ -55,8 +55,12 @@ class Footprint:
         groups) each group may also lose elements of its own, as many as the others: what is left of it closes up.
         """
         shape = self._slabs(kept)
-        if shape is not None or len(self.varying) != 2:
-            return shape
+        return self.closed_shape(kept) if shape is None else shape
+
+    def closed_shape(self, kept: Kept) -> tuple[int, ...] | None:
+        """The shape of what is left of a shuffle each of whose groups has lost elements of its own; None of others."""
+        if len(self.varying) != 2:
+            return None
         columns, groups = self.varying
         counts = set(np.moveaxis(kept[self.channels], groups, 0).reshape(self.shape[groups], -1).sum(1).tolist())
         if len(counts) > 1:

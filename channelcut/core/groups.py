@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -80,6 +80,11 @@ class Group:
     of an attention one lane a head. A lane of `n * width` channels keeps `n` times what one of `width` channels
     keeps. Of a lane of `width * step` channels a multiple of `step` is kept, because the forward asks for one
     (`assert c % 4 == 0`).
+
+    Where lanes have no common divisor the forward's own splits say how many each keeps: halves of 29 are 15 and 14,
+    those of 24 are 12 and 12. Then `table` holds the number that each lane keeps, by the width: how many of
+    the group's channels stand in a slot, divided by the greatest common divisor of these numbers. A width that is not
+    in it is not admissible.
     """
 
     index: int
@@ -87,16 +92,32 @@ class Group:
     lanes: tuple[Ids, ...]
     slots: tuple[int, ...]
     step: int = 1
+    table: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
-        """Steps in which the group can lose channels: the greatest common divisor of its lanes' lengths, by `step`."""
-        return math.gcd(*(len(lane) for lane in self.lanes)) // self.step
+        """Steps in which the group can lose channels: the greatest common divisor of its lanes' lengths, by `step`.
+
+        With a `table`, the greatest common divisor of the numbers of its channels in each slot.
+        """
+        return max(self.table) if self.table else math.gcd(*(len(lane) for lane in self.lanes)) // self.step
+
+    @property
+    def widths(self) -> Ids:
+        """The widths that it may have, ascending, shape (widths,); the last one is `width`."""
+        return np.array(sorted(self.table) or range(1, self.width + 1), dtype=np.int64)
+
+    def counts(self, width: int) -> tuple[int, ...]:
+        """How many channels each lane keeps at one of `widths`."""
+        return self.table[width] if self.table else tuple(len(lane) * width // self.width for lane in self.lanes)
 
     def kept_width(self, kept: NDArray[np.bool_]) -> int:
         """The width that is left when the channels marked in `kept` are."""
-        first = self.lanes[0]
-        return int(kept[first].sum()) * self.width // len(first)
+        if not self.table:
+            first = self.lanes[0]
+            return int(kept[first].sum()) * self.width // len(first)
+        counts = tuple(int(kept[lane].sum()) for lane in self.lanes)
+        return next(width for width, found in self.table.items() if found == counts)
 
     @property
     def channels(self) -> Ids:
@@ -149,8 +170,9 @@ class Work:
 class Finding:
     """One thing that the analysis found out beyond what the rules say, in the order in which it did.
 
-    `check` is who found it (`equations`, `replay`, `steps`, `probe`), `effect` what follows: a `bind` (these live and
-    die together), a `tie` (these keep equal shares) or a `pin` (these stay); `channels` are ascending.
+    `check` is who found it (`equations`, `replay`, `counts`, `steps`, `probe`), `effect` what follows: a `bind` (these
+    live and die together), a `tie` (these keep equal shares), `counts` (these keep in each lane what the forward's own
+    splits give it) or a `pin` (these stay); `channels` are ascending.
     """
 
     check: str
@@ -165,6 +187,18 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """Where a cut network has its channels in another order than the original: of a slot, and of a node's value.
+
+    Only what is in another order is there: the channel of each position of a slot by tensor and axis, shape (kept
+    extent,), and of each element of a value by the index of the node in the original's graph, in the cut value's shape.
+    """
+
+    slots: Mapping[tuple[str, int], Ids] = field(default_factory=dict)
+    values: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Groups:
     """Everything that can be removed together, everything that cannot, and why.
 
@@ -172,7 +206,8 @@ class Groups:
     have to be, `free_outputs` patterns of the outputs that may lose channels, `findings` what was found out on the way,
     `unused` the parameters that the forward never reads: they are neither cut nor pinned. `deploy` is which form of the
     network is deployed, `undeployed` the parameters that this form lacks; `work` is that form's alone.
-    `uncounted` says why outputs may lose channels that nobody named.
+    `uncounted` says why outputs may lose channels that nobody named. `arrange` tells where what is left of groups with
+    a table comes in another order; None where no group has one.
     """
 
     groups: tuple[Group, ...]
@@ -190,6 +225,7 @@ class Groups:
     deploy: Deploy = DEFAULT
     undeployed: tuple[str, ...] = ()
     uncounted: str = ""
+    arrange: Callable[[NDArray[np.bool_]], Arrival] | None = field(default=None, repr=False)
     _ids: Mapping[int, Any] = field(default_factory=dict, repr=False)
     _channel_of: Ids = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)
 
@@ -242,6 +278,11 @@ class Groups:
     def _relabelled(self, ids: Tensor) -> Tensor:
         table = torch.from_numpy(self._channel_of)
         return table[compact(ids).to(torch.int64)].expand(ids.shape)
+
+    def arrival(self, kept: NDArray[np.bool_]) -> Arrival:
+        """Where the channels marked in `kept` come in another order than they had."""
+        cut = any(group.table and not kept[group.channels].all() for group in self.groups)
+        return self.arrange(kept) if cut and self.arrange is not None else Arrival()
 
     def group_of(self) -> NDArray[np.int64]:
         """Index of the group of each channel, shape (channel_count,); -1 where a channel is pinned or fixed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as default
-from itertools import pairwise
 from typing import Any, Protocol
 
 from channelcut.core.checked import Wrong, count, entries, expect, field, items
@@ -24,12 +23,24 @@ class Cost:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What a plan does to one group: the width of each lane before and after."""
+    """What a plan does to one group: the width of each lane before and after.
+
+    Where the forward's own splits give lanes no equal shares, the widths are those of all of them together, as they
+    stand in a tensor, and `counts` is how many channels each lane has before and after.
+    """
 
     name: str
     lanes: int
     width: int
     kept: int
+    counts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """How many channels all lanes have together before and after."""
+        if not self.counts:
+            return self.lanes * self.width, self.lanes * self.kept
+        return sum(before for before, _ in self.counts), sum(after for _, after in self.counts)
 
 
 def met_already(plan: Plan) -> str:
@@ -59,7 +70,8 @@ class Plan:
     Args:
         fingerprint: identifies the model by the names, shapes and types of its tensors.
         weights: identifies the values of these tensors.
-        kept: `kept[name][axis]` lists the positions that a tensor keeps, ascending; what is not there stays whole.
+        kept: `kept[name][axis]` lists the positions that a tensor keeps, in the order in which the cut tensor has them
+            (ascending, but where a shuffle brings what is left in another order); what is not there stays whole.
         attributes: `attributes[module][attribute]` is the new value of a number that follows a width.
         indices: `indices[name]` are the new values of a tensor of positions by which the forward picks channels.
         groups: the widths of every group before and after, in channels of one lane.
@@ -210,14 +222,14 @@ def _plan(data: Mapping[str, Any]) -> Plan:
 
 
 def _axes(data: Any, place: str) -> dict[int, tuple[int, ...]]:
-    """Ascending positions by axis."""
+    """Positions by axis, each once."""
     found = {}
     for axis, positions, at in entries(data, place):
         if not (axis.isascii() and axis.isdigit()):
             raise Wrong(f"{at} is under {axis!r}, expected the number of an axis")
         kept = tuple(expect(position, int, each, "a position") for position, each in items(positions, at))
-        if not kept or kept[0] < 0 or any(one >= other for one, other in pairwise(kept)):
-            raise Wrong(f"{at} is no list of positions, expected at least one, ascending from 0 on")
+        if not kept or min(kept) < 0 or len(set(kept)) < len(kept):
+            raise Wrong(f"{at} is no list of positions, expected at least one, each once, from 0 on")
         found[int(axis)] = kept
     return found
 
@@ -236,7 +248,20 @@ def _group(data: Any, place: str) -> GroupPlan:
     width, kept = count(data, "width", place, 1), count(data, "kept", place, 1)
     if kept > width:
         raise Wrong(f"{place} keeps {kept} of {width}")
-    return GroupPlan(name, lanes, width, kept)
+    return GroupPlan(name, lanes, width, kept, _counts(data.get("counts", ()), lanes, f"{place}.counts"))
+
+
+def _counts(data: Any, lanes: int, place: str) -> tuple[tuple[int, int], ...]:
+    """How many channels each lane has before and after, where that is said."""
+    found = []
+    for pair, at in items(data, place):
+        numbers = [expect(number, int, each, "a number of channels") for number, each in items(pair, at)]
+        if len(numbers) != 2 or not 0 <= numbers[1] <= numbers[0]:
+            raise Wrong(f"{at} is {numbers}, expected the channels of a lane before and after")
+        found.append((numbers[0], numbers[1]))
+    if found and len(found) != lanes:
+        raise Wrong(f"{place} has {len(found)} entries, expected one for each of {lanes} lanes")
+    return tuple(found)
 
 
 def _cost(data: Mapping[str, Any], place: str) -> Cost:

@@ -192,7 +192,8 @@ ALL_TOGETHER = Reason(
 NO_COMMON_STEP = Reason(
     "parts that must keep equal shares have no common divisor",
     "choose widths that the pieces divide evenly, such as a multiple of 32",
-    "Pieces of 7 and 15 channels that keep the same share can keep all or nothing.",
+    "Pieces of 7 and 15 channels that keep the same share can keep all or nothing. Where chunks make them, a "
+    "narrower network may tell what each keeps; here it does not.",
     "sizes",
 )
 LEFT_OVER = Reason(

@@ -48,12 +48,28 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def kept_positions(groups: Groups, kept: NDArray[np.bool_]) -> Kept:
-    """The kept positions along every slot that loses any."""
+    """The kept positions along every slot that loses any, in the order in which the cut network has them."""
     found: Kept = {}
+    arrival = groups.arrival(kept)
     for slot in groups.slots:
         mask = kept[slot.channels]
         if not mask.all():
-            found.setdefault(slot.tensor, {})[slot.axis] = tuple(np.flatnonzero(mask).tolist())
+            positions = np.flatnonzero(mask)
+            if (arrived := arrival.slots.get((slot.tensor, slot.axis))) is not None:
+                positions = positions[rearranged(slot.channels[positions], arrived)]
+            found.setdefault(slot.tensor, {})[slot.axis] = tuple(positions.tolist())
+    return found
+
+
+def rearranged(before: Ids, after: Ids) -> Ids:
+    """The positions in a line of channels that those of another order of it had, shape (extent,).
+
+    A channel that has moved is there once.
+    """
+    found: Ids = np.arange(len(before))
+    moved = np.flatnonzero(before != after)
+    order, wanted = np.argsort(before[moved]), np.argsort(after[moved])
+    found[moved[wanted]] = moved[order]
     return found
 
 

@@ -9,6 +9,7 @@ from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups, Role
 from channelcut.coupling.blocks import Blocks
 from channelcut.coupling.collect import collect
+from channelcut.coupling.counts import UnequalLanes
 from channelcut.coupling.facts import CoupleOptions
 from channelcut.coupling.probe import Forward, Probe, StaleTrace
 from channelcut.coupling.replay import replay
@@ -40,7 +41,8 @@ def couple(
         RuleError: a rule of an op is wrong.
     """
     settling = _freest(graphs, options or CoupleOptions())
-    checks = (*CHEAP, Blocks(settling, CHEAP))
+    cheap = (*CHEAP, UnequalLanes())
+    checks = (*cheap, Blocks(settling, cheap))
     if forward is None:
         return groups_of(settling.without_held(settling.settle(checks)))
     try:

@@ -117,18 +117,34 @@ class Bind:
     check: str
 
 
-Request = Bind | PinRequest
-"""What a check asks for: to bind more tightly, or to pin."""
+@dataclass(frozen=True)
+class Table:
+    """What each of some lanes keeps, by a width; `lanes` hold an id of each of their channels, the full width is last.
+
+    The lanes keep no equal shares.
+    """
+
+    lanes: tuple[NDArray[np.int64], ...]
+    counts: Mapping[int, tuple[int, ...]]
+    site: Site
+    check: str
+
+
+Request = Bind | PinRequest | Table
+"""What a check asks for: to bind more tightly, to pin, or that lanes keep what a table says."""
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """Which ids belong together, which keep equal counts, which stay; `requests` are what checks have added."""
+    """Which ids belong together, which keep equal counts, which stay, which lanes keep what a table says; `requests`
+    are what checks have added.
+    """
 
     edges: tuple[NDArray[np.int64], ...] = ()
     equal: tuple[Equal, ...] = ()
     rectangles: tuple[Rectangle, ...] = ()
     pins: tuple[PinRequest, ...] = ()
+    tables: tuple[Table, ...] = ()
     requests: tuple[Request, ...] = ()
 
     def refined(self, requests: Sequence[Request]) -> Constraints:
@@ -151,6 +167,7 @@ class Constraints:
             equal=tuple(item for item in self.equal if id(item) not in gone),
             rectangles=tuple(item for item in self.rectangles if id(item) not in gone),
             pins=(*self.pins, *pins),
+            tables=(*self.tables, *(request for request in requests if isinstance(request, Table))),
             requests=(*self.requests, *requests),
         )
 

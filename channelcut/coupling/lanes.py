@@ -137,7 +137,7 @@ class Divider:
         # Checks that start anew ask for the same bindings in new arrays: their content is the key.
         added = tuple(pairs.tobytes() for pairs in constraints.edges[base:])
         if added not in self._footprints:
-            self._footprints[added] = Footprints(_components(constraints.edges, np.arange(self.facts.count)))
+            self._footprints[added] = Footprints(components(constraints.edges, np.arange(self.facts.count)))
         # Equal pieces and rectangles are only ever taken away, and `facts` keeps them all: an id stays one thing's.
         key = (added, *map(id, constraints.equal), *map(id, constraints.rectangles))
         if key not in self._labels:
@@ -155,7 +155,7 @@ class Divider:
         return _Labels(footprints, _signature((members, _pairs(pieces)), count), members)
 
 
-def _components(edges: Sequence[NDArray[np.int64]], channel_of: Channels) -> Channels:
+def components(edges: Sequence[NDArray[np.int64]], channel_of: Channels) -> Channels:
     """Channels joined by edges between ids, numbered from 1 in the order of the ids; id 0 is channel 0."""
     if not edges:
         return channel_of

@@ -126,9 +126,9 @@ def one_step(groups: Groups, smaller: Sequence[Group]) -> Kept:
     """
     kept = np.ones(groups.channel_count, dtype=bool)
     for group in smaller:
-        width = max(1, group.width - 1 - group.index % 3)
-        for lane in group.lanes:
-            kept[lane[width * (len(lane) // group.width) :]] = False
+        width = group.widths[: -1 - group.index % 3][-1:].tolist() or group.widths[:1].tolist()
+        for lane, count in zip(group.lanes, group.counts(*width), strict=True):
+            kept[lane[count:]] = False
     return kept
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from channelcut.core import ids as I
 from channelcut.core.errors import RuleError
-from channelcut.core.footprint import Channels, Footprints, Kept
+from channelcut.core.footprint import Channels, Footprint, Footprints, Kept
 from channelcut.core.graph import Node, Site, Spec
 from channelcut.core.groups import Role
 from channelcut.core.reasons import ORDER, Reason
@@ -142,9 +142,8 @@ class Checker:
     def __init__(self, facts: Facts, footprints: Footprints, kept: Kept, number: int) -> None:
         self.facts, self.footprints, self.kept, self.number = facts, footprints, kept, number
         self.graph, self.values = facts.runs[number].graph, facts.runs[number].values
-        self.slots: dict[tuple[str, int], RawSlot] = {
-            key: replace(slot, ids=self._left(slot.ids)) for key, slot in facts.slots.items()
-        }
+        self.slots = self.known_slots()
+        self.found: Mapping[int, Any] = {}
         self._minted: dict[Place, int] = {}
         self._node: Node | None = None
 
@@ -156,23 +155,27 @@ class Checker:
         Raises:
             RuleError: a rule raises on fewer ids what it did not raise on all of them.
         """
-        values = _Predicted(self)
+        values = self.found = Predicted(self)
         found = []
         for node in self.graph.nodes:
-            if (
-                node.kind != "call"
-                or not (chosen is None or node.index in chosen)
-                or _is_state(self.values[node.index])
-            ):
+            if node.kind != "call" or not (chosen is None or node.index in chosen) or is_state(self.values[node.index]):
                 continue
             self._node = node
             try:
-                values[node.index] = run_rule(self, self.graph, self.number, node, values, self.adapted)
+                values[node.index] = self.step(node, values)
             except Mismatch as problem:
                 found.append(problem)
             except _Unknown as unknown:  # an input of this node is no rectangle, and what made it was not chosen
                 found += [] if found else [unknown.problem]  # most often it follows from one that has been noted
         return found
+
+    def known_slots(self) -> dict[tuple[str, int], RawSlot]:
+        """What is kept of the slots, before any rule names them."""
+        return {key: replace(slot, ids=self._left(slot.ids)) for key, slot in self.facts.slots.items()}
+
+    def step(self, node: Node, values: Mapping[int, Any]) -> Any:
+        """What a call gives."""
+        return run_rule(self, self.graph, self.number, node, values, self.adapted)
 
     @property
     def limit(self) -> int:
@@ -316,6 +319,10 @@ class Checker:
                 arguments = {**arguments, "groups": arguments["groups"] * len(slot.ids) // before}
         return node, arguments
 
+    def shape_of(self, footprint: Footprint) -> tuple[int, ...] | None:
+        """The shape of what is left of a value; None where it is no rectangle."""
+        return footprint.kept_shape(self.kept)
+
     def _value(self, value: Any, ids: Any) -> Any:
         if isinstance(value, Spec):
             if isinstance(ids, State):
@@ -323,7 +330,7 @@ class Checker:
             if not isinstance(ids, Tensor) or ids.dim() != len(value.shape):
                 return value
             footprint = self.footprints.of(ids)
-            shape = footprint.kept_shape(self.kept)
+            shape = self.shape_of(footprint)
             if shape is None:
                 raise Mismatch(self._node, footprint.channels)
             return replace(value, shape=shape)
@@ -332,13 +339,30 @@ class Checker:
         return value
 
 
-def _is_state(value: Any) -> bool:
+class InTurns(Checker):
+    """A checker that tries both axes that a value with channels along two of them may have lost elements along."""
+
+    turn = 0
+
+    def step(self, node: Node, values: Mapping[int, Any]) -> Any:
+        """What a call gives: the op says which of the shapes fits."""
+        for self.turn in (0, 1):
+            self._minted.pop((self.number, node.index), None)
+            try:
+                return super().step(node, values)
+            except Mismatch:
+                if self.turn:
+                    raise
+        raise AssertionError
+
+
+def is_state(value: Any) -> bool:
     """Whether a value is computed of parameters alone, and so is what their slots leave of it."""
     found = leaves(value)
     return bool(found) and all(isinstance(leaf, State) for leaf in found)
 
 
-class _Predicted(dict[int, Any]):
+class Predicted(dict[int, Any]):
     """The values of a replay; those that no rule has given are predicted when asked."""
 
     def __init__(self, checker: Checker) -> None:

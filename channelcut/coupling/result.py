@@ -10,7 +10,9 @@ from torch import Tensor
 from channelcut.core.footprint import Channels
 from channelcut.core.graph import Site
 from channelcut.core.groups import Finding, Follower, Groups, Index, Pin, Slot, Work
-from channelcut.coupling.facts import Bind, PinRequest
+from channelcut.core.reasons import NO_COMMON_STEP
+from channelcut.coupling.arrival import Arrangement
+from channelcut.coupling.facts import Bind, PinRequest, Table
 from channelcut.coupling.settle import Draft
 
 
@@ -38,6 +40,7 @@ def groups_of(draft: Draft) -> Groups:
         indices=tuple(Index(name, i.values, channels(i.line)) for name, i in facts.indices.items()),
         free_outputs=facts.options.free_outputs,
         findings=_findings(draft),
+        arrange=Arrangement(facts, draft.partition.footprints, draft.movable) if draft.movable.any() else None,
         _ids=first.values,
         _channel_of=channel_of,
     )
@@ -82,12 +85,15 @@ def _findings(draft: Draft) -> tuple[Finding, ...]:
     for request in draft.constraints.requests:
         if isinstance(request, Bind):
             ids = np.concatenate([line.numpy().reshape(-1) for line in request.lines])
-            effect = "bind"
+            effect, reason = "bind", str(request.reason)
+        elif isinstance(request, Table):
+            ids = np.concatenate(request.lanes)
+            effect, reason = "counts", str(NO_COMMON_STEP)
         else:
             assert isinstance(request, PinRequest)
-            ids, effect = request.ids, "pin"
+            ids, effect, reason = request.ids, "pin", str(request.reason)
         channels = np.unique(channel_of[ids])
-        found.append(Finding(request.check, effect, str(request.reason), request.site, channels[channels > 0]))
+        found.append(Finding(request.check, effect, reason, request.site, channels[channels > 0]))
     for tie in draft.solution.ties:
         channels = np.unique(np.concatenate([lanes[lane] for lane in tie.lanes]))
         found.append(Finding("equations", "tie", str(tie.reason), tie.site, channels))

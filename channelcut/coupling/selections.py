@@ -14,7 +14,7 @@ def trials(groups: Sequence[Group]) -> int:
     """How many selections there are for these groups: one where no group has two lanes, else those that differ between
     lanes and a last one, which is drawn.
     """
-    return max((_designed(group) + 1 for group in groups if len(group.lanes) > 1), default=1)
+    return max((_designed(group) + 1 for group in groups if len(group.lanes) > 1 and not group.table), default=1)
 
 
 def selection(groups: Sequence[Group], channels: int, trial: int) -> Kept:
@@ -25,12 +25,15 @@ def selection(groups: Sequence[Group], channels: int, trial: int) -> Kept:
     two overlap: then lanes one after the other, and lanes position by position, are two orders, whichever of the two
     lanes is the first. A lane's number in digits says where its block begins, one digit a trial; of two lanes one digit
     differs. Blocks that begin one position apart leave some orders as they are if the first lane has the first of them:
-    where lanes are too short to begin further apart, every trial is made both ways round.
+    where lanes are too short to begin further apart, every trial is made both ways round. A group with a table stays
+    whole: who found that has tried it.
     """
     drawn = 0 < trial == trials(groups) - 1
     generator = np.random.default_rng(trial)
     kept = np.ones(channels, dtype=bool)
     for group in groups:
+        if group.table:
+            continue
         length, begins = _blocks(group)
         turn, digit = divmod(trial % _designed(group), _digits(group))
         spread = (group.width - length) // max(1, min(begins, len(group.lanes)) - 1)

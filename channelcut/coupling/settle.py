@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from channelcut.core.errors import ChannelcutError
-from channelcut.core.footprint import Channels
+from channelcut.core.footprint import Channels, Kept
 from channelcut.core.graph import Site
 from channelcut.core.groups import Group, Role
 from channelcut.core.reasons import ALL_TOGETHER, MULTIPLE_OF_WIDTH, NO_COMMON_STEP, ONE_CHANNEL
@@ -51,8 +51,26 @@ class Draft:
             # Lanes and groups come in the order of their channels, which is that of the forward, whatever tied them.
             ordered = sorted((partition.lanes[lane] for lane in lanes), key=lambda channels: int(channels[0]))
             step = self.solution.steps.get(self.solution.shares.root(lanes[0]), 1)
-            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members), step))
+            table = self._table(ordered)
+            groups.append(Group(len(groups), slots[producer].tensor, tuple(ordered), tuple(members), step, table))
         return tuple(groups)
+
+    def _table(self, lanes: Sequence[Channels]) -> Mapping[int, tuple[int, ...]]:
+        """What these lanes keep where they keep no equal shares; empty where nothing says so."""
+        channel_of = self.partition.footprints.channel_of
+        for table in self.constraints.tables:
+            same = len(table.lanes) == len(lanes)
+            if same and all(np.array_equal(channel_of[a], b) for a, b in zip(table.lanes, lanes, strict=True)):
+                return table.counts
+        return {}
+
+    @cached_property
+    def movable(self) -> Kept:
+        """The channels of groups with a table, shape (channels,)."""
+        found = np.zeros(len(self.partition.pinned), dtype=bool)
+        for group in self.groups:
+            found[group.channels] = bool(group.table)
+        return found
 
     @cached_property
     def group_of(self) -> Channels:

@@ -111,37 +111,53 @@ class PlanContext:
         """Keep in a group what the tensor keeps, and as many in its other lanes."""
         chosen = np.zeros(len(kept), dtype=bool)
         chosen[slot.channels[wanted]] = True
-        inside = [lane for lane in group.lanes if np.isin(lane, slot.channels).all()]
-        counts = [int(chosen[lane].sum()) for lane in inside]
-        steps = {count * group.width / len(lane) for lane, count in zip(inside, counts, strict=True)}
-        if len(steps) != 1 or not float(next(iter(steps))).is_integer() or 0 in steps:
-            where = "; ".join(
-                f"{n} of {len(lane)} in {self._names(lane)}" for lane, n in zip(inside, counts, strict=True)
-            )
-            if 0 in steps:
-                reason = "would lose all of its channels"
-            elif len(group.lanes) > 1:
-                reason = f"must keep the same share in each of its {len(group.lanes)} lanes"
-            else:
-                reason = f"must keep a multiple of {group.step} channels"
+        inside = [number for number, lane in enumerate(group.lanes) if np.isin(lane, slot.channels).all()]
+        counts = [int(chosen[group.lanes[number]].sum()) for number in inside]
+        widths = [w for w in group.widths.tolist() if [group.counts(w)[number] for number in inside] == counts]
+        if not widths:
             raise UserError(
-                f"with_kept({slot.tensor!r}): the group {group.name} {reason}, and these positions keep {where}. "
-                "Give positions that fit."
+                f"with_kept({slot.tensor!r}): the group {group.name} {_rule(group, inside, counts)}, and these "
+                f"positions keep {self._listed(group, inside, counts)}. Give positions that fit."
             )
-        width = int(next(iter(steps)))
-        for lane in group.lanes:
-            share = width * len(lane) // group.width
-            if any(lane is other for other in inside):
+        before = group.kept_width(kept)
+        width = min(widths, key=lambda w: (abs(w - before), w))
+        for number, (lane, share) in enumerate(zip(group.lanes, group.counts(width), strict=True)):
+            if number in inside:
                 kept[lane] = chosen[lane]
             elif int(kept[lane].sum()) != share:
                 best = lane[np.argsort(-self.scores[lane], kind="stable")]
                 kept[lane] = False
                 kept[best[:share]] = True
 
+    def _listed(self, group: Group, lanes: Sequence[int], counts: Sequence[int]) -> str:
+        """How many channels of which lanes are kept, in words."""
+        found = [(group.lanes[number], count) for number, count in zip(lanes, counts, strict=True)]
+        if group.table:  # in this tensor, in order
+            return ", ".join(f"{count} of {len(lane)}" for lane, count in found)
+        return "; ".join(f"{count} of {len(lane)} in {self._names(lane)}" for lane, count in found)
+
     def _names(self, lane: Ids) -> str:
         """The tensors that the channels of a lane are in."""
         names = Counter(slot.tensor for slot in self.groups.slots if np.isin(lane[:1], slot.channels).any())
         return ", ".join(list(names)[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _rule(group: Group, inside: Sequence[int], counts: Sequence[int]) -> str:
+    """What a group asks for, in words, where it is asked to keep these counts of some of its lanes."""
+    if group.table:
+        total = sum(counts)
+        of = {width: [group.counts(width)[number] for number in inside] for width in group.widths.tolist()}
+        near = sorted(of, key=lambda width: (abs(sum(of[width]) - total), width))[:3]
+        allowed = "; or ".join(f"{', '.join(map(str, of[width]))} ({sum(of[width])} in all)" for width in sorted(near))
+        return (
+            f"keeps in each of its {len(group.lanes)} lanes what the forward's own splits give it: of those in this "
+            f"tensor, the nearest to what was asked, {allowed}"
+        )
+    if not any(counts):
+        return "would lose all of its channels"
+    if len(group.lanes) > 1:
+        return f"must keep the same share in each of its {len(group.lanes)} lanes"
+    return f"must keep a multiple of {group.step} channels"
 
 
 def _listed(positions: NDArray[np.int64]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from channelcut.core.plan import Cost, GroupPlan, Plan
 
@@ -51,10 +51,23 @@ def _kept(
 
 def _groups(first: tuple[GroupPlan, ...], second: tuple[GroupPlan, ...]) -> tuple[GroupPlan, ...]:
     """Widths before the first and after the second plan; a group that only one of them knows is as it is there."""
-    later: dict[str, Any] = {group.name: group for group in second}
-    found = []
-    for group in first:
-        again = later.pop(group.name, None)
-        kept = group.kept if again is None else round(group.kept * again.kept / again.width)
-        found.append(GroupPlan(group.name, group.lanes, group.width, kept))
+    later: dict[str, GroupPlan] = {group.name: group for group in second}
+    found = [_group(group, later.pop(group.name, None)) for group in first]
     return (*found, *later.values())
+
+
+def _group(group: GroupPlan, again: GroupPlan | None) -> GroupPlan:
+    """One group before the first and after the second plan."""
+    if again is None:
+        return group
+    kept = round(group.kept * again.kept / again.width)
+    if not group.counts and not again.counts:
+        return replace(group, kept=kept)
+    left = [after for _, after in group.counts if after]
+    if again.counts and left == [before for before, _ in again.counts]:  # a lane that has none left is none any more
+        now = iter(after for _, after in again.counts)
+        counts = tuple((before, next(now) if after else 0) for before, after in group.counts)
+        return replace(group, kept=kept, counts=counts)
+    # Other lanes: how many channels there are of all of them together follows the width.
+    before = group.channels[0]
+    return replace(group, lanes=1, kept=kept, counts=((before, round(before * kept / group.width)),))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from channelcut.core.groups import Groups
+from channelcut.core.groups import Group, Groups
 from channelcut.core.plan import Cost, GroupPlan, Plan
 from channelcut.core.tensors import architecture_fingerprint, kept_indices, kept_positions, weights_fingerprint
 from channelcut.core.unused import sizes
@@ -42,10 +42,17 @@ def make_plan(
         attributes=attributes(model, groups, kept, positions),
         indices=kept_indices(groups, kept),
         groups=tuple(
-            GroupPlan(g.name, len(g.lanes), g.width, int(w)) for g, w in zip(groups.groups, widths, strict=True)
+            GroupPlan(g.name, len(g.lanes), g.width, int(w), _lane_counts(g, int(w)))
+            for g, w in zip(groups.groups, widths, strict=True)
         ),
         before=cost["before"],
         after=replace(cost["after"], params=cost["after"].params - gone),
         options=dict(options or {}),
         dropped=dropped,
     )
+
+
+def _lane_counts(group: Group, width: int) -> tuple[tuple[int, int], ...]:
+    """How many channels each lane has before and after, where lanes keep no equal shares."""
+    lengths = (len(lane) for lane in group.lanes)
+    return tuple(zip(lengths, group.counts(width), strict=True)) if group.table else ()

@@ -72,6 +72,8 @@ def structure_difference(groups: Groups, kept: NDArray[np.bool_], graph: Graph) 
 
 def predicted_shape(groups: Groups, kept: NDArray[np.bool_], node: Node) -> tuple[int, ...] | None:
     """The shape of a node's value after a cut; None where it is no single tensor, or an empty one without channels."""
+    if (arrived := groups.arrival(kept).values.get(node.index)) is not None:
+        return tuple(arrived.shape)
     ids = groups.channels_of(node.index)
     if not isinstance(ids, Tensor) or not ids.numel():
         return None

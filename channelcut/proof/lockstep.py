@@ -13,10 +13,11 @@ from torch import Tensor
 
 from channelcut.core.graph import Graph, Node, is_named, named_outputs, refs
 from channelcut.core.groups import Groups
-from channelcut.core.ids import varying_axes
+from channelcut.core.ids import compact, varying_axes
 from channelcut.core.proof import Check
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.schema import writes
+from channelcut.core.tensors import rearranged
 from channelcut.core.trees import leaves
 from channelcut.ops.align import align
 from channelcut.ops.host import State
@@ -268,7 +269,18 @@ class Lockstep:
         if chosen.numel() != values.candidate.numel():
             return float("inf")
         shaken = None if values.shaken is None else kept_elements(values.shaken, mask)
+        chosen, shaken = (self._arrived(index, mask, value) for value in (chosen, shaken))
         return Values(chosen, values.candidate.reshape(chosen.shape), shaken, values.largest).error()
+
+    def _arrived(self, index: int, mask: Tensor, value: Any) -> Any:
+        """Kept elements in the order in which the cut network has them, which differs along one axis at most."""
+        arrived = self.groups.arrival(self.kept).values.get(index)
+        if arrived is None or value is None:
+            return value
+        line = compact(self.groups.channels_of(index)).expand(mask.shape)[mask].numpy()
+        axis = next(iter(varying_axes(arrived)), 0)
+        positions = torch.from_numpy(rearranged(line, compact(arrived).reshape(-1).numpy()))
+        return value.index_select(axis, positions.to(value.device))
 
     def _mask(self, index: int) -> Tensor | None:
         """The kept elements of a value; None where it loses none."""

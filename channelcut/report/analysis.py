@@ -44,6 +44,7 @@ def analysis_data(model: nn.Module, groups: Groups, floors: Budget = NO_FLOORS) 
                 "name": g.name,
                 "lanes": len(g.lanes),
                 "width": g.width,
+                "widths": g.widths.tolist() if g.table else None,
                 "least": int(least[g.index]),
                 "slots": len(g.slots),
                 "channels": len(g.channels),

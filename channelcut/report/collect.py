@@ -26,7 +26,9 @@ def collect(model: nn.Module, result: PruneResult, environment: Mapping[str, Any
         "input": str(recorded.pop("input")).split(", ") if "input" in recorded else [],
         "options": recorded,
         "cost": {"before": vars(plan.before), "after": vars(plan.after)},
-        "groups": [vars(group) for group in plan.groups],
+        "groups": [
+            {**vars(group), **dict(zip(("before", "after"), group.channels, strict=True))} for group in plan.groups
+        ],
         "layers": layers(groups, plan),
         "pins": pins(groups),
         "findings": findings(groups),

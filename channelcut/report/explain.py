@@ -8,6 +8,13 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 
+_EFFECTS = {
+    "bind": "live and die together",
+    "tie": "keep equal shares",
+    "pin": "stay",
+    "counts": "keep in each lane what the forward's own splits give it",
+}
+
 
 def explain(report: Mapping[str, Any], parameter: str) -> dict[str, Any]:
     """What `report.json` says about one parameter, buffer or module.
@@ -69,6 +76,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         for group in axis["groups"]:
             went = group["width"] - group["kept"]
             lanes = f" in each of {group['lanes']} lanes" if group["lanes"] > 1 else ""
+            if group.get("counts"):
+                lanes = f" in {group['lanes']} lanes, which keep what the forward's own splits give them"
             lines.append(
                 f"  {axis_share(group)} may go: group {group['index']} ({group['name']}), {group['width']} "
                 f"channels{lanes}, of which "
@@ -78,7 +87,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             f"  {axis['fixed']} must stay: {pin['reason']}, at {_place(pin)}; {pin['remedy']}" for pin in axis["pins"]
         ]
         for finding in axis["findings"]:
-            effect = {"bind": "live and die together", "tie": "keep equal shares", "pin": "stay"}[finding["effect"]]
+            effect = _EFFECTS[finding["effect"]]
             lines.append(
                 f"  the {finding['check']} found that {finding['channels']} channels {effect}: {finding['reason']}, at "
                 f"{_place(finding)}"

@@ -200,8 +200,9 @@ def channels_of(report: Part) -> tuple[float, float | None]:
     total, kept, planned = 0.0, 0.0, False
     for group in report.parts("groups"):
         lanes, width, left = group.number("lanes") or 1, group.number("width") or 0, group.number("kept")
-        total += lanes * width
-        kept += lanes * (width if left is None else left)
+        whole = group.number("before") or lanes * width
+        total += whole
+        kept += whole if left is None else (lanes * left if (after := group.number("after")) is None else after)
         planned |= left is not None
     return total, kept if planned else None
 

@@ -105,7 +105,10 @@ def _groups(groups: Groups, plan: Plan | None) -> list[dict[str, Any]]:
     channels = [len(group.channels) for group in groups.groups]
     kept: list[int | None] = [None] * len(channels)
     if plan is not None:
-        kept = [c * g.kept // g.width for c, g in zip(channels, plan.groups, strict=True)]
+        kept = [
+            sum(after for _, after in g.counts) if g.counts else c * g.kept // g.width
+            for c, g in zip(channels, plan.groups, strict=True)
+        ]
     return [
         {"name": group.name, "channels": before, "kept": after}
         for group, before, after in zip(groups.groups, channels, kept, strict=True)

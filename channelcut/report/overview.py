@@ -179,7 +179,10 @@ def groups(report: Part) -> Section | None:
         )
     said = "" if left is None else f", {count(left)} of them kept"
     summary = f"{plural(len(parts), 'group')}, {count(total)} channels{said}"
-    lead = "Channels of a group are removed together. Every lane of a group keeps the same number of channels."
+    lead = (
+        "Channels of a group are removed together. Every lane of a group keeps the same share of its channels, or what "
+        "the forward's own splits give it."
+    )
     heads = ("Group", "Lanes", "Width of a lane", "Kept", "Share kept")
     listed = table(heads, rows, "Groups of channels, with the width of each lane before and after", (1, 2, 3, 4))
     return section("groups", "Groups", tag("p", lead), fold(summary, listed, opened=len(parts) <= 24))
