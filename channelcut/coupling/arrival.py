@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from channelcut.core import ids as I
+from channelcut.core.errors import RuleError
 from channelcut.core.footprint import Channels, Footprint, Footprints, Kept
 from channelcut.core.graph import named_outputs
 from channelcut.core.groups import Arrival, Role
@@ -163,7 +164,12 @@ class Arrangement:
             if len(self._known) >= 4:  # a plan, its proof and the model that is proven ask for the same one
                 self._known.pop(next(iter(self._known)))
             found = arrival(self.facts, self.footprints, kept, self.movable)
-            assert found is not None, "a table has a width that was not checked"
+            if found is None:
+                raise RuleError(
+                    "Lanes keep what the forward's own splits give them, and this selection of channels does not go "
+                    "through, though another one with as many did. A rule for an op on the way is wrong; please report "
+                    "this with the model. Until then exclude the layers of this group."
+                )
             self._known[key] = found
         return self._known[key]
 
