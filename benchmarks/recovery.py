@@ -42,12 +42,14 @@ RESULTS = Path(__file__).parent / "results" / "recovery"
 CALIBRATED, CHOSEN = 512, 1000
 MACS = 1 / 2.1
 CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
+BATCHES = {"batch_norm": "batch", "learning_rate": 3e-3}
+LONGER = {"taught": 5000} | BATCHES
 SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
 ROWS: dict[str, dict[str, Any]] = {
     "resnet20 frozen": SHORT | {"batch_norm": "frozen"},
     "resnet20 frozen, lr 3e-4": SHORT | {"batch_norm": "frozen", "learning_rate": 3e-4},
     "resnet20 frozen, lr 3e-3": SHORT | {"batch_norm": "frozen", "learning_rate": 3e-3},
-    "resnet20 batch norm of batches, lr 3e-3": SHORT | {"batch_norm": "batch", "learning_rate": 3e-3},
+    "resnet20 batch norm of batches, lr 3e-3": SHORT | BATCHES,
     "resnet20 batch norm recalibrated": SHORT | {"batch_norm": "recalibrate"},
     "resnet20 batch norm of batches": SHORT | {"batch_norm": "batch"},
     "resnet20 labels": SHORT | {"labels": True},
@@ -56,6 +58,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet20 outputs alone": SHORT | {"features": 0.0},
     "resnet20 no warm-up": SHORT | {"warmup": 0.0},
     "resnet20 no augmentation": SHORT | {"augment": ()},
+    "resnet20 sparsified, batch norm of batches, lr 3e-3": SHORT | BATCHES | {"sparsify": 2, "epochs": 2},
+    "resnet20 sparsified, 5,000": LONGER | {"sparsify": 1, "epochs": 1},
+    "resnet20 not sparsified, 5,000": LONGER | {"epochs": 2},
     "resnet20 scratch": SHORT | {"labels": True, "init": "scratch"},
     "resnet56 default": MIDDLE,
     "resnet56 labels": MIDDLE | {"labels": True},
@@ -94,17 +99,16 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     model = load(require_assets()).eval()
     taught, epochs, count = chosen.pop("taught"), chosen.pop("epochs"), chosen.pop("test", CHOSEN)
     labelled = chosen.pop("labels", False)
+    sparsify = chosen.pop("sparsify", 0)
     images, labels = cifar10("train", 50000)
-    small = name.startswith("resnet20")
-    result = cc.prune(
-        model,
-        torch.rand(1, 3, 32, 32),
-        macs=MACS,
-        importance="l2" if small else "fisher",
-        calibration=preprocess(images[:CALIBRATED]),
-        restore="recalibrate" if small else "compensate",
-    )
-    inputs = preprocess(images[:taught])
+    small, x = name.startswith("resnet20"), torch.rand(1, 3, 32, 32)
+    asked: dict[str, Any] = {"macs": MACS, "importance": "l2" if small else "fisher"}
+    asked |= {"calibration": preprocess(images[:CALIBRATED])}
+    inputs, start = preprocess(images[:taught]), model
+    if sparsify:
+        how: Any = {"epochs": sparsify, "options": replace(CIFAR, **chosen), "out": work / "sparsify"}
+        start = cc.sparsify(model, x, inputs, progress=_Said(), **how, **asked)
+    result = cc.prune(start, x, restore="recalibrate" if small else "compensate", **asked)
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
     found, spent = _recovered(model, result, data, epochs, loss, replace(CIFAR, **chosen), work)

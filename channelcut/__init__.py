@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from channelcut.ops.pointwise import elementwise, pointwise
     from channelcut.ops.registry import rule
     from channelcut.precision.convert import PrecisionOptions, convert_precision
-    from channelcut.recovering.api import prune_in_rounds, recover
+    from channelcut.recovering.api import prune_in_rounds, recover, sparsify
     from channelcut.recovery.distil.options import RecoverOptions
     from channelcut.recovery.images import Preprocessing
     from channelcut.restoring import compensate
@@ -52,7 +52,7 @@ _HOME = {
     "channelcut.restoring": ("compensate",),
     "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
-    "channelcut.recovering.api": ("prune_in_rounds", "recover"),
+    "channelcut.recovering.api": ("prune_in_rounds", "recover", "sparsify"),
     "channelcut.recovery.distil.options": ("RecoverOptions",),
     "channelcut.recovery.images": ("Preprocessing",),
 }
@@ -62,7 +62,7 @@ __all__ = [
     "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot", "TraceError", "UserError", "analyze",
     "apply", "compensate", "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx",
     "load", "onnx_metadata", "plan", "pointwise", "prove", "prune", "prune_in_rounds", "recover", "rule", "save",
-    "ultralytics",
+    "sparsify", "ultralytics",
 ]  # fmt: skip
 
 

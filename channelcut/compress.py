@@ -35,7 +35,7 @@ from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions
 from channelcut.ranking import ranking_notes
-from channelcut.recovering.rounds import pruned
+from channelcut.recovering.rounds import prepared_for_cut, pruned
 from channelcut.recovering.steps import check_taught, checkpoint_folder
 from channelcut.recovery.distil import DEFAULT as RECOVERY
 from channelcut.recovery.distil import RecoverOptions
@@ -95,6 +95,8 @@ class CompressOptions:
         until that is written, so that the same run goes on with it.
     rounds: in how many rounds to cut and recover, see `channelcut.prune_in_rounds`.
     recovery: how each recovery is trained.
+    sparsify: epochs of a training before the cut that shrinks the channels to go, see `channelcut.sparsify`; 0: none.
+        It learns from what the recovery does, and trains as `recovery` says.
     images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
         `prune` holds a whole `Preprocessing`.
     """
@@ -111,6 +113,7 @@ class CompressOptions:
     recover: int = 0
     rounds: int = 1
     recovery: RecoverOptions = RECOVERY
+    sparsify: int = 0
     images: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -138,6 +141,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     with fresh_folder(out, force=options.force) as folder:
         begun = begin(source, options, watch)
         model, options, deploy = begun.model, begun.options, options.prune.deploy
+        begun = replace(begun, start=prepared_for_cut(begun, out, watch))
         result = pruned(begun, out, watch)
         watch.seconds.update(result.seconds)
         with watch.stage("store"):
@@ -150,7 +154,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         found: dict[str, Any] = {"deployed": dict(begun.form.words), "images": begun.prepared, "onnx": onnx}
         found["precision"] = convert_files(folder, STEMS, options.precisions, begun.images, watch)
         if begun.evaluations is not None:
-            begun.evaluations.add("evaluate", made(model, result, folder, options.precisions))
+            begun.evaluations.add("evaluate", made(begun.start, result, folder, options.precisions))
             found["accuracy"] = begun.evaluations.to_dict(begun.form.words)
         found["engines"] = engines(begun, result, folder, facts, watch)
         measurement = measure_both(folder, options, watch)
@@ -183,6 +187,7 @@ class Begun:
     evaluations: hold the accuracy of the original.
     notes: what a reader of the report has to know.
     given: what was given to calibrate and to learn from, as it was given.
+    start: what is cut: the original, or that as it was trained before the cut.
     """
 
     model: nn.Module
@@ -196,6 +201,7 @@ class Begun:
     evaluations: Evaluations | OwnEvaluations | None
     notes: list[str]
     given: Any
+    start: nn.Module
 
 
 def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
@@ -216,9 +222,9 @@ def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
         with watch.stage("images"):
             options, images = with_images(options, model, example)
         check_precisions(options.precisions, 0 if images is None else len(images))
-    if options.recover:
+    if options.recover or options.sparsify:
         check_taught(given, owner)
-    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given)
+    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
 
 
 def made(

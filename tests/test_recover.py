@@ -351,7 +351,7 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     (tmp_path / "det.py").write_text(FACTORY)
     out = tmp_path / "out"
     command = ["compress", f"{tmp_path}/det.py:factory", "--keep", "0.5", "--align", "1", "--no-engine", "--no-bench"]
-    command += ["--labels", "--importance", "taylor"]
+    command += ["--labels", "--importance", "taylor", "--sparsify", "1"]
     command += ["--out", str(out), "--recover", "2", "--batch-norm", "recalibrate", "--rounds", "2"]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -360,7 +360,9 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     )
     report = json.loads((out / "report.json").read_text())
     assert report["recovery"]["labels"] is True
-    assert [change["step"] for change in load_plan(out).changes] == ["compensate", "recover", "recalibrate"] * 2
+    before = load_plan(out).changes
+    assert [change["step"] for change in before] == ["sparsify", *["compensate", "recover", "recalibrate"] * 2]
+    assert [change["round"] for change in before] == [0, 1, 1, 1, 2, 2, 2]
     assert load_plan(out).options["scored_by"] == "labels"
     assert "Loss on images held back" in (out / "report.html").read_text()
     assert not list(tmp_path.glob(".out*"))
@@ -368,13 +370,13 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     assert main(again) == 0
     assert "1 epochs, 5 steps, with labels, loss on images held back" in " ".join(capsys.readouterr().out.split())
     changes = load_plan(tmp_path / "again").changes
-    assert [change["step"] for change in changes] == ["compensate", "recover", "recalibrate"] * 2 + ["recover"]
+    assert [change["step"] for change in changes] == [*(change["step"] for change in before), "recover"]
     assert main(again) == 2
     assert "exists. Nothing was changed" in capsys.readouterr().err
     (tmp_path / "det.py").write_text(FACTORY.replace("seed(0)", "seed(1)"))
     assert main([*again, "--force"]) == 2
     assert "and other weights, so that it is no teacher" in capsys.readouterr().err
-    assert main([*command[:-6], "--out", str(out), "--batch-norm", "batch"]) == 2
+    assert main([*command[:7], "--out", str(out), "--batch-norm", "batch"]) == 2
     assert "--batch-norm says how a recovery trains, and none is asked for" in capsys.readouterr().err
 
 

@@ -33,6 +33,14 @@ def add(parser: ArgumentParser) -> None:
         metavar="K",
         help="reach the budget in so many rounds of cut and recovery, EPOCHS in each (default 1)",
     )
+    group.add_argument(
+        "--sparsify",
+        type=parsing.positive,
+        default=0,
+        metavar="EPOCHS",
+        help="train for so many epochs before the cut, on the same data, with a growing penalty on the channels that "
+        "are to go (default: none)",
+    )
     add_training(group)
 
 
@@ -64,17 +72,22 @@ def add_training(group: Any) -> None:
 
 
 def read(flags: Namespace) -> dict[str, Any]:
-    """The fields `recover`, `rounds` and `recovery` of `CompressOptions`.
+    """The fields `sparsify`, `recover`, `rounds` and `recovery` of `CompressOptions`.
 
     Raises:
         UserError: a flag of a recovery without --recover, or a value that makes no sense.
     """
     asked = [name for name in ("rounds", *_TRAINING) if getattr(flags, name) is not None]
-    if asked and not flags.recover:
+    if asked and not (flags.recover or (flags.sparsify and "rounds" not in asked)):
         raise UserError(
             f"--{asked[0].replace('_', '-')} says how a recovery trains, and none is asked for. Add --recover EPOCHS."
         )
-    return {"recover": flags.recover, "rounds": flags.rounds or 1, "recovery": read_training(flags)}
+    return {
+        "sparsify": flags.sparsify,
+        "recover": flags.recover,
+        "rounds": flags.rounds or 1,
+        "recovery": read_training(flags),
+    }
 
 
 def read_training(flags: Namespace, **more: Any) -> RecoverOptions:

@@ -79,7 +79,7 @@ class Plan:
         after: what is left of that.
         options: what was asked for.
         dropped: the modules that the forward never reads and that go as wholes (`drop_unused`), by their paths.
-        changes: what has changed the weights since the cut, in order, such as
+        changes: what has changed the weights since the cut, in order (and before the first, `sparsify`), such as
             `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as
             those of a head for other classes, `resized` holds the new extents, `attributes` the numbers that follow.
         context: what the plan was made from. It is not compared, printed, stored or copied.
@@ -273,7 +273,7 @@ def _cost(data: Mapping[str, Any], place: str) -> Cost:
 
 def _change(data: Any, place: str) -> dict[str, Any]:
     field(expect(data, Mapping, place, "an object"), "step", str, "the name of a step", place)
-    count(data, "round", place, 1)
+    count(data, "round", place)
     for _, axes, at in entries(data.get("resized", {}), f"{place}.resized"):
         for axis, extent, each in entries(axes, at):
             if not (axis.isascii() and axis.isdigit()) or expect(extent, int, each, "an extent") < 1:

@@ -18,6 +18,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.tensors import shapes_fingerprint, weights_fingerprint
 
 _ATTRIBUTE = "_channelcut"
+_ORIGIN = "_channelcut_origin"
 _OPEN = ""  # of weights that a training is about to change
 OUTSIDE = {"step": "trained or changed outside of channelcut"}
 
@@ -82,6 +83,18 @@ def reshaped(model: nn.Module, change: Mapping[str, Any]) -> None:
     """Note a change that has given tensors of a cut module other extents, which `change["resized"]` names."""
     vars(model)[_ATTRIBUTE]["shapes"] = shapes_fingerprint(model)
     add_change(model, change)
+
+
+def put_origin(model: nn.Module, weights: str, change: Mapping[str, Any]) -> None:
+    """Note in an uncut module that it was trained on the way to a cut, of a network with these weights."""
+    found = {**change, "round": 0}
+    vars(model)[_ORIGIN] = {"weights": weights, "change": found, "now": weights_fingerprint(model)}
+
+
+def origin(model: nn.Module) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+    """What identifies the weights that a module comes from, its own or those before `put_origin`, and what was done."""
+    now, found = weights_fingerprint(model), vars(model).get(_ORIGIN)
+    return (found["weights"], (found["change"],)) if found is not None and found["now"] == now else (now, ())
 
 
 def make_plain(model: nn.Module) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from channelcut.core.groups import Group, Groups
 from channelcut.core.plan import Cost, GroupPlan, Plan
-from channelcut.core.tensors import architecture_fingerprint, kept_indices, kept_positions, weights_fingerprint
+from channelcut.core.record import origin
+from channelcut.core.tensors import architecture_fingerprint, kept_indices, kept_positions
 from channelcut.core.unused import sizes
 from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
@@ -35,9 +36,10 @@ def make_plan(
         when: Cost(costs["macs"](at), round(costs["params"](at))) for when, at in (("before", full), ("after", widths))
     }
     _, gone = sizes(model, dropped, groups.undeployed)
+    weights, changes = origin(model)
     return Plan(
         fingerprint=architecture_fingerprint(model),
-        weights=weights_fingerprint(model),
+        weights=weights,
         kept=positions,
         attributes=attributes(model, groups, kept, positions),
         indices=kept_indices(groups, kept),
@@ -49,6 +51,7 @@ def make_plan(
         after=replace(cost["after"], params=cost["after"].params - gone),
         options=dict(options or {}),
         dropped=dropped,
+        changes=changes,
     )
 
 

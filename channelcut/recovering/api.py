@@ -1,4 +1,4 @@
-"""What trains a cut: `recover`, and `prune_in_rounds`, which does so several times on the way."""
+"""What trains: `recover` after a cut, `sparsify` before it, `prune_in_rounds` several times on the way."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from channelcut.core.labels import Loss
 from channelcut.core.progress import Progress
 from channelcut.core.result import PruneResult
 from channelcut.recovering.rounds import in_rounds
+from channelcut.recovering.sparse import PENALTY, sparsified
 from channelcut.recovering.steps import Asked, recovered
 from channelcut.recovery.distil import DEFAULT, RecoverOptions
 
@@ -70,6 +71,60 @@ def recover(
         True
     """
     return recovered(model, result, Asked(data, epochs, loss, out, options, progress))
+
+
+def sparsify(
+    model: nn.Module,
+    x: Any,
+    data: Any,
+    *,
+    epochs: int,
+    penalty: float = PENALTY,
+    loss: Loss | None = None,
+    out: str | Path | None = None,
+    options: RecoverOptions = DEFAULT,
+    progress: Progress | None = None,
+    **prunes: Any,
+) -> nn.Module:
+    """Train a network before it is cut, so that the channels that are to go shrink and the others take over.
+
+    A penalty on the squared norms of these channels, in all tensors that make or read them, grows from step to step
+    (growing regularisation, Wang et al. 2021, arXiv:2012.09243; over whole groups as in DepGraph, Fang et al. 2023,
+    arXiv:2301.12900), while the network as it was teaches the outputs, see `recover`: labels are not needed. Which
+    channels go, the importance that `prune` would rank by says, once, before the training.
+
+    Args:
+        model: a trained network; it is not changed.
+        x: an example input, see `analyze`.
+        data: what it teaches with, see `recover`.
+        epochs: how often the data is gone through.
+        penalty: how far the channels would shrink if nothing held them: by exp(-penalty), over all steps.
+        loss: the task's own, see `recover`.
+        out: a folder for the checkpoint, see `recover`; the same call goes on where it was.
+        options: how it trains; `init` and `patience` are of no use here, and features are not compared.
+        progress: see `recover`.
+        prunes: the keywords of `prune` that say what is to go: the budget, `align`, `calibration`, ...
+
+    Returns:
+        A copy with other weights, to be pruned by the same budget. Plans of its cuts name the weights of `model`, which
+        stays the teacher of a recovery, and tell of the training in `changes`.
+
+    Raises:
+        UserError: see `plan` and `recover`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> x, images = torch.rand(1, 3, 8, 8), torch.rand(32, 3, 8, 8)
+        >>> sparse = cc.sparsify(model, x, images, epochs=4, keep=0.5)
+        >>> result = cc.prune(sparse, x, keep=0.5)
+        >>> recovered = cc.recover(model, result, images, epochs=1)
+        >>> [change["step"] for change in recovered.plan.changes]
+        ['sparsify', 'recover']
+    """
+    return sparsified(model, x, Asked(data, epochs, loss, out, options, progress), penalty, prunes)
 
 
 def prune_in_rounds(

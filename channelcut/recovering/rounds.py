@@ -17,24 +17,35 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.cutting import compose
 from channelcut.labelled import targets_of
+from channelcut.recovering.sparse import ANALYSIS, PENALTY, sparsified
 from channelcut.recovering.steps import Asked, checkpoint_folder, recovered
 
 if TYPE_CHECKING:
     from channelcut.compress import Begun
 
 _COSTS = ("macs", "params")
-_ANALYSIS = ("tracer", "probe", "grouped", "prunable_outputs", "entries")
 
 
-def in_rounds(model: nn.Module, x: Any, rounds: int, asked: Asked, prunes: Mapping[str, Any]) -> PruneResult:
-    """Cut and recover several times, see `channelcut.prune_in_rounds`; `prunes` are the keywords of `prune`."""
+def in_rounds(
+    model: nn.Module, x: Any, rounds: int, asked: Asked, prunes: Mapping[str, Any], start: nn.Module | None = None
+) -> PruneResult:
+    """Cut and recover several times, see `channelcut.prune_in_rounds`.
+
+    Args:
+        model: the original, which teaches.
+        x: an example input.
+        rounds: how many.
+        asked: of each recovery.
+        prunes: the keywords of `prune`.
+        start: what the first round cuts; by default the original.
+    """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise UserError(f"rounds={rounds!r}: expected a whole number from 1 on.")
     if isinstance(asked.data, Iterator):
         asked = replace(asked, data=list(asked.data))  # every round goes through all of it
     prunes = {**prunes, "progress": asked.progress}
     share = _share(model, x, prunes)
-    network, found, step, groups = model, None, None, None
+    network, found, step, groups = start or model, None, None, None
     for number in range(1, rounds + 1):
         cut = prune(network, x, **{**prunes, **_budget(prunes, rounds, number, share, found)})
         step = cut.step if step is None else compose(step, cut.step)
@@ -54,7 +65,7 @@ def _share(model: nn.Module, x: Any, asked: Mapping[str, Any]) -> float:
         return 1.0
     if asked[kind] <= 1:
         return float(asked[kind])
-    groups = analyze(model, x, **{name: asked[name] for name in _ANALYSIS if name in asked})
+    groups = analyze(model, x, **{name: asked[name] for name in ANALYSIS if name in asked})
     cost = plan(model, groups, deploy=asked.get("deploy", WHOLE), **{kind: asked[kind]}).before
     return float(asked[kind]) / float(getattr(cost, kind))
 
@@ -80,12 +91,29 @@ def _budget(
 
 def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
     """What `compress` cuts and recovers: at once or in rounds, by its data or by the functions of a user's file."""
-    options, prunes = begun.options, dict(vars(begun.options.prune))
-    if prunes["loss"] is not None:  # what was given has its labels, which the images that were read of it have not
-        example, prepared = split_inputs(begun.example), options.prune.preprocessing
-        prunes["loss"] = targets_of(begun.model, begun.given, prunes["loss"], example, prepared, begun.owner)
+    options, prunes = begun.options, _prunes(begun)
     if not options.recover:
-        return prune(begun.model, begun.example, **prunes, progress=watch.progress)
+        return prune(begun.start, begun.example, **prunes, progress=watch.progress)
     how = options.recovery.prepared(options.prune.preprocessing)
     asked = Asked(begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner)
-    return in_rounds(begun.model, begun.example, options.rounds, asked, prunes)
+    return in_rounds(begun.model, begun.example, options.rounds, asked, prunes, begun.start)
+
+
+def prepared_for_cut(begun: Begun, out: Path, watch: Stopwatch) -> nn.Module:
+    """What `compress` cuts: the original, or where that is asked for a copy whose channels to go have shrunk."""
+    options = begun.options
+    if not options.sparsify:
+        return begun.model
+    how, folder = options.recovery.prepared(options.prune.preprocessing), checkpoint_folder(out) / "sparsify"
+    how = replace(how, init="cut", rewind=None, patience=0)
+    asked = Asked(begun.given, options.sparsify, None, folder, how, watch.progress, begun.owner)
+    return sparsified(begun.model, begun.example, asked, PENALTY, _prunes(begun))
+
+
+def _prunes(begun: Begun) -> dict[str, Any]:
+    """The keywords of `prune`, with the labels to rank by where they are asked for."""
+    found, prune = dict(vars(begun.options.prune)), begun.options.prune
+    if prune.loss is not None:  # what was given has its labels, which the images that were read of it have not
+        example, how = split_inputs(begun.example), prune.preprocessing
+        found["loss"] = targets_of(begun.model, begun.given, prune.loss, example, how, begun.owner)
+    return found

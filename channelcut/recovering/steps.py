@@ -6,6 +6,7 @@ import inspect
 import itertools
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from channelcut.core.inputs import Inputs, check_callable, check_kind, check_net
 from channelcut.core.labels import Loss
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
-from channelcut.core.record import add_change, noticed, put_record, record_of
+from channelcut.core.record import add_change, noticed, origin, put_record, record_of
 from channelcut.core.result import PruneResult, Recovery
 from channelcut.core.tensors import architecture_fingerprint, named_tensors, weights_fingerprint
 from channelcut.recovery import recalibrate
@@ -33,6 +34,7 @@ from channelcut.recovery.distil.batching import Batches
 from channelcut.recovery.distil.checkpoints import digest
 from channelcut.recovery.distil.lesson import Lesson
 from channelcut.recovery.distil.losses import comparable
+from channelcut.recovery.distil.penalty import Penalty
 from channelcut.recovery.distil.places import places
 from channelcut.recovery.distil.pool import Pool, Reading, pool_of
 from channelcut.recovery.distil.processes import processes
@@ -86,42 +88,71 @@ class Asked:
         return ("flip", "scale", "colour", *(("mosaic",) if teaching.dense else ()))
 
 
+@dataclass(frozen=True)
+class Pupil:
+    """The network that learns.
+
+    small: with the weights that it starts from; it is not changed.
+    plan: from the teacher to it, or, where a penalty prepares for a cut, to what it is to be cut to.
+    graph: the teacher's forward.
+    notes: what a reader has to know of how it starts.
+    penalty: what shrinks as it learns, where anything does; the outputs alone are compared then.
+    """
+
+    small: nn.Module
+    plan: Plan
+    graph: Graph
+    notes: tuple[str, ...] = ()
+    penalty: Penalty | None = None
+
+
 def recovered(model: nn.Module, result: PruneResult, asked: Asked) -> PruneResult:
     """A cut network that the original has taught, see `channelcut.recover`."""
-    start, options = time.perf_counter(), asked.options
     _check(model, result)
-    watch, plan = Stopwatch(asked.progress), _plan_from(model, result)
-    all_ = processes(_device(model, options))
-    asked = _with_labels(model, asked, result.groups.graph, watch)
-    pool = _pool(model, asked, _example(result.groups.graph, model, asked.data), watch)
-    teaching = adapter_of(model).teaching(model)
+    watch, plan, options = Stopwatch(asked.progress), _plan_from(model, result), asked.options
     small, notes = _begun(model, result.model, plan, options)
-    folder = None if asked.out is None else Path(asked.out)
-    known = {} if folder is None else _known(model, small, plan, pool, asked) | {"the processes": str(all_.count)}
-
-    def report(done: int, total: int, text: str) -> None:
-        if all_.rank == 0:
-            watch.note("recover", text)
-            watch.progress("recover", done, total)
-
-    augment = asked.augment(teaching)
-    with watch.stage("recover"), Batches(pool, options, augment, all_) as batches:
-        lesson = _lesson(model, plan, result.groups.graph, batches, teaching, asked)
-        course = Course(small, lesson, batches, teaching.fixed, asked.epochs, options, folder, known)
-        found = distil(course, report)
-        said = Recovery(
-            images=len(batches.trained), epochs=len(found.history), steps=found.steps, before=found.before,
-            after=found.after, init=options.init, labels=lesson.task is not None, history=found.history,
-            notes=(*asked.notes, *pool.notes, *notes, *_sizes(batches, options), *found.notes),
-            unreadable=pool.unreadable, seconds=time.perf_counter() - start,
-        )  # fmt: skip
-        small = _with_weights(result.model, found.tensors, said)
+    pupil = Pupil(small, plan, result.groups.graph, notes)
+    with taught(model, pupil, asked, "recover", watch) as (said, tensors, batches):
+        small = _with_weights(result.model, tensors, said)
         if options.batch_norm == "recalibrate":
-            small = _recalibrated(small, batches, options)
+            small = recalibrated(small, batches, options)
     record = record_of(small)
     assert record is not None
     changed, seconds = replace(result.plan, changes=record.plan.changes), {**result.seconds, **watch.seconds}
     return replace(result, model=small, plan=changed, recovery=said, seconds=seconds)
+
+
+@contextmanager
+def taught(
+    model: nn.Module, pupil: Pupil, asked: Asked, stage: str, watch: Stopwatch
+) -> Iterator[tuple[Recovery, Mapping[str, Tensor], Batches]]:
+    """Train a network with the original as its teacher: how it went, the weights, and what taught, for a while."""
+    start, options = time.perf_counter(), asked.options
+    all_ = processes(_device(model, options))
+    asked = _with_labels(model, asked, pupil.graph, watch)
+    pool = _pool(model, asked, _example(pupil.graph, model, asked.data), watch)
+    teaching = adapter_of(model).teaching(model)
+    folder = None if asked.out is None else Path(asked.out)
+    known = {} if folder is None else _known(model, pupil, pool, asked) | {"the processes": str(all_.count)}
+
+    def report(done: int, total: int, text: str) -> None:
+        if all_.rank == 0:
+            watch.note(stage, text)
+            watch.progress(stage, done, total)
+
+    augment = asked.augment(teaching)
+    with watch.stage(stage), Batches(pool, options, augment, all_) as batches:
+        lesson = _lesson(model, pupil, batches, teaching, asked)
+        fixed, penalty = teaching.fixed, pupil.penalty
+        course = Course(pupil.small, lesson, batches, fixed, asked.epochs, options, folder, known, penalty)
+        found = distil(course, report)
+        said = Recovery(
+            images=len(batches.trained), epochs=len(found.history), steps=found.steps, before=found.before,
+            after=found.after, init=options.init, labels=lesson.task is not None, history=found.history,
+            notes=(*asked.notes, *pool.notes, *pupil.notes, *_sizes(batches, options), *found.notes),
+            unreadable=pool.unreadable, seconds=time.perf_counter() - start,
+        )  # fmt: skip
+        yield said, found.tensors, batches
 
 
 def check_taught(given: Any, owner: Adapter) -> None:
@@ -153,7 +184,7 @@ def _plan_from(model: nn.Module, result: PruneResult) -> Plan:
     """The plan that leads from the model to the result's network: over all rounds, or of the last one."""
     found = architecture_fingerprint(model)
     plan = next((plan for plan in (result.plan, result.step) if plan.fingerprint == found), None)
-    if plan is not None and weights_fingerprint(model) != plan.weights:
+    if plan is not None and origin(model)[0] != plan.weights:
         raise UserError(
             "The model has the architecture that this result was cut from, and other weights, so that it is no "
             f"teacher whose channels the cut has (their fingerprint is {weights_fingerprint(model)}, expected "
@@ -251,26 +282,28 @@ def _begun(
     return small, ()
 
 
-def _lesson(model: nn.Module, plan: Plan, graph: Graph, batches: Batches, teaching: Teaching, asked: Asked) -> Lesson:
+def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching, asked: Asked) -> Lesson:
     options = asked.options
     teacher = private_copy(model).to(batches.all.device).eval()
     numbers = batches.plain(held=True, size=options.batch)[0]
     first = batches.given([batches.pool.item(number) for number in numbers])
-    found = places(teacher, plan, first.inputs, options.places if options.features else 0)
-    return Lesson(teacher, found, comparable(graph), teaching, asked.task, options)
+    most = options.places if options.features and pupil.penalty is None else 0
+    found = places(teacher, pupil.plan, first.inputs, most)
+    return Lesson(teacher, found, comparable(pupil.graph), teaching, asked.task, options)
 
 
-def _known(model: nn.Module, small: nn.Module, plan: Plan, pool: Pool, asked: Asked) -> dict[str, str]:
+def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Asked) -> dict[str, str]:
     """What a checkpoint must have been made for."""
     first = [t.double().sum().item() for t in pytree.tree_leaves(pool.item(0)) if isinstance(t, Tensor)]
     names = [each.name for each in fields(asked.options) if each.name not in _NOT_ASKED]
     return {
-        "the plan": digest([plan.fingerprint, plan.to_dict()["kept"], plan.dropped]),
+        "the plan": digest([pupil.plan.fingerprint, pupil.plan.to_dict()["kept"], pupil.plan.dropped]),
         "the original's weights": weights_fingerprint(model),
-        "the weights that it starts from": weights_fingerprint(small),
+        "the weights that it starts from": weights_fingerprint(pupil.small),
         "the data": digest([pool.size, [pool.named(number) for number in range(pool.size)], first]),
         "the epochs": str(asked.epochs),
         "the task loss": str(asked.task is not None),
+        "the penalty": str(pupil.penalty.total if pupil.penalty is not None else None),
         **{f"the option {name}": str(getattr(asked.options, name)) for name in names},
     }
 
@@ -287,7 +320,8 @@ def _with_weights(small: nn.Module, tensors: Mapping[str, Tensor], said: Recover
     return clone.eval()
 
 
-def _recalibrated(small: nn.Module, batches: Batches, options: RecoverOptions) -> nn.Module:
+def recalibrated(small: nn.Module, batches: Batches, options: RecoverOptions) -> nn.Module:
+    """The network with statistics of batch norms measured anew on what taught."""
     device = next((tensor.device for tensor in named_tensors(small).values()), torch.device("cpu"))
     given = [
         batches.given([batches.pool.item(number) for number in numbers]).inputs

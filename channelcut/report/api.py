@@ -10,8 +10,8 @@ from typing import Any
 import channelcut
 
 DOCUMENTED = (
-    "analyze", "plan", "apply", "prove", "prune", "compensate", "recover", "prune_in_rounds", "save", "load", "export",
-    "Plan", "Proof", "PruneResult", "RecoverOptions",
+    "analyze", "plan", "apply", "prove", "prune", "compensate", "recover", "sparsify", "prune_in_rounds", "save",
+    "load", "export", "Plan", "Proof", "PruneResult", "RecoverOptions",
 )  # fmt: skip
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example):\n", re.M)
 _ENTRY = re.compile(r"^    (\w+): ", re.M)

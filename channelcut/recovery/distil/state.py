@@ -14,6 +14,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.tensors import named_tensors
 from channelcut.recovery.distil.options import RecoverOptions
+from channelcut.recovery.distil.penalty import Penalty
 from channelcut.recovery.distil.places import Tapped
 from channelcut.recovery.distil.processes import Processes, share_statistics
 
@@ -64,6 +65,7 @@ class State:
             self.norms = []
         for norm in self.norms:
             norm.train()
+        self.penalty: Penalty | None = None
         self.step = 0
         self.at_once = options.at_once
         self.history: list[tuple[float, float]] = []  # by epoch: mean loss of its steps, and on what is held back
@@ -97,6 +99,8 @@ class State:
         self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.penalty is not None:
+            self.penalty.shrink(self.student.module, self.step, total)
         share_statistics(self.norms, self.all)
         self._averaged()
         self.step += 1

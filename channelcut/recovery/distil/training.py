@@ -21,6 +21,7 @@ from channelcut.recovery.distil import checkpoints
 from channelcut.recovery.distil.batching import Batches
 from channelcut.recovery.distil.lesson import Lesson
 from channelcut.recovery.distil.options import RecoverOptions
+from channelcut.recovery.distil.penalty import Penalty
 from channelcut.recovery.distil.processes import sum_gradients
 from channelcut.recovery.distil.state import State, Tensors, copied
 
@@ -41,6 +42,7 @@ class Course:
     options: how it is trained.
     folder: of the checkpoint; None: there is none.
     asked: what a checkpoint must have been made for, each part by its name in words.
+    penalty: what shrinks as it learns, where anything does.
     """
 
     cut: nn.Module
@@ -51,6 +53,7 @@ class Course:
     options: RecoverOptions
     folder: Path | None
     asked: Mapping[str, str]
+    penalty: Penalty | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class _Training:
         mine = len(self.batches.trained) // self.batches.per_epoch // self.all.count
         size = given.count if self.batches.pool.whole else min(mine, course.options.at_once or mine)
         self.state = State(course.cut, paths, course.fixed, course.options, self.all, size)
+        self.state.penalty = course.penalty
         self.total = course.epochs * self.batches.per_epoch
         self.begun, self.saved = time.monotonic(), time.monotonic()
         self.lesson.measure(given, self.state.average)
@@ -144,8 +148,10 @@ class _Training:
             notes.append(f"The training stopped after {done} epochs: {options.patience} without a gain.")
         after = state.history[-1][1] if state.history else state.first
         tensors = copied(state.average.module)
-        # With a task loss the teacher is no judge: the last weights count, unless somebody asked for the best.
-        if state.best is not None and state.best[0] < after and (self.lesson.task is None or options.patience):
+        # With a task loss the teacher is no judge: the last weights count, unless somebody asked for the best. So they
+        # do where channels shrink, which takes the outputs away from the teacher's.
+        judged = self.course.penalty is None and (self.lesson.task is None or options.patience)
+        if state.best is not None and state.best[0] < after and judged:
             after, tensors = state.best
             if after == state.first:
                 notes.append("No epoch brought the outputs closer to the original's, so the weights are as they were.")
