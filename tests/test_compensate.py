@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
+from channelcut.core.deployed import Deploy
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import weights_fingerprint
 from channelcut.recovery.layers import layers_of, reordered
@@ -124,6 +125,27 @@ def test_shared_and_computed_weights_stay_and_are_listed() -> None:
     assert result.compensation is not None
     assert result.compensation.skipped["again"] == "its weight is read in several places"
     assert "its weight is computed" in result.compensation.skipped.values()
+
+
+def test_a_layer_that_no_output_speaks_for_stays_as_it_was_cut() -> None:
+    """The fixed numbers of a decoder, say, whose inputs are weighed: how they may change without harm is not known."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.seen, self.unseen = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            found = self.first(x).relu()
+            return self.seen(found), self.unseen(found)
+
+    torch.manual_seed(0)
+    model, x = TwoHeads().eval(), torch.rand(16, 3, 6, 6)
+    result = cc.prune(model, x[:1], keep=0.5, calibration=x, restore="none", deploy=Deploy(outputs=("0",)))
+    done = cc.compensate(model, result, x)
+    assert done.compensation is not None and [row.layer for row in done.compensation.layers] == ["seen"]
+    assert done.compensation.skipped["unseen"].startswith("no output that counts depends on it")
+    assert torch.equal(done.model.unseen.weight, result.model.unseen.weight)  # type: ignore[union-attr, arg-type]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from channelcut.recovery.targets import Objective, Pair, Target, targets
 
 MOST_INPUTS = 8192  # unknowns of one output: their equations take half a GiB
 HELD_BACK = 5  # one image in so many judges the refits, and makes none
+_UNREAD = "no output that counts depends on it in a way that gradients tell"
 _CONSTANT, _NO_GAIN = "its inputs are constant", "a refit does not lower its error on the images held back"
 
 
@@ -70,6 +71,8 @@ def refit(
 
     positions = {layer.node: rows_of_image(layer, pair.after[layer.weight], images) for layer in layers}
     wanted = targets(pair, layers, batches, positions, objective, tick)
+    skipped |= {layer.module: _UNREAD for layer in layers if layer.node not in wanted}
+    layers = [layer for layer in layers if layer.node in wanted]
     refits = _Cut(pair, layers, batches, _held(images)).refitted(wanted, tick)
     return Compensation(images, tuple(refits), skipped, time.perf_counter() - start, weighted=objective is not None)
 

@@ -121,6 +121,9 @@ def targets(
         positions: how many to keep of each image, by the node of the layer.
         objective: its squared gradients say how much a position matters; None: all alike.
         tick: called after every batch.
+
+    Returns:
+        The targets of all layers but those that nothing depends on which `objective` counts.
     """
     found = {layer.node: Target() for layer in layers}
     kept = {layer.node: pair.kept(layer) for layer in layers}
@@ -129,8 +132,11 @@ def targets(
         notes = {layer.node: _Note(pair, layer, images_in(batch), kept[layer.node]) for layer in layers}
         run = _run(pair, layers, batch, notes, objective, first)
         generator = torch.Generator().manual_seed(first)
-        for layer in layers:
-            notes[layer.node].into(found[layer.node], run, positions[layer.node], generator)
+        for layer in [layer for layer in layers if layer.node in found]:
+            if objective is not None and notes[layer.node].weights is None:
+                del found[layer.node]  # how it may change without harm is not known
+            else:
+                notes[layer.node].into(found[layer.node], run, positions[layer.node], generator)
         del run, notes  # before the next batch takes as much
         first += images_in(batch)
         tick()
@@ -177,7 +183,7 @@ class _Note:
     def into(self, target: Target, seen: Mapping[int, Tensor], count: int, generator: torch.Generator) -> None:
         """Add this batch to a target."""
         own = self._rows(seen[self.pair.twins[self.layer.node]])
-        if self.weights is None or self.channels is None:  # no output depends on it, or nobody asked
+        if self.weights is None or self.channels is None:  # nobody asked what depends on it
             self.weights, self.channels = torch.ones_like(own[..., 0]), torch.ones_like(own[0, 0], dtype=torch.float64)
         weights = self.weights + _FLOOR * self.weights.mean() + 1e-30
         positions, weights = rows.sample(weights, count, generator)
