@@ -7,6 +7,7 @@ Images and labels come from their data set, with the augmentation of their train
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 import threading
 import weakref
@@ -222,12 +223,21 @@ def _check_order(model: nn.Module, found: Mapping[str, Any], data: str | Path) -
     given: Any = getattr(model, "names", None) or {}
     own = list(given.values() if isinstance(given, dict) else given)
     theirs = list(found["names"].values())
-    if task_of(model) != "classify" and own != theirs and sorted(own) == sorted(theirs):
+    if task_of(model) == "classify" and _finds_classes_by_name():
+        return
+    if own != theirs and sorted(own) == sorted(theirs):
         raise UserError(
             f"The data set {data} has the network's classes in another order ({', '.join(theirs[:3])}, ...; the "
             f"network has {', '.join(own[:3])}, ...), so that its labels would teach wrong ones. Correct `names` and "
             f"the labels, or {_WITHOUT}."
         )
+
+
+def _finds_classes_by_name() -> bool:
+    """Whether their data set to classify takes the network's classes; older ones number folders by their order."""
+    from ultralytics.data.dataset import ClassificationDataset
+
+    return "names" in inspect.signature(ClassificationDataset.__init__).parameters
 
 
 def _labels(found: Mapping[str, Any], data: str | Path) -> bool:
@@ -267,8 +277,8 @@ def _data_set(content: Mapping[str, Any], task: str, settings: Any, model: nn.Mo
         class Classification(dataset.ClassificationDataset):  # type: ignore[misc]  # their classes have no types
             verify_images = with_globals(dataset.ClassificationDataset.verify_images, check_file_speeds=untried)
 
-        names = getattr(model, "names", None) or content["names"]
-        return Classification(str(content["train"]), settings, augment=False, names=names)
+        more = {"names": getattr(model, "names", None) or content["names"]} if _finds_classes_by_name() else {}
+        return Classification(str(content["train"]), settings, augment=False, **more)
 
     class Detection(dataset.YOLODataset):  # type: ignore[misc]
         get_img_files = with_globals(dataset.YOLODataset.get_img_files, check_file_speeds=untried)
