@@ -30,6 +30,7 @@ from benchmarks.zoo import ultralytics_coco
 from benchmarks.zoo.data import cifar10, coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, Entry
 from channelcut.adapters import adapter_of
+from channelcut.adapters.ultralytics.weighing import detections
 from channelcut.allocation import Budget, allocate
 from channelcut.bench.environment import environment
 from channelcut.core.copies import private_copy
@@ -39,27 +40,24 @@ from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.labels import Targets
+from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
+from channelcut.core.tensors import named_tensors
 from channelcut.cost import deployed_costs, network_costs
 from channelcut.cutting import cut, make_plan
 from channelcut.labelled import targets_of
 from channelcut.ranking import Criterion
 from channelcut.recovery import recalibrate
-from channelcut.scoring import Scored, unit_of
+from channelcut.restoring import compensated
+from channelcut.scoring import Sample, Scored, sampled_score, score, unit_of
 
 RESULTS = Path(__file__).parent / "results" / "scores"
 NETWORKS = ("yolo26n", "yolo11n", "yolov8n", "nanodet_m", "yolov5n", "resnet56")
 CRITERIA = ("l2", "taylor", "fisher", "group-fisher", "reconstruction", "fpgm", "activation")
-LABELLED = ("fisher, labels", "taylor, labels")  # of Ultralytics' networks, by their own loss
+# Of Ultralytics' networks alone: by their own loss, and with boxes that count no more than scores.
+LABELLED, BOXES = ("fisher, labels", "taylor, labels"), "taylor, boxes 1"
 BUDGETS = (0.9, 0.8, 0.7, 0.5)
 SIZE, IMAGES, TRAINING, CIFAR_IMAGES, ALIGN, SEED = 320, 64, 5000, 256, 8, 0
-
-Restore = Callable[[nn.Module, Sequence[Inputs]], nn.Module]
-RESTORE: dict[str, Restore] = {
-    "cut": lambda small, batches: small,  # noqa: ARG005
-    "recalibrated": lambda small, batches: recalibrate(small, batches)[0],
-}
-"""The columns: what is done to a cut before it is judged."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,17 @@ class Case:
         return next(iter(self.entry.evaluate(copy, data=self.data).values()))
 
 
+Restore = Callable[[Case, Plan, nn.Module], nn.Module]
+RESTORE: dict[str, Restore] = {
+    "cut": lambda case, plan, small: small,  # noqa: ARG005
+    "recalibrated": lambda case, plan, small: recalibrate(small, case.batches)[0],  # noqa: ARG005
+    "compensated": lambda case, plan, small: compensated(case.model, small, plan, case.batches, DEFAULT, Stopwatch())[
+        0
+    ],
+}
+"""The columns: what is done to a cut before it is judged."""
+
+
 def case(name: str) -> Case:
     """Load a network, analyze it, and read its images."""
     entry = ultralytics_coco.entry(name, SIZE) if name in ultralytics_coco.NAMES else ENTRIES[name]
@@ -97,13 +106,17 @@ def case(name: str) -> Case:
 def rows_of(case: Case, criterion: str, budgets: Sequence[float]) -> Any:
     """A row for each budget, by its key."""
     wall, processor = perf_counter(), process_time()
-    criterion, _, labelled = criterion.partition(", ")
-    targets = labels(case) if labelled else None
-    scored = Criterion(criterion, case.batches, targets=targets).scored(case.model, case.groups, Stopwatch())
+    name, (criterion, _, variant) = criterion, criterion.partition(", ")
+    if name == BOXES:
+        sample = Sample(case.batches, detections(case.model, DEFAULT, 1.0))
+        weights = score(case.groups, named_tensors(case.model), "l2")
+        scored = sampled_score(case.groups, case.model, criterion, sample, weights)
+    else:
+        targets = labels(case) if variant else None
+        scored = Criterion(criterion, case.batches, targets=targets).scored(case.model, case.groups, Stopwatch())
     seconds = {"score_s": perf_counter() - wall, "score_cpu_s": process_time() - processor}
     for budget in budgets:
         wall, processor = perf_counter(), process_time()
-        name = f"{criterion}, {labelled}" if labelled else criterion
         row = {"network": case.name, "criterion": name, "budget": budget, **row_of(case, criterion, budget, scored)}
         row |= {"seed": SEED, "images": sum(len(args[0]) for args, _ in case.batches), "judged_on": len(case.data)}
         row |= {**seconds, "wall_s": perf_counter() - wall, "cpu_s": process_time() - processor}
@@ -135,7 +148,7 @@ def row_of(case: Case, criterion: str, budget: float, scored: Scored) -> dict[st
     plan = make_plan(case.model, case.groups, kept, costs)
     small = cut(case.model, plan).eval()
     found: dict[str, Any] = {"macs": plan.macs_ratio, "params": plan.params_ratio, "unseen": list(scored.unseen)}
-    return found | {name: case.judge(restore(small, case.batches)) for name, restore in RESTORE.items()}
+    return found | {name: case.judge(restore(case, plan, small)) for name, restore in RESTORE.items()}
 
 
 def main() -> None:
@@ -177,14 +190,14 @@ def write(new: dict[str, Any]) -> None:
 def table(content: dict[str, Any]) -> str:
     """The rows as Markdown: a line for each network and budget, a column for each criterion."""
     rows = content["rows"]
-    criteria = [c for c in (*CRITERIA, *LABELLED) if any(row.get("criterion") == c for row in rows.values())]
+    criteria = [c for c in (*CRITERIA, BOXES, *LABELLED) if any(row.get("criterion") == c for row in rows.values())]
     lines = [
         "# What a criterion keeps",
         "",
         f"`{content['command']}`, one thread, align {content['align']}. mAP of the detectors on images",
         "64 to 127 of coco128 train (320 px; yolov5n 416), top-1 of resnet56 on 5,000 training images of CIFAR-10;",
         f"scored and recalibrated on {IMAGES} others ({CIFAR_IMAGES} of the 5,000 of CIFAR-10). Each cell: as cut /",
-        "recalibrated. Nothing is trained. MACs are of the deployed form.",
+        "recalibrated / compensated. Nothing is trained. MACs are of the deployed form.",
         "",
         f"| Network | MACs | {' | '.join(criteria)} |",
         f"|---|---|{'---|' * len(criteria)}",
@@ -203,7 +216,7 @@ def cell(row: dict[str, Any] | None) -> str:
     """One row in a cell."""
     if row is None or "refused" in row:
         return "-" if row is None else "refused"
-    return " / ".join(f"{row[name]:.3f}" for name in RESTORE)
+    return " / ".join(f"{row[name]:.3f}" if name in row else "-" for name in RESTORE)
 
 
 if __name__ == "__main__":
