@@ -159,7 +159,7 @@ def with_plan(plan: cc.Plan) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kept": {"a.weight": {"0": [3, 1]}}}, r"kept\['a.weight'\]\['0'\] is no list of positions"),
+        ({"kept": {"a.weight": {"0": [3, 1, 3]}}}, r"kept\['a.weight'\]\['0'\] is no list of positions"),
         ({"kept": {"a.weight": {"-1": [1]}}}, "expected the number of an axis"),
         ({"kept": {"a.weight": {"0": [True]}}}, r"\[0\] is True, expected a position"),
         ({"format": 7}, "format is 7, expected 1"),

@@ -10,6 +10,9 @@ import pytest
 import torch
 from ultralytics_cut import _MADE, TASKS, YOLO, assert_as_planned, assert_moved, made, ultralytics
 
+# From a checkpoint. Older releases end in an AttributeError (`kpt_shape`), with networks of their own too.
+PREDICTS_KEYPOINTS = tuple(map(int, ultralytics.__version__.split(".")[:3])) >= (8, 4, 175)
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -37,6 +40,8 @@ def test_predict_and_val(root: Path, task: str) -> None:
     cut = made(root, task)
     image = next(Path(cut.data if task == "classify" else Path(cut.data).parent).rglob("val/**/*.png"))
     for model in (YOLO(cut.file), ultralytics.YOLO(cut.file)):
+        if task == "pose" and not PREDICTS_KEYPOINTS:
+            continue  # nor does it of networks of its own
         assert model.predict(str(image), imgsz=64, verbose=False)[0] is not None
         assert_as_planned(model.model, cut)
     model = YOLO(cut.last)
