@@ -126,8 +126,8 @@ def one_step(groups: Groups, smaller: Sequence[Group]) -> Kept:
     """
     kept = np.ones(groups.channel_count, dtype=bool)
     for group in smaller:
-        width = group.widths[: -1 - group.index % 3][-1:].tolist() or group.widths[:1].tolist()
-        for lane, count in zip(group.lanes, group.counts(*width), strict=True):
+        width = int(group.widths[max(0, len(group.widths) - 2 - group.index % 3)])
+        for lane, count in zip(group.lanes, group.counts(width), strict=True):
             kept[lane[count:]] = False
     return kept
 

@@ -302,9 +302,13 @@ class Checker:
 
     def _factor(self, factor: Factor) -> Factor:
         """What is left of a part of an axis of parameters."""
-        slots = [self.slots.get((stored.name, stored.axis)) for stored in factor.stored]
-        left = next((len(slot.ids) for slot in slots if slot is not None), factor.extent)
+        keys = [(stored.name, stored.axis) for stored in factor.stored]
+        left = next((self.length(key) for key in keys if key in self.facts.slots), factor.extent)
         return Factor(left, factor.stored, factor.held)
+
+    def length(self, key: tuple[str, int]) -> int:
+        """How many positions are left of a slot, by its tensor and axis."""
+        return len(self.slots[key].ids)
 
     def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
         """The node with the sizes that the plan predicts, and the arguments that follow widths."""
@@ -313,10 +317,9 @@ class Checker:
         if isinstance(arguments.get("groups"), int) and arguments["groups"] > 1 and isinstance(weight, State):
             stored = weight.first(0)
             key = ("", 0) if stored is None else (stored.name, stored.axis)
-            slot = self.slots.get(key)
+            slot = self.facts.slots.get(key)
             if slot is not None and slot.role in (Role.GROUP, Role.DEPTHWISE):
-                before = len(self.facts.slots[key].ids)
-                arguments = {**arguments, "groups": arguments["groups"] * len(slot.ids) // before}
+                arguments = {**arguments, "groups": arguments["groups"] * self.length(key) // len(slot.ids)}
         return node, arguments
 
     def shape_of(self, footprint: Footprint) -> tuple[int, ...] | None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from channelcut.core import ids as I
 from channelcut.core.footprint import Channels, Footprint, Footprints
-from channelcut.core.graph import Node
 from channelcut.core.groups import Role
 from channelcut.core.reasons import Reason
 from channelcut.coupling.binding import conflicts, edges, meeting
@@ -30,7 +28,7 @@ from channelcut.coupling.interpret import Misfit
 from channelcut.coupling.lanes import components
 from channelcut.coupling.replay import InTurns, Mismatch, Predicted, is_state
 from channelcut.ops.call import Call
-from channelcut.ops.host import Factor, State, Stored
+from channelcut.ops.host import Stored
 
 Free = NDArray[np.bool_]
 
@@ -206,22 +204,9 @@ class Scaled(InTurns):
         if self._free(I.compact(ids)).any():
             raise self._mismatch(call, ids)
 
-    def _factor(self, factor: Factor) -> Factor:
-        lengths = [self.lengths.get((stored.name, stored.axis)) for stored in factor.stored]
-        left = next((length for length in lengths if length is not None), factor.extent)
-        return Factor(left, factor.stored, factor.held)
-
-    def adapted(self, node: Node, arguments: dict[str, Any]) -> tuple[Node, dict[str, Any]]:
-        """The node with the sizes of the narrower network, and the groups of a convolution that follow them."""
-        node = replace(node, value=self._value(node.value, self.values[node.index]))
-        weight = arguments.get("weight")
-        if isinstance(arguments.get("groups"), int) and arguments["groups"] > 1 and isinstance(weight, State):
-            stored = weight.first(0)
-            before = None if stored is None else self.facts.slots.get((stored.name, stored.axis))
-            if stored is not None and before is not None and before.role in (Role.GROUP, Role.DEPTHWISE):
-                after = self.lengths[stored.name, stored.axis]
-                arguments = {**arguments, "groups": arguments["groups"] * after // len(before.ids)}
-        return node, arguments
+    def length(self, key: tuple[str, int]) -> int:
+        """How many positions a slot has in the narrower network, whether the rules have named it yet or not."""
+        return self.lengths[key]
 
     def shape_of(self, footprint: Footprint) -> tuple[int, ...] | None:
         """The shape in the narrower network; None where it would be no whole number."""
