@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from channelcut.allocation.descent import WidthCost, descend
+from channelcut.allocation.descent import descend
 from channelcut.allocation.layers import check_keep
 from channelcut.allocation.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.core.errors import BudgetError, UserError
@@ -17,6 +17,7 @@ from channelcut.core.groups import Group, Groups, Role
 from channelcut.core.reasons import EXCLUDED
 from channelcut.core.unused import unused_words
 from channelcut.cost.bilinear import full_widths
+from channelcut.cost.protocol import WidthCost
 
 Widths = NDArray[np.int64]
 Scores = NDArray[np.float64]

@@ -10,20 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from channelcut.cost.protocol import WidthCost
+
 Widths = NDArray[np.int64]
 Scores = NDArray[np.float64]
-
-
-class WidthCost(Protocol):
-    """What a network costs when group g keeps widths[g] steps: multiply-accumulates, parameters, milliseconds."""
-
-    def __call__(self, widths: Widths) -> float:
-        """Return the cost; it does not fall when a width grows."""
 
 
 def descend(losses: Sequence[Scores], steps: Sequence[Widths], cost: WidthCost, limit: float) -> Widths:

@@ -6,6 +6,7 @@ a network with hundreds of layers is evaluated by two sparse products.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from channelcut.core.groups import Group, Groups, Ids
+from channelcut.cost.protocol import Pairwise
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +45,23 @@ class BilinearCost:
         """The cost when group g keeps widths[g] channels in each lane."""
         w = widths.astype(np.float64)
         return float(np.sum(self.base * self.rows.at(w) * self.columns.at(w)))
+
+    def pairwise(self, steps: Sequence[NDArray[np.int64]]) -> Pairwise:
+        """The same, multiplied out: exact."""
+        count = len(steps)
+        rows, columns = self.rows.matrix.toarray(), self.columns.matrix.toarray()
+        linear = (self.base * self.columns.constant) @ rows + (self.base * self.rows.constant) @ columns
+        products = rows.T @ (self.base[:, None] * columns)
+        widths = [step.astype(np.float64) for step in steps]
+        alone = tuple(w * linear[g] + w * w * products[g, g] for g, w in enumerate(widths))
+        both = products + products.T
+        pairs = {
+            (g, h): both[g, h] * np.outer(widths[g], widths[h])
+            for g in range(count)
+            for h in range(g + 1, count)
+            if both[g, h]
+        }
+        return Pairwise(float(np.sum(self.base * self.rows.constant * self.columns.constant)), alone, pairs)
 
 
 def _share(extents: list[Ids], groups: Groups) -> Share:
