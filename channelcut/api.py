@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from channelcut import steps
 from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
+from channelcut.choosing import excludes, ranked
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
 from channelcut.core.errors import ArithmeticNeeded, UserError
@@ -35,9 +36,6 @@ from channelcut.ranking import criterion, images_for, traced_example
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
 from channelcut.restoring import as_result, check_restore, restored_by
 from channelcut.scoring import Importance, check_importance
-
-if TYPE_CHECKING:
-    pass
 
 
 @frozen_heap()
@@ -177,8 +175,9 @@ def plan(
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, traced_example(model, groups.graph, calibration), preprocessing)
     images = images_for(model, groups, calibration, preprocessing)
-    ranked = criterion(model, importance, images, groups.deploy, targets)
-    chosen = steps.planned(model, groups, budget, ranked, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy)
+    chosen_by = criterion(model, importance, images, groups.deploy, targets)
+    scored = ranked(model, groups, keep, chosen_by, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy)
+    chosen = scored.planned(budget, Stopwatch())
     _say_if_met(chosen, 3)
     return chosen
 
@@ -344,16 +343,17 @@ def prune(
     check_restore(restore)
     budget = Budget(keep, macs, params, align, min_keep, min_channels)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
-    given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), steps.excludes(exclude)
+    given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), excludes(exclude)
     inputs = with_entries(model, given, entries)
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, given, preprocessing)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
-    ranked = criterion(model, importance, batches, deploy, targets)
+    chosen_by = criterion(model, importance, batches, deploy, targets)
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
-    step = steps.planned(model, groups, budget, ranked, held, watch, drop_unused=drop_unused, deploy=deploy)
+    scored = ranked(model, groups, keep, chosen_by, held, watch, drop_unused=drop_unused, deploy=deploy)
+    step = scored.planned(budget, watch)
     small = steps.applied(model, step, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
@@ -362,7 +362,8 @@ def prune(
         if steps.same_run(groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
-        step = steps.planned(model, groups, budget, ranked, held, watch, drop_unused=drop_unused, deploy=deploy)
+        scored = ranked(model, groups, keep, chosen_by, held, watch, drop_unused=drop_unused, deploy=deploy)
+        step = scored.planned(budget, watch)
         small = steps.applied(model, step, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     done = restored_by(small, step, batches, restore, rescale, watch)

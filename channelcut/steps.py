@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,32 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from channelcut.adapters import adapter_of
-from channelcut.allocation import Budget, allocate, excluded, kept_shares
-from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import further_entries
 from channelcut.core.errors import ArithmeticNeeded, ProofError, UserError
-from channelcut.core.graph import Graph, as_spec, check_named, named_outputs, specs
+from channelcut.core.graph import Graph, as_spec, check_named, named_outputs, output_paths, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs, check_patterns
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.record import Record, noticed, put_record, record_of, with_proof
-from channelcut.core.specs import InputSpec
-from channelcut.core.tensors import kept_channels, named_tensors
+from channelcut.core.tensors import kept_channels
 from channelcut.core.trees import leaves
-from channelcut.core.unused import sizes, unused_modules, unused_parameters
-from channelcut.cost import deployed_costs, network_costs
+from channelcut.core.unused import unused_parameters
+from channelcut.cost import network_costs
 from channelcut.coupling import CoupleOptions, couple
 from channelcut.cutting import PlanContext, compose, cut, make_plan
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.structure import retraced_structure
 from channelcut.proof import NOTHING_SHOWN, Retraced, guilty, proof_of, prove_each
-from channelcut.ranking import Criterion
 from channelcut.restoring import restored
 from channelcut.retrace import CutForwards
-from channelcut.scoring import unit_of
 from channelcut.sources.outputs import tensorless, uncounted_outputs
 from channelcut.tracing import result_of, trace, trace_modes
 
@@ -91,7 +85,7 @@ def coupled(
         free, why = options.uncounted(model)
         coupling = CoupleOptions(cast(Any, options.grouped), free_outputs=free)
         if options.prunable_outputs is not None:
-            check_named(_outputs(graphs), options.prunable_outputs, "prunable_outputs")
+            check_named(output_paths(graphs), options.prunable_outputs, "prunable_outputs")
         if options.probe:
             forwards = CutForwards(model, *inputs)
             groups = couple(graphs, coupling, forwards, lambda: forwards.again(graphs[0]))
@@ -100,102 +94,10 @@ def coupled(
         return replace(groups, unused=unused_parameters(model, graphs), uncounted=why)
 
 
-def planned(
-    model: nn.Module,
-    groups: Groups,
-    budget: Budget,
-    criterion: Criterion,
-    exclude: Iterable[str | nn.Module],
-    watch: Stopwatch,
-    *,
-    drop_unused: bool = False,
-    deploy: Deploy = DEFAULT,
-) -> Plan:
-    """The plan that meets a budget of the deployed form, with its context."""
-    _check_groups(model, groups)
-    check_named(_outputs([groups.graph]), deploy.outputs, "outputs")
-    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
-    held = excludes(exclude)
-    groups = excluded(model, groups, held)
-    shares = kept_shares(model, groups, budget.keep) if isinstance(budget.keep, Mapping) else None
-    with watch.stage("score"):
-        scored = criterion.scored(model, groups, watch)
-    with watch.stage("allocate"):
-        costs = network_costs(model, groups)
-        dropped = unused_modules(model, groups.unused) if drop_unused else ()
-        limited = budget.beside(*sizes(model, dropped, groups.undeployed))
-        kept = allocate(groups, scored.values, limited, costs, shares, unit_of(criterion.chosen))
-        context = PlanContext(model, groups, kept, scored.values, costs, dropped)
-        return context.plan(_recorded(model, groups, budget, criterion.said(budget, scored), held))
-
-
-def _outputs(graphs: Sequence[Graph]) -> list[str]:
-    """The paths of the outputs of all graphs."""
-    return [name for graph in graphs for name, _ in named_outputs(graph)]
-
-
-def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
-    """What `exclude` holds, which may be a lone pattern or module."""
-    if isinstance(exclude, (str, nn.Module)):
-        return (exclude,)
-    if not isinstance(exclude, Iterable):
-        raise UserError(f"exclude={exclude!r} names nothing. Expected patterns such as 'head.*', or modules.")
-    return tuple(exclude)
-
-
 def context_of(plan: Plan) -> PlanContext:
     """What a plan that was made here holds."""
     assert isinstance(plan.context, PlanContext)
     return plan.context
-
-
-def _check_groups(model: nn.Module, groups: Groups) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-    wrong = sorted({s.tensor for s in groups.slots if shapes.get(s.tensor) != tuple(groups.shapes[s.tensor])})
-    if wrong:
-        raise UserError(
-            f"These groups were found in another model: {', '.join(wrong[:3])} has another shape here, or is missing. "
-            "Analyze the model that you want to plan for: groups = channelcut.analyze(model, x)."
-        )
-
-
-def _recorded(
-    model: nn.Module, groups: Groups, budget: Budget, said: Mapping[str, Any], exclude: Sequence[str | nn.Module]
-) -> dict[str, Any]:
-    """What was asked for, as data."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    chosen: dict[str, Any] = {}
-    shape = _input_shape(groups.graph)
-    if shape:
-        chosen["input"] = shape
-    if budget.keep is not None:
-        chosen["keep"] = dict(budget.keep) if isinstance(budget.keep, Mapping) else budget.keep
-    if groups.free_outputs:
-        chosen["prunable_outputs"] = list(groups.free_outputs)
-    if groups.graph.entries:
-        chosen["entries"] = list(groups.graph.entries)
-    chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
-    if deployed := groups.deploy.to_dict():
-        chosen["deploy"] = deployed
-    if exclude:
-        chosen["exclude"] = [entry if isinstance(entry, str) else paths[id(entry)] for entry in exclude]
-    return {
-        **chosen,
-        "align": budget.align,
-        "min_keep": budget.min_keep,
-        "min_channels": budget.min_channels,
-        **said,
-    }
-
-
-def _input_shape(graph: Graph) -> str:
-    """The one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
-    others = tuple(f"{entry}." for entry in graph.entries)
-    taken = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]
-    found = [spec for node in taken for spec in specs(node.value)]
-    if len(found) != 1:
-        return ""
-    return str(InputSpec(tuple(found[0].shape), str(found[0].dtype).removeprefix("torch.")))
 
 
 def applied(model: nn.Module, plan: Plan, watch: Stopwatch) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut import steps
+from channelcut.choosing import Ranked
 from channelcut.core.graph import Graph
 from channelcut.core.proof import Proof
 from channelcut.coupling import couple
@@ -164,10 +165,10 @@ def test_what_cannot_be_proven_without_values_is_tried_with_them(monkeypatch: py
 
 
 def test_where_values_change_nothing_a_failure_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, plans = steps.planned, []
+    real, plans = Ranked.planned, []
     broken = Proof(False, 1.0, 1e-9, 1.0, (), "passed", "own", failures=("on purpose",))
     monkeypatch.setattr(steps, "proof_of", lambda *args, **kwargs: broken)
-    monkeypatch.setattr(steps, "planned", lambda *args, **kwargs: plans.append(1) or real(*args, **kwargs))
+    monkeypatch.setattr(Ranked, "planned", lambda *args, **kwargs: plans.append(1) or real(*args, **kwargs))
     with pytest.raises(cc.ProofError, match="on purpose"):
         cc.prune(build("Chain"), example(), keep=0.5)
     assert len(plans) == 1

@@ -214,6 +214,11 @@ def named_outputs(graph: Graph) -> list[tuple[str, int]]:
     return list(zip(graph.outputs or ("",) * len(found), found, strict=True))
 
 
+def output_paths(graphs: Iterable[Graph]) -> list[str]:
+    """The paths of the outputs of all graphs."""
+    return [name for graph in graphs for name, _ in named_outputs(graph)]
+
+
 def is_named(path: str, patterns: Iterable[str]) -> bool:
     """Whether an output is named by one of the patterns: by its own path, or by that of what it is in."""
     return any(fnmatch(path, pattern) or fnmatch(path, f"{pattern}.*") for pattern in patterns)

@@ -18,7 +18,7 @@ from channelcut.core.groups import Group, Groups, Ids, Role, Slot
 from channelcut.core.plan import Plan
 from channelcut.core.tensors import named_tensors
 from channelcut.core.words import kind_of
-from channelcut.cost import BilinearCost
+from channelcut.cost.protocol import WidthCost
 from channelcut.cutting.planning import make_plan
 
 _ROLES = (Role.OUT, Role.GROUP, Role.DEPTHWISE, Role.NORM, Role.BIAS, Role.PARAM)
@@ -35,7 +35,7 @@ class PlanContext:
     groups: Groups
     kept: NDArray[np.bool_]
     scores: NDArray[np.float64]
-    costs: Mapping[str, BilinearCost]
+    costs: Mapping[str, WidthCost]
     dropped: tuple[str, ...] = ()
 
     def plan(self, options: Mapping[str, object]) -> Plan:

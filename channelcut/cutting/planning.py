@@ -15,8 +15,8 @@ from channelcut.core.plan import Cost, GroupPlan, Plan
 from channelcut.core.record import origin
 from channelcut.core.tensors import architecture_fingerprint, kept_indices, kept_positions
 from channelcut.core.unused import sizes
-from channelcut.cost import BilinearCost
 from channelcut.cost.bilinear import full_widths
+from channelcut.cost.protocol import WidthCost
 from channelcut.ops.refresh import attributes
 
 
@@ -24,7 +24,7 @@ def make_plan(
     model: nn.Module,
     groups: Groups,
     kept: NDArray[np.bool_],
-    costs: Mapping[str, BilinearCost],
+    costs: Mapping[str, WidthCost],
     options: Mapping[str, Any] | None = None,
     dropped: tuple[str, ...] = (),
 ) -> Plan:

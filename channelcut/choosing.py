@@ -1,0 +1,155 @@
+"""From coupled channels to a plan: they are scored once, and any number of budgets choose among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from channelcut.adapters import adapter_of
+from channelcut.allocation import Budget, allocate, excluded, kept_shares
+from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.errors import UserError
+from channelcut.core.graph import Graph, check_named, output_paths, specs
+from channelcut.core.groups import Groups
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Stopwatch
+from channelcut.core.specs import InputSpec
+from channelcut.core.tensors import named_tensors
+from channelcut.core.unused import sizes, unused_modules
+from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost.protocol import WidthCost
+from channelcut.cutting import PlanContext
+from channelcut.ranking import Criterion
+from channelcut.scoring import Scored, unit_of
+
+Held = tuple[str | nn.Module, ...]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A network whose channels are scored.
+
+    groups: what may go of its deployed form.
+    scored: the importance of every channel, by `criterion`.
+    costs: `macs`, `params` and what else is limited, as functions of the widths.
+    shares: what `keep` by pattern asks of each group; None where it does not.
+    held: what was excluded.
+    dropped: unused modules that go as wholes.
+    """
+
+    model: nn.Module
+    groups: Groups
+    criterion: Criterion
+    scored: Scored
+    costs: Mapping[str, WidthCost]
+    shares: NDArray[np.float64] | None
+    held: Held
+    dropped: tuple[str, ...]
+
+    def planned(self, budget: Budget, watch: Stopwatch) -> Plan:
+        """The plan that meets a budget, with its context."""
+        with watch.stage("allocate"):
+            limited = budget.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
+            unit = unit_of(self.criterion.chosen)
+            kept = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
+            context = PlanContext(self.model, self.groups, kept, self.scored.values, self.costs, self.dropped)
+            said = self.criterion.said(budget, self.scored)
+            return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
+
+
+def ranked(
+    model: nn.Module,
+    groups: Groups,
+    keep: object,
+    criterion: Criterion,
+    exclude: Iterable[str | nn.Module],
+    watch: Stopwatch,
+    *,
+    drop_unused: bool = False,
+    deploy: Deploy = DEFAULT,
+) -> Ranked:
+    """Score the channels of the deployed form.
+
+    Args:
+        model: the network.
+        groups: its coupling.
+        keep: that of the budget.
+        criterion: by what channels are ranked.
+        exclude: what keeps its width, see `channelcut.plan`.
+        watch: takes the time.
+        drop_unused: see `channelcut.plan`.
+        deploy: see `channelcut.plan`.
+    """
+    _check_groups(model, groups)
+    check_named(output_paths([groups.graph]), deploy.outputs, "outputs")
+    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+    held = excludes(exclude)
+    groups = excluded(model, groups, held)
+    shares = kept_shares(model, groups, keep) if isinstance(keep, Mapping) else None
+    with watch.stage("score"):
+        scored = criterion.scored(model, groups, watch)
+    dropped = tuple(unused_modules(model, groups.unused)) if drop_unused else ()
+    return Ranked(model, groups, criterion, scored, network_costs(model, groups), shares, held, dropped)
+
+
+def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
+    """What `exclude` holds, which may be a lone pattern or module."""
+    if isinstance(exclude, (str, nn.Module)):
+        return (exclude,)
+    if not isinstance(exclude, Iterable):
+        raise UserError(f"exclude={exclude!r} names nothing. Expected patterns such as 'head.*', or modules.")
+    return tuple(exclude)
+
+
+def _check_groups(model: nn.Module, groups: Groups) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    wrong = sorted({s.tensor for s in groups.slots if shapes.get(s.tensor) != tuple(groups.shapes[s.tensor])})
+    if wrong:
+        raise UserError(
+            f"These groups were found in another model: {', '.join(wrong[:3])} has another shape here, or is missing. "
+            "Analyze the model that you want to plan for: groups = channelcut.analyze(model, x)."
+        )
+
+
+def _recorded(
+    model: nn.Module, groups: Groups, budget: Budget, said: Mapping[str, Any], exclude: Sequence[str | nn.Module]
+) -> dict[str, Any]:
+    """What was asked for, as data."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    chosen: dict[str, Any] = {}
+    shape = _input_shape(groups.graph)
+    if shape:
+        chosen["input"] = shape
+    if budget.keep is not None:
+        chosen["keep"] = dict(budget.keep) if isinstance(budget.keep, Mapping) else budget.keep
+    if groups.free_outputs:
+        chosen["prunable_outputs"] = list(groups.free_outputs)
+    if groups.graph.entries:
+        chosen["entries"] = list(groups.graph.entries)
+    chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
+    if deployed := groups.deploy.to_dict():
+        chosen["deploy"] = deployed
+    if exclude:
+        chosen["exclude"] = [entry if isinstance(entry, str) else paths[id(entry)] for entry in exclude]
+    return {
+        **chosen,
+        "align": budget.align,
+        "min_keep": budget.min_keep,
+        "min_channels": budget.min_channels,
+        **said,
+    }
+
+
+def _input_shape(graph: Graph) -> str:
+    """The one tensor that a forward takes, as `1x3x224x224`; empty where it takes several."""
+    others = tuple(f"{entry}." for entry in graph.entries)
+    taken = [node for node in graph.nodes if node.kind == "input" and not node.name.startswith(others)]
+    found = [spec for node in taken for spec in specs(node.value)]
+    if len(found) != 1:
+        return ""
+    return str(InputSpec(tuple(found[0].shape), str(found[0].dtype).removeprefix("torch.")))
