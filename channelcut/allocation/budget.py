@@ -19,6 +19,14 @@ from channelcut.core.unused import unused_words
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.protocol import WidthCost
 
+LIMITS = ("macs", "params", "latency", "latency_ms")
+_SHARE_OR_NUMBER = (
+    "a share of the original, above 0 and at most 1, such as 0.5, or an absolute number above 1, such as 1.5e9"
+)
+_EXPECTED = {
+    "latency": "a share of the original's time, above 0 and at most 1, such as 0.6; milliseconds go into latency_ms",
+    "latency_ms": "milliseconds above 0, such as 4.5",
+}
 Widths = NDArray[np.int64]
 Scores = NDArray[np.float64]
 _READERS = (Role.IN, Role.DEPTHWISE, Role.GROUP)
@@ -26,9 +34,10 @@ _READERS = (Role.IN, Role.DEPTHWISE, Role.GROUP)
 
 @dataclass(frozen=True)
 class Budget:
-    """What may remain: a uniform keep ratio, or a limit on MACs or parameters; exactly one of the three.
+    """What may remain: a uniform keep ratio, or a limit on MACs, parameters or time; exactly one of them.
 
-    Limits are shares of the original in (0, 1], or absolute numbers above 1. `keep` is one share, or shares by pattern
+    Limits are shares of the original in (0, 1], or absolute numbers above 1; that on time is a share, `latency`, or
+    milliseconds, `latency_ms`. `keep` is one share, or shares by pattern
     on the names of layers: what is kept, or, beside a limit, the least that is kept. `align` is the multiple that kept
     widths are rounded to, `min_keep` the least share of any group that a limit leaves, `min_channels` the least number
     of channels of any lane of any group.
@@ -40,22 +49,21 @@ class Budget:
     align: int = 1
     min_keep: float = 0.1
     min_channels: int = 1
+    latency: float | None = None
+    latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        limits = {name: value for name, value in (("macs", self.macs), ("params", self.params)) if value is not None}
+        limits = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
         shares = isinstance(self.keep, Mapping)
         if len(limits) + (self.keep is not None and not (shares and limits)) != 1:
             given = ", ".join([*(["keep"] if self.keep is not None else []), *limits]) or "none"
             raise UserError(
-                f"Give exactly one of keep, macs and params; got {given}. Beside macs or params, keep may be shares by "
-                "pattern, such as {'backbone.*': 0.8}: the least that is kept there."
+                f"Give exactly one of keep, {', '.join(LIMITS[:-1])} and {LIMITS[-1]}; got {given}. Beside a limit, "
+                "keep may be shares by pattern, such as {'backbone.*': 0.8}: the least that is kept there."
             )
         for name, value in limits.items():
-            if not _is_number(value) or not value > 0:
-                raise UserError(
-                    f"{name}={value!r} is no budget: expected a share of the original, above 0 and at most 1, such as "
-                    "0.5, or an absolute number above 1, such as 1.5e9."
-                )
+            if not _is_number(value) or not 0 < value < math.inf or (name == "latency" and value > 1):
+                raise UserError(f"{name}={value!r} is no budget: expected {_EXPECTED.get(name, _SHARE_OR_NUMBER)}.")
         if isinstance(self.keep, Mapping):
             check_keep(self.keep)
         elif self.keep is not None and not (_is_number(self.keep) and 0 < self.keep <= 1):
@@ -78,12 +86,22 @@ class Budget:
         limit = self.params * whole if self.params <= 1 else self.params
         return replace(self, params=min(limit + gone, whole))
 
+    def in_shares(self, whole_ms: float) -> Budget:
+        """The budget with milliseconds as a share of what the original takes, which is 1 where it takes no more."""
+        if self.latency_ms is None:
+            return self
+        return replace(self, latency_ms=None, latency=min(1.0, self.latency_ms / whole_ms))
+
+    @property
+    def timed(self) -> bool:
+        """Whether it limits time."""
+        return self.latency is not None or self.latency_ms is not None
+
     @property
     def limit(self) -> tuple[str, float] | None:
         """The cost that is limited, and its limit as given; None where channels are counted instead."""
-        if self.macs is not None:
-            return "macs", float(self.macs)
-        return None if self.params is None else ("params", float(self.params))
+        found = [(name, float(getattr(self, name))) for name in LIMITS if getattr(self, name) is not None]
+        return found[0] if found else None
 
 
 def _is_number(value: object) -> bool:
