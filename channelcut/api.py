@@ -13,6 +13,7 @@ from channelcut import steps
 from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
 from channelcut.choosing import excludes, ranked
+from channelcut.closing import cut_within
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
 from channelcut.core.errors import ArithmeticNeeded, UserError
@@ -31,6 +32,7 @@ from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
+from channelcut.cost.protocol import WidthCost
 from channelcut.labelled import rereadable, targets_of
 from channelcut.ranking import criterion, images_for, traced_example
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
@@ -99,6 +101,9 @@ def plan(
     keep: float | Mapping[str, float] | None = None,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+    cost: WidthCost | None = None,
     exclude: Iterable[str | nn.Module] = (),
     min_channels: int = 1,
     min_keep: float = 0.1,
@@ -110,7 +115,7 @@ def plan(
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
 ) -> Plan:
-    """Choose the channels that stay; exactly one of `keep`, `macs` and `params` says how many.
+    """Choose the channels that stay; exactly one of `keep`, `macs`, `params`, `latency` and `latency_ms` says how many.
 
     Args:
         model: the network that was analyzed.
@@ -122,6 +127,10 @@ def plan(
         macs: what may remain of the multiply-accumulates for the example input: a share (at most 1) or a number (above
             1), ranking all channels together.
         params: what may remain of the parameters: a share (at most 1) or a number (above 1).
+        latency: what may remain of the time that the network takes: a share, as `cost` predicts it.
+        latency_ms: the same in milliseconds.
+        cost: of a budget of time: a function of the widths of all groups that returns milliseconds, such as
+            `channelcut.measure` returns.
         exclude: layers whose outputs keep their width: patterns on the names of modules (which stand for all layers in
             them) and parameters, or modules of the model. What is coupled to them stays as well, and shows as pinned;
             what goes into them may shrink.
@@ -171,13 +180,13 @@ def plan(
     check_values(model)
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
-    budget = Budget(keep, macs, params, align, min_keep, min_channels)
+    budget = Budget(keep, macs, params, align, min_keep, min_channels, latency, latency_ms)
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, traced_example(model, groups.graph, calibration), preprocessing)
     images = images_for(model, groups, calibration, preprocessing)
     chosen_by = criterion(model, importance, images, groups.deploy, targets)
     scored = ranked(model, groups, keep, chosen_by, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy)
-    chosen = scored.planned(budget, Stopwatch())
+    chosen = (scored.timed(cost) if budget.timed else scored).planned(budget, Stopwatch())
     _say_if_met(chosen, 3)
     return chosen
 
@@ -258,6 +267,9 @@ def prune(
     keep: float | Mapping[str, float] | None = None,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+    cost: WidthCost | None = None,
     exclude: Iterable[str | nn.Module] = (),
     min_channels: int = 1,
     min_keep: float = 0.1,
@@ -283,9 +295,13 @@ def prune(
     Args:
         model: a trained network. Where it is itself a cut, the result's plan leads from the original class.
         x: an example input, see `analyze`.
-        keep: see `plan`; exactly one of `keep`, `macs` and `params` is given.
+        keep: see `plan`; exactly one of `keep`, `macs`, `params`, `latency` and `latency_ms` is given.
         macs: see `plan`.
         params: see `plan`.
+        latency: see `plan`. Where `cost` was measured here, the cut is built and timed beside the original, and planned
+            anew until what was measured is within 3 % of the budget; the trials stand in the plan's options.
+        latency_ms: see `plan`.
+        cost: see `plan`.
         exclude: see `plan`.
         min_channels: see `plan`.
         min_keep: see `plan`.
@@ -319,7 +335,8 @@ def prune(
 
     Raises:
         UserError: see `analyze` and `plan`.
-        BudgetError: the budget cannot be met; the text names the nearest one.
+        BudgetError: the budget cannot be met, or no cut that was timed is faster than the original by more than the
+            noise; the text names the nearest one.
         ProofError: the cut could not be proven; the text names the groups to blame.
 
     Example:
@@ -341,7 +358,7 @@ def prune(
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
     check_rescale(rescale)
     check_restore(restore)
-    budget = Budget(keep, macs, params, align, min_keep, min_channels)
+    budget = Budget(keep, macs, params, align, min_keep, min_channels, latency, latency_ms)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), excludes(exclude)
     inputs = with_entries(model, given, entries)
@@ -353,8 +370,7 @@ def prune(
     graphs = steps.traced(model, inputs, options, watch)
     groups = steps.coupled(model, graphs, inputs, options, watch)
     scored = ranked(model, groups, keep, chosen_by, held, watch, drop_unused=drop_unused, deploy=deploy)
-    step = scored.planned(budget, watch)
-    small = steps.applied(model, step, watch)
+    step, small = cut_within(scored, budget, cost, x, watch)
     try:
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     except ArithmeticNeeded as needed:
@@ -363,8 +379,7 @@ def prune(
             raise steps.unproven(step, inputs, needed.proof) from None
         groups = steps.coupled(model, graphs, inputs, options, watch)
         scored = ranked(model, groups, keep, chosen_by, held, watch, drop_unused=drop_unused, deploy=deploy)
-        step = scored.planned(budget, watch)
-        small = steps.applied(model, step, watch)
+        step, small = cut_within(scored, budget, cost, x, watch)
         proof = steps.proven(small, step, inputs, watch, each=prove == "each")
     done = restored_by(small, step, batches, restore, rescale, watch)
     _say_if_met(step, 4)

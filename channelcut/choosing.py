@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from channelcut.adapters import adapter_of
-from channelcut.allocation import Budget, allocate, excluded, kept_shares
+from channelcut.allocation import LIMITS, Budget, allocate, excluded, kept_shares
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, check_named, output_paths, specs
@@ -22,6 +22,7 @@ from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import named_tensors
 from channelcut.core.unused import sizes, unused_modules
 from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost.bilinear import full_widths
 from channelcut.cost.protocol import WidthCost
 from channelcut.cutting import PlanContext
 from channelcut.ranking import Criterion
@@ -51,10 +52,30 @@ class Ranked:
     held: Held
     dropped: tuple[str, ...]
 
+    def timed(self, cost: WidthCost | None) -> Ranked:
+        """The same with what time costs.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not callable(cost):
+            raise UserError(
+                f"A budget of time needs a model of what time is spent on, and cost={cost!r} is none. Expected what "
+                "channelcut.measure gives, or another callable cost(widths) in milliseconds."
+            )
+        bound = cost.on(self.groups) if hasattr(cost, "on") else cost
+        return replace(self, costs={**self.costs, "latency": bound})
+
+    @property
+    def whole_ms(self) -> float:
+        """What the uncut network takes by the model of its time."""
+        return self.costs["latency"](full_widths(self.groups.groups))
+
     def planned(self, budget: Budget, watch: Stopwatch) -> Plan:
         """The plan that meets a budget, with its context."""
+        limited = budget.in_shares(self.whole_ms) if budget.timed else budget
         with watch.stage("allocate"):
-            limited = budget.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
+            limited = limited.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
             unit = unit_of(self.criterion.chosen)
             kept = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
             context = PlanContext(self.model, self.groups, kept, self.scored.values, self.costs, self.dropped)
@@ -131,7 +152,7 @@ def _recorded(
         chosen["prunable_outputs"] = list(groups.free_outputs)
     if groups.graph.entries:
         chosen["entries"] = list(groups.graph.entries)
-    chosen |= {name: value for name in ("macs", "params") if (value := getattr(budget, name)) is not None}
+    chosen |= {name: value for name in LIMITS if (value := getattr(budget, name)) is not None}
     if deployed := groups.deploy.to_dict():
         chosen["deploy"] = deployed
     if exclude:

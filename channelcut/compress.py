@@ -307,7 +307,7 @@ def measure_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> Me
             options.bench,
             lambda done, total: watch.progress("bench", done, total),
         )
-    return named(found)
+    return found.named("original", "pruned")
 
 
 def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> dict[str, Any]:
@@ -323,12 +323,6 @@ def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> di
         )
     write_json(folder / "profile.json", found)
     return {"profile": found}
-
-
-def named(measurement: Measurement) -> Measurement:
-    """The same measurement, with its sides called what they are here."""
-    baseline, candidate = replace(measurement.baseline, name="original"), replace(measurement.candidate, name="pruned")
-    return replace(measurement, baseline=baseline, candidate=candidate)
 
 
 def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list[str]:

@@ -283,7 +283,8 @@ def _global(
             f"The budget {name}={given:g} cannot be met: with every group at its least width {share:.4f} of the "
             f"original's {name} remain, because the rest {why}. The nearest possible budget is {name}={nearest}. "
             "Ask for that, lower the alignment or the least widths (min_keep, min_channels, keep), or see `channelcut "
-            "analyze` for what is pinned and how to free it."
+            "analyze` for what is pinned and how to free it.",
+            float(nearest),
         )
     if by_cost:
         return _fill(descend(means, steps, cost, limit), means, steps, cost, limit)

@@ -24,7 +24,11 @@ class TraceError(UserError):
 
 
 class BudgetError(UserError):
-    """The budget cannot be met; the text names the nearest one that can."""
+    """The budget cannot be met; the text names the nearest one that can, and so does `nearest` where it is known."""
+
+    def __init__(self, text: str, nearest: float | None = None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
 
 
 class ProofError(ChannelcutError):

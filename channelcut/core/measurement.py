@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from channelcut.core.errors import UserError
@@ -149,6 +149,11 @@ class Measurement:
             return False
         halves = (self.ratio_high - self.ratio_low + self.thread.high - self.thread.low) / 2
         return abs(self.ratio - self.thread.estimate) > halves + _ALIKE * self.ratio
+
+    def named(self, baseline: str, candidate: str) -> Measurement:
+        """The same, with its sides called what they are."""
+        one, other = replace(self.baseline, name=baseline), replace(self.candidate, name=candidate)
+        return replace(self, baseline=one, candidate=other)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measurement as plain JSON values, raw times included."""

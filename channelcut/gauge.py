@@ -1,0 +1,94 @@
+"""How long a cut takes beside its original: both as deployed, on the back end that will run them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from channelcut.adapters import adapter_of
+from channelcut.bench.engines import Comparison, measure_files
+from channelcut.bench.measure import BenchOptions
+from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.inputs import positional_inputs
+from channelcut.core.measurement import Measurement, Ratio
+from channelcut.core.progress import Stopwatch
+from channelcut.onnx_out.deployed import onnx_from_deployed
+
+Gauging = Callable[[nn.Module], Measurement]
+BENCH = BenchOptions(time_limit_s=10.0)
+
+
+@dataclass
+class Gauge(AbstractContextManager["Gauge"]):
+    """Times cuts of one network against it; used as a context, which holds the files.
+
+    Args:
+        model: the original.
+        example: an example input, as for `channelcut.prune`.
+        deploy: which form of both is timed.
+        backend: what runs them, see `engine.registry`.
+        bench: how they are timed.
+        watch: takes the time of it.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> from channelcut.gauge import Gauge
+        >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 3)).eval()
+        >>> x = torch.rand(1, 3, 32, 32)
+        >>> with Gauge(model, x) as gauge:
+        ...     measured = gauge(cc.prune(model, x, keep=0.25).model)
+        >>> measured.baseline.name
+        'original'
+    """
+
+    model: nn.Module
+    example: Any
+    deploy: Deploy = DEFAULT
+    backend: str = "onnxruntime"
+    bench: BenchOptions = BENCH
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Gauge:
+        self._folder = tempfile.TemporaryDirectory()
+        self._written(self.model, "original")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __call__(self, smaller: nn.Module) -> Measurement:
+        """The times of the original and of a cut, in turns."""
+        cut = self._written(smaller, "pruned")
+        report: Callable[[int, int], None] = lambda done, total: self.watch.progress("time", done, total)  # noqa: E731
+        compared = Comparison(self._path("original"), cut, self.backend, stages=False, memory=False)
+        with self.watch.stage("time"):
+            found = measure_files(compared, self.bench, report)
+        return found.named("original", "pruned")
+
+    def _written(self, model: nn.Module, name: str) -> Path:
+        path = self._path(name)
+        with self.watch.stage("export"):
+            owner = adapter_of(self.model)
+            onnx_from_deployed(owner.deployed(model, positional_inputs(model, self.example), self.deploy), path)
+        return path
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None, "a Gauge is used as a context: with Gauge(...) as gauge"
+        return Path(self._folder.name) / f"{name}.onnx"
+
+
+def ratio_of(measured: Measurement) -> Ratio:
+    """The ratio that counts: in processor time of the thread that worked, where that is known, else in wall time."""
+    return measured.thread or Ratio(measured.ratio, measured.ratio_low, measured.ratio_high)

@@ -1,0 +1,142 @@
+"""A budget of time is met in what was measured, not in what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import nn
+
+import channelcut as cc
+from channelcut.allocation import Budget
+from channelcut.choosing import Ranked, ranked
+from channelcut.closing import TOLERANCE, closed
+from channelcut.core.measurement import Latency, Measurement, Ratio
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Stopwatch
+from channelcut.cost import macs_cost
+from channelcut.gauge import Gauge, ratio_of
+from channelcut.ranking import Criterion
+
+EXAMPLE = torch.rand(1, 3, 12, 12)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 5, 1)
+    ).eval()
+
+
+def scored(model: nn.Module) -> Ranked:
+    """Its channels by magnitude; time is predicted by what it multiplies."""
+    groups = cc.analyze(model, EXAMPLE)
+    return ranked(model, groups, None, Criterion(), (), Stopwatch()).timed(macs_cost(groups))
+
+
+def measured(ratio: float, half: float = 0.002) -> Measurement:
+    sides = Latency("original", (1.0, 1.0)), Latency("pruned", (ratio, ratio))
+    return Measurement(*sides, ratio, ratio - half, ratio + half)
+
+
+def widths(model: nn.Module) -> list[int]:
+    return [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)][1:]
+
+
+def weights(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.dim() > 1)
+
+
+@dataclass
+class Machine:
+    """A machine on which a cut takes `time(share of the weights, its widths)` of the original's time."""
+
+    model: nn.Module
+    time: Callable[[float, list[int]], float]
+    calls: list[float] = field(default_factory=list)
+
+    def __call__(self, smaller: nn.Module) -> Measurement:
+        self.calls.append(self.time(weights(smaller) / weights(self.model), widths(smaller)))
+        return measured(self.calls[-1])
+
+
+@pytest.mark.parametrize("time", [lambda w, _: 0.3 + 0.7 * w, lambda w, _: w**0.5, lambda w, _: w**1.7])
+@pytest.mark.parametrize("target", [0.5, 0.75])
+def test_the_measured_ratio_meets_the_budget_whatever_was_predicted(
+    time: Callable[[float, list[int]], float], target: float
+) -> None:
+    model = network()
+    machine = Machine(model, time)
+    plan, smaller = closed(scored(model), Budget(latency=target), machine, Stopwatch())
+    found = time(weights(smaller) / weights(model), [])
+    assert found == pytest.approx(target, rel=TOLERANCE)
+    assert abs(machine.calls[0] / target - 1) > TOLERANCE  # the first plan, by prediction alone, would not have done
+    trials = plan.options["trials"]
+    assert [trial["ratio"] for trial in trials] == machine.calls
+    assert plan.options["latency"] == target
+    assert Plan.from_dict(plan.to_dict()).options == plan.options
+
+
+def test_milliseconds_are_a_share_of_what_the_original_takes() -> None:
+    model = network()
+    ready = scored(model)
+    plan, _ = closed(ready, Budget(latency_ms=ready.whole_ms / 2), Machine(model, lambda w, _: w), Stopwatch())
+    assert plan.options["latency_ms"] == ready.whole_ms / 2
+    assert "latency" not in plan.options
+    assert plan.options["trials"][-1]["ratio"] == pytest.approx(0.5, rel=TOLERANCE)
+
+
+def test_a_budget_out_of_reach_names_the_nearest_that_was_measured() -> None:
+    model = network()
+    with pytest.raises(
+        cc.BudgetError, match=r"cannot be met in measurement.*nearest that was measured is latency=0\.6"
+    ):
+        closed(scored(model), Budget(latency=0.3), Machine(model, lambda w, _: 0.6 + 0.4 * w), Stopwatch())
+
+
+def test_a_plan_that_is_no_faster_is_made_again_with_coarser_widths() -> None:
+    model = network()
+    machine = Machine(model, lambda w, found: w if all(c % 16 == 0 for c in found) else 1.2)
+    plan, smaller = closed(scored(model), Budget(latency=0.7, align=8), machine, Stopwatch())
+    assert all(width % 16 == 0 for width in widths(smaller))
+    assert plan.options["align"] == 16
+    assert {trial["align"] for trial in plan.options["trials"]} == {8, 16}
+
+
+def test_what_nothing_makes_faster_is_refused() -> None:
+    model = network()
+    with pytest.raises(cc.BudgetError, match="faster than the original by more than the noise"):
+        closed(scored(model), Budget(latency=0.99), Machine(model, lambda *_: 1.001), Stopwatch())
+
+
+def test_a_budget_of_time_needs_a_cost() -> None:
+    model = network()
+    groups = cc.analyze(model, EXAMPLE)
+    with pytest.raises(cc.UserError, match=r"cost=None is none\. Expected what channelcut\.measure gives"):
+        cc.plan(model, groups, latency=0.5)
+    with pytest.raises(cc.UserError, match=r"milliseconds go into latency_ms"):
+        cc.plan(model, groups, latency=4.5, cost=macs_cost(groups))
+    plan = cc.plan(model, groups, latency=0.5, cost=macs_cost(groups))
+    assert plan.macs_ratio == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_cost_that_was_measured_nowhere_is_believed() -> None:
+    model = network()
+    cost = macs_cost(cc.analyze(model, EXAMPLE))
+    result = cc.prune(model, EXAMPLE, latency=0.5, cost=cost)
+    assert result.proof.passed
+    assert result.plan.macs_ratio == pytest.approx(0.5, abs=0.02)
+    assert "trials" not in result.plan.options
+
+
+def test_a_cut_is_timed_beside_its_original() -> None:
+    model = network()
+    smaller = cc.prune(model, EXAMPLE, keep=0.25).model
+    with Gauge(model, EXAMPLE) as gauge:
+        gauge.bench = replace(gauge.bench, time_limit_s=0.3, warmup_s=0.0)
+        found = gauge(smaller)
+    assert (found.baseline.name, found.candidate.name) == ("original", "pruned")
+    assert ratio_of(replace(found, thread=Ratio(0.5, 0.4, 0.6))).estimate == 0.5
+    assert ratio_of(replace(found, thread=None)).estimate == found.ratio
