@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,43 @@ def test_killed_and_resumed_is_the_same_bit_by_bit(made: Any, tmp_path: Path) ->
     (tmp_path / "a" / CHECKPOINT).write_bytes(b"no checkpoint")
     with pytest.raises(cc.UserError, match="cannot be read as a checkpoint"):
         again()
+
+
+def test_without_a_learning_rate_the_best_of_some_is_taken(made: Any, tmp_path: Path) -> None:
+    model, result, images = made
+    options = replace(QUICK, learning_rate=None)
+    found = cc.recover(model, result, images, epochs=3, options=options)
+    assert found.recovery is not None
+    (note,) = [note for note in found.recovery.notes if "learning rate" in note]
+    losses = {float(rate): float(loss) for rate, loss in re.findall(r"([\d.e-]+) \((\d\.\d+)\)", note)}
+    chosen = float(re.findall(r"learning rate ([\d.e-]+) was", note)[0])
+    assert len(losses) > 1
+    assert losses[chosen] == min(losses.values())
+    assert same(found, cc.recover(model, result, images, epochs=3, options=replace(options, learning_rate=chosen)))
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("recover", 4):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cc.recover(model, result, images, epochs=3, options=options, out=tmp_path, progress=stop)
+    seen: list[tuple[str, int]] = []
+
+    def note(stage: str, done: int, total: int) -> None:
+        seen.append((stage, done))
+
+    more = cc.recover(model, result, images, epochs=3, options=options, out=tmp_path, progress=note)
+    assert same(more, found)
+    assert more.recovery is not None
+    assert more.recovery.notes == found.recovery.notes
+    assert seen.count(("recover", 0)) <= 1  # no rate is tried again
+
+
+def test_what_is_drawn_anew_has_the_usual_rate(made: Any) -> None:
+    model, result, images = made
+    options = replace(QUICK, learning_rate=None, init="scratch")
+    found = cc.recover(model, result, images, epochs=1, options=options)
+    assert same(found, cc.recover(model, result, images, epochs=1, options=replace(options, learning_rate=1e-3)))
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(made: Any, tmp_path: Path) -> None:

@@ -47,7 +47,12 @@ def add(parser: ArgumentParser) -> None:
 def add_training(group: Any) -> None:
     """How the training goes."""
     group.add_argument("--batch", type=parsing.positive, metavar="N", help="images in a step (default 32)")
-    group.add_argument("--learning-rate", type=float, metavar="X", help="highest rate of AdamW (default 1e-3)")
+    group.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="highest rate of AdamW (default: the best of four)",
+    )
     group.add_argument(
         "--task",
         type=float,

@@ -55,6 +55,8 @@ class State:
             [p for p in self.parameters if p.dim() < 2],
         )
         groups = [{"params": kinds[0], "weight_decay": options.weight_decay}, {"params": kinds[1], "weight_decay": 0.0}]
+        assert options.learning_rate is not None, "training.distil has chosen one"
+        self.learning_rate = options.learning_rate
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=options.learning_rate)
         self.half = _half(options.precision, device)
         scaled = self.half == torch.float16
@@ -95,7 +97,7 @@ class State:
         if not math.isfinite(length) and not self.scaler.is_enabled():
             return length
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.step, total, self.options)
+            group["lr"] = self.learning_rate * rate(self.step, total, self.options.warmup)
         self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -127,6 +129,7 @@ class State:
         """All of it, as tensors, numbers and texts."""
         return {
             "step": self.step,
+            "learning_rate": self.learning_rate,
             "at_once": self.at_once,
             "student": copied(self.student.module),
             "average": copied(self.average.module),
@@ -153,13 +156,16 @@ class State:
         self.best = (found["best"][0], found["best"][1]) if found["best"] else None
 
 
-def rate(step: int, total: int, options: RecoverOptions) -> float:
-    """The learning rate of a step: up in a line, down by a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
-    warm = round(options.warmup * total)
+def rate(step: int, total: int, warmup: float) -> float:
+    """The learning rate of a step as a share of the highest: up in a line for a share `warmup`, down by a cosine.
+
+    The cosine is that of Loshchilov and Hutter 2017, arXiv:1608.03983.
+    """
+    warm = round(warmup * total)
     if step < warm:
-        return options.learning_rate * (step + 1) / warm
+        return (step + 1) / warm
     done = (step - warm) / max(1, total - warm)
-    return options.learning_rate * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def copied(module: nn.Module) -> Tensors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from channelcut.recovery.distil.processes import sum_gradients
 from channelcut.recovery.distil.state import State, Tensors, copied
 
 _EVERY_S = 120.0  # a checkpoint at least as often
+_RATES, _USUAL_RATE = (1e-4, 3e-4, 1e-3, 3e-3), 1e-3
+_SHARE, _SHORTEST, _LONGEST = 16, 4, 100  # a short training has one in `_SHARE` of all steps, within these limits
 Report = Callable[[int, int, str], None]
 """report(steps done, steps in all, loss and time left in words)"""
 
@@ -74,9 +76,13 @@ def distil(course: Course, report: Report) -> Outcome:
     Raises:
         UserError: a loss is not finite, memory runs out on a single input, a checkpoint is of another recovery.
     """
+    found = None if course.folder is None else checkpoints.read(course.folder, course.asked)
+    course, notes = _with_rate(course, found, report)
     training = _Training(course, report)
-    if course.folder is not None and (found := checkpoints.read(course.folder, course.asked)) is not None:
+    if found is not None:
         training.state.restore(found)
+    else:
+        training.state.notes += notes
     try:
         return training.run()
     except UserError:
@@ -85,6 +91,53 @@ def distil(course: Course, report: Report) -> Outcome:
         if training.state.whole:
             training.save()
         raise
+
+
+def _with_rate(course: Course, found: Mapping[str, Any] | None, report: Report) -> tuple[Course, list[str]]:
+    """The course with a learning rate: that asked for, that of a checkpoint, or the best of some; and what to say."""
+    options, notes = course.options, list[str]()
+    rate = options.learning_rate
+    if found is not None:
+        rate = found["learning_rate"]
+    elif rate is None and (options.init != "cut" or course.penalty is not None):
+        rate = _USUAL_RATE  # how close the outputs come at first says nothing where they first go away
+    elif rate is None:
+        closeness = _tried(course, report)
+        rate = min(closeness, key=lambda each: closeness[each])
+        tried = ", ".join(f"{each:g} ({loss:.4f})" for each, loss in closeness.items())
+        notes.append(
+            f"The learning rate {rate:g} was chosen by short trainings, whose loss on what is held back was, by rate: "
+            f"{tried}."
+        )
+    return replace(course, options=replace(options, learning_rate=rate)), notes
+
+
+def _tried(course: Course, report: Report) -> dict[float, float]:
+    """How far the outputs on what is held back are after a short training at each rate, from low to high.
+
+    Ends at the first rate that does worse than the one before. A whole schedule each: what a rate gains is seen only
+    when it has come down.
+    """
+    found: dict[float, float] = {}
+    for rate in _RATES:
+        options = replace(course.options, learning_rate=rate)
+        training = _Training(replace(course, folder=None, options=options), report)
+        steps = min(training.total, max(_SHORTEST, min(training.total // _SHARE, _LONGEST)))
+        whole, training.total = training.total, steps
+        try:
+            for step in range(steps):
+                report(0, whole, f"learning rate {rate:g}, step {step + 1} of {steps}")
+                training.step()
+        except UserError:  # it diverges, or the data is at fault
+            if not found:
+                raise
+            break
+        all_ = training.all  # one rate for all processes, whatever the last bits of theirs are
+        closeness = torch.tensor(training.closeness(), device=all_.device)
+        found[rate] = float(all_.total(closeness)) / all_.count
+        if len(found) > 1 and not found[rate] <= min(list(found.values())[:-1]):
+            break
+    return found
 
 
 class _Training:
@@ -106,10 +159,10 @@ class _Training:
         """All epochs, or as many as the outputs come closer in."""
         state, begun_at = self.state, self.state.step
         if not state.step and state.best is None:
-            state.first = self._closeness()
+            state.first = self.closeness()
             state.noted(state.first)
         while state.step < self.total and not self._over():
-            loss = self._step()
+            loss = self.step()
             state.sum += loss
             left = (time.monotonic() - self.begun) / (state.step - begun_at) * (self.total - state.step)
             if state.step % self.batches.per_epoch == 0:
@@ -123,7 +176,7 @@ class _Training:
 
     def _epoch(self) -> None:
         state = self.state
-        found = self._closeness()
+        found = self.closeness()
         state.history.append((state.sum / self.batches.per_epoch, found))
         state.sum = 0.0
         state.noted(found)
@@ -157,7 +210,7 @@ class _Training:
                 notes.append("No epoch brought the outputs closer to the original's, so the weights are as they were.")
         return Outcome(tensors, state.step, state.first, after, tuple(state.history), tuple(notes))
 
-    def _step(self) -> float:
+    def step(self) -> float:
         """One step over all processes; the loss."""
         state, step = self.state, self.state.step
         items = self.batches.items(step)
@@ -239,7 +292,7 @@ class _Training:
             "precision='fp32'."
         )
 
-    def _closeness(self) -> float:
+    def closeness(self) -> float:
         """The loss of the averaged weights on what is held back, without labels where the teacher has a say."""
         found, count = 0.0, 0
         size = self.state.at_once or self.course.options.batch
