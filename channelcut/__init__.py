@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from channelcut.adapters import ultralytics
     from channelcut.api import analyze, apply, plan, prove, prune
+    from channelcut.bench.layers.clock import MeasureOptions
     from channelcut.core.errors import BudgetError, ChannelcutError, ProofError, RuleError, TraceError, UserError
     from channelcut.core.groups import Group, Groups, Pin, Slot
     from channelcut.core.plan import Plan
     from channelcut.core.proof import Proof
     from channelcut.core.result import PruneResult
+    from channelcut.cost.measured import MeasuredCost
+    from channelcut.latency.api import measure
     from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
     from channelcut.onnx_out.metadata import onnx_metadata
     from channelcut.ops.call import Call
@@ -52,17 +55,20 @@ _HOME = {
     "channelcut.restoring": ("compensate",),
     "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
+    "channelcut.bench.layers.clock": ("MeasureOptions",),
+    "channelcut.cost.measured": ("MeasuredCost",),
+    "channelcut.latency.api": ("measure",),
     "channelcut.recovering.api": ("prune_in_rounds", "recover", "sparsify"),
     "channelcut.recovery.distil.options": ("RecoverOptions",),
     "channelcut.recovery.images": ("Preprocessing",),
 }
 
 __all__ = [
-    "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "Pin", "Plan", "PrecisionOptions", "Preprocessing",
-    "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot", "TraceError", "UserError", "analyze",
-    "apply", "compensate", "convert_precision", "elementwise", "example_inputs_from_onnx", "export", "from_onnx",
-    "load", "onnx_metadata", "plan", "pointwise", "prove", "prune", "prune_in_rounds", "recover", "rule", "save",
-    "sparsify", "ultralytics",
+    "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "MeasureOptions", "MeasuredCost", "Pin", "Plan",
+    "PrecisionOptions", "Preprocessing", "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot",
+    "TraceError", "UserError", "analyze", "apply", "compensate", "convert_precision", "elementwise",
+    "example_inputs_from_onnx", "export", "from_onnx", "load", "measure", "onnx_metadata", "plan", "pointwise",
+    "prove", "prune", "prune_in_rounds", "recover", "rule", "save", "sparsify", "ultralytics",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from channelcut.cli import (
     env,
     explain,
     export,
+    measure,
     profile,
     recover,
     report,
@@ -27,7 +28,7 @@ from channelcut.cli.parsing import Command, Parser, add_command
 from channelcut.core.errors import ChannelcutError, UserError
 
 COMMANDS: tuple[Command, ...] = (
-    analyze, compress, recover, export, convert, build, verify, bench, profile, report, explain, env,
+    analyze, compress, recover, export, convert, build, verify, bench, measure, profile, report, explain, env,
 )  # fmt: skip
 
 DONE, DOES_NOT_HOLD, USER_ERROR, INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,198 @@
+"""What a back end has to offer so that its layers can be timed, and the loop that times them.
+
+Layers are timed in turns, so that a slow spell of the machine hits all of them, and a fixed small convolution beside
+them in every round: times of different hours are compared in its units.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from channelcut.core.errors import ChannelcutError, UserError
+from channelcut.cost.kinds import Entry, LayerKind, Widths
+from channelcut.cost.table import Target, Timing
+
+Run = Callable[[], float]
+"""Runs once and returns how long that took, in ms."""
+
+REFERENCE = Entry(
+    LayerKind(
+        "Conv", (1,), (40, 40), (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1)), ("strides", (1, 1))), ("Relu",)
+    ),
+    Widths(64, 64),
+)
+_RESAMPLES = 200
+_HELD = 48  # layers that are held ready at once: bounds the memory, and the time between two of a layer's runs
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a running network.
+
+    name: the back end's. op: its operator. ms: its time. names: the nodes and values of the file that it is made of.
+    values: those of the file that it reads or writes, by which its size follows the widths. layer: whether it is
+    a product with a weight.
+    """
+
+    name: str
+    op: str
+    ms: float
+    names: frozenset[str]
+    values: tuple[str, ...] = ()
+    layer: bool = False
+
+
+class LayerClock(Protocol):
+    """A back end whose layers can be timed one by one."""
+
+    def target(self) -> Target:
+        """What the times belong to."""
+        ...
+
+    def prepared(self, entry: Entry) -> Run:
+        """A lone layer, ready to run; raises `UserError` where the back end refuses it."""
+        ...
+
+    def network(self, path: Path) -> Run:
+        """A whole file, ready to run."""
+        ...
+
+    def kernels(self, path: Path, runs: int) -> list[Kernel]:
+        """The kernels of a whole file with their times."""
+        ...
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How to time layers.
+
+    half_width: how narrow the 95 % interval of a layer's median has to become, as a share of the median. min_rounds,
+    max_rounds: how often each layer is run at least and at most. limit_s: seconds for all layers; what is left then is
+    not timed. step: widths that are timed are multiples of this; None: the target's own, which is looked for.
+    network_runs: how often the whole network is run.
+    """
+
+    half_width: float = 0.03
+    min_rounds: int = 7
+    max_rounds: int = 40
+    limit_s: float = math.inf
+    step: int | None = None
+    network_runs: int = 15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_rounds <= self.max_rounds or self.network_runs < 1:
+            raise UserError(
+                f"MeasureOptions asks for {self.min_rounds} to {self.max_rounds} rounds and {self.network_runs} runs "
+                "of the network; expected at least 2 rounds, min_rounds <= max_rounds, and at least one run."
+            )
+        if not self.half_width > 0 or not self.limit_s > 0 or (self.step is not None and self.step < 1):
+            raise UserError(
+                f"MeasureOptions asks for half_width={self.half_width}, limit_s={self.limit_s} and step={self.step}; "
+                "expected numbers above 0."
+            )
+
+
+@dataclass
+class Counted:
+    """Progress over layers, with the time left. `report(done, total, words)`."""
+
+    total: int
+    report: Callable[[int, int, str], None]
+    done: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, count: int) -> None:
+        """Count more of them as done."""
+        self.done += count
+        spent = time.perf_counter() - self.started
+        left = spent / max(self.done, 1) * (self.total - self.done)
+        self.report(self.done, self.total, f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
+
+
+def timed(
+    clock: LayerClock,
+    entries: Sequence[Entry],
+    options: MeasureOptions,
+    report: Callable[[int, int, str], None],
+    reference_ms: float | None = None,
+) -> Iterator[dict[Entry, Timing | str]]:
+    """Time layers, some at a time; gives the times of each lot as it is done, or why the back end refused a layer.
+
+    `reference_ms`: what the reference took when the table was begun; the times are scaled to that.
+    """
+    counted, started = Counted(len(entries), report), time.perf_counter()
+    # Layers of like size share a lot, so that none waits long for its next turn.
+    for start in range(0, len(entries), _HELD):
+        if time.perf_counter() - started > options.limit_s:
+            return
+        lot = entries[start : start + _HELD]
+        found: dict[Entry, Timing | str] = {}
+        runs: dict[Entry, Run] = {}
+        for entry in lot:
+            try:
+                runs[entry] = clock.prepared(entry)
+                runs[entry]()  # the first run sets up what later ones reuse
+            except (ChannelcutError, MemoryError) as problem:
+                runs.pop(entry, None)
+                found[entry] = " ".join(str(problem).split())[:300]
+        found |= _rounds(clock.prepared(REFERENCE), runs, options, reference_ms)
+        counted.add(len(lot))
+        yield found
+
+
+def _rounds(
+    reference: Run, runs: dict[Entry, Run], options: MeasureOptions, reference_ms: float | None
+) -> dict[Entry, Timing]:
+    """Run all of them in turns; those whose interval is narrow drop out."""
+    reference()
+    samples: dict[Entry, list[tuple[float, float]]] = {entry: [] for entry in runs}
+    found: dict[Entry, Timing] = {}
+    waiting = set(runs)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for number in range(1, options.max_rounds + 1):
+            beside = min(reference(), reference())
+            for entry, run in runs.items():
+                if entry in waiting:
+                    samples[entry].append((run(), beside))
+            if number >= options.min_rounds and (number % 4 == 3 or number == options.max_rounds):
+                for entry in sorted(waiting, key=str):
+                    found[entry] = _timing(samples[entry], options.seed, reference_ms)
+                    if found[entry].spread <= options.half_width:
+                        waiting.discard(entry)
+            if not waiting:
+                break
+    finally:
+        if enabled:
+            gc.enable()
+    return found
+
+
+def _timing(samples: Sequence[tuple[float, float]], seed: int, reference_ms: float | None) -> Timing:
+    """The median and its interval by the bootstrap, in ms as they were when the reference took `reference_ms`."""
+    times = np.array(samples)
+    scale = 1.0 if reference_ms is None else reference_ms / float(np.median(times[:, 1]))
+    taken = np.maximum(times[:, 0], 1e-6) * scale
+    generator = np.random.default_rng(seed)
+    drawn = np.median(taken[generator.integers(0, len(taken), (_RESAMPLES, len(taken)))], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Timing(float(np.median(taken)), float(low), float(high))
+
+
+def median_ms(run: Run, reference: Run, runs: int) -> tuple[float, float]:
+    """The median times of a callable and of the reference, run in turns."""
+    run()
+    reference()
+    pairs: list[tuple[float, float]] = [(run(), reference()) for _ in range(runs)]
+    times: Any = np.median(np.array(pairs), axis=0)
+    return float(times[0]), float(times[1])

@@ -1,0 +1,107 @@
+"""One layer as an ONNX model of its own, with random weights: times do not depend on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from channelcut.cost.kinds import Entry
+
+INPUT, RESIDUAL, OUTPUT = "x", "residual", "y"
+LAYER = "layer"
+"""The name of the node with the weight."""
+
+_SCALE = 0.1  # of the weights: sums stay far from subnormal numbers and from infinity
+
+
+def input_shape(entry: Entry) -> tuple[int, ...]:
+    """The shape of what the layer reads."""
+    kind, widths = entry.kind, entry.widths
+    return (*kind.lead, widths.cin, *kind.size)
+
+
+def lone_model(entry: Entry) -> onnx.ModelProto:
+    """The layer with what is fused after it; its inputs are `x` and, where it adds one, `residual`."""
+    kind, widths = entry.kind, entry.widths
+    generator = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> NDArray[np.float32]:
+        return (generator.random(shape, np.float32) - 0.5) * _SCALE
+
+    weights = {"weight": drawn(*_weight_shape(entry)), "bias": drawn(widths.cout)}
+    if kind.op == "Gemm" and len(kind.lead) > 1:
+        del weights["bias"]
+        nodes = [helper.make_node("MatMul", [INPUT, "weight"], ["value0"], LAYER)]
+    elif kind.op == "Gemm":
+        nodes = [helper.make_node("Gemm", [INPUT, "weight", "bias"], ["value0"], LAYER)]
+    else:
+        said = {name: list(value) for name, value in kind.attributes} | {"group": widths.groups}
+        nodes = [helper.make_node(kind.op, [INPUT, "weight", "bias"], ["value0"], LAYER, **said)]
+    for number, words in enumerate(kind.after):
+        before, after = f"value{number}", f"value{number + 1}"
+        if words == "Bias":
+            weights["bias"] = drawn(widths.cout)
+        made, constants = _step(words, before, after, number)
+        nodes, weights = nodes + made, weights | constants
+    nodes[-1].output[0] = OUTPUT
+    return _model(entry, nodes, [numpy_helper.from_array(value, name) for name, value in weights.items()])
+
+
+def _weight_shape(entry: Entry) -> tuple[int, ...]:
+    kind, (cin, cout, groups) = entry.kind, entry.widths
+    if kind.op == "Gemm":
+        return cin, cout
+    kernel = kind.attribute("kernel_shape", ())
+    return (cout, cin // groups, *kernel) if kind.op == "Conv" else (cin, cout // groups, *kernel)
+
+
+def _step(
+    words: str, before: str, after: str, number: int
+) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.float32]]]:
+    """The nodes of one step after a layer, and the constants that they read; the inverse of what `reading` says."""
+    if words == "Add":
+        return [helper.make_node("Add", [before, RESIDUAL], [after], f"step{number}")], {}
+    if words == "Bias":
+        return [helper.make_node("Add", [before, "bias"], [after], f"step{number}")], {}
+    gated = words.startswith("x·")
+    name, said = re.fullmatch(r"(\w+)(?:\((.*)\))?", words.removeprefix("x·")).groups()  # type: ignore[union-attr]
+    attributes: dict[str, float] = {}
+    constants: dict[str, NDArray[np.float32]] = {}
+    for argument in filter(None, (said or "").split(",")):
+        key, _, value = argument.rpartition("=")
+        if key:
+            attributes[key] = float(value)
+        else:
+            constants[f"constant{number}_{len(constants)}"] = np.array(float(value), np.float32)
+    result = f"gate{number}" if gated else after
+    nodes = [helper.make_node(name, [before, *constants], [result], f"step{number}", **attributes)]
+    if gated:
+        nodes.append(helper.make_node("Mul", [before, result], [after], f"product{number}"))
+    return nodes, constants
+
+
+def _model(entry: Entry, nodes: Sequence[onnx.NodeProto], weights: Sequence[TensorProto]) -> onnx.ModelProto:
+    inputs = [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_shape(entry))]
+    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "layer", inputs, [output], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    if "Add" in entry.kind.after:
+        shape = _inferred(model)
+        model.graph.input.append(helper.make_tensor_value_info(RESIDUAL, TensorProto.FLOAT, shape))
+    result: onnx.ModelProto = onnx.shape_inference.infer_shapes(model)
+    return result
+
+
+def _inferred(model: onnx.ModelProto) -> list[int]:
+    """The shape of what the layer itself writes."""
+    alone = onnx.ModelProto()
+    alone.CopyFrom(model)
+    del alone.graph.node[1:]
+    alone.graph.node[0].output[0] = OUTPUT
+    shape = onnx.shape_inference.infer_shapes(alone).graph.output[0].type.tensor_type.shape
+    return [int(d.dim_value) for d in shape.dim]

@@ -1,0 +1,279 @@
+"""The layers of a deployed ONNX file: which widths each has, and which channels of the trained network they are.
+
+A layer is an operator with a weight, and what a back end may compute in the same kernel after it: an activation, the
+addition of a residual. Its weight is a parameter of the trained network, by name or, where the export renamed it, by
+its place among those of its shape; the parameter's slots say which channels the layer reads and writes. The share of
+its channels that any other value keeps follows from the values that it is computed from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from channelcut.core.groups import Groups, Ids, Role
+from channelcut.cost.kinds import DENSE, TOGETHER, LayerKind, Widths
+from channelcut.cost.surface import Extent
+from channelcut.onnx_out.files import load_onnx
+
+Shares = NDArray[np.float64]
+"""A share that is kept, as a linear function of widths: [constant, coefficient of each group], shape (1 + groups,)."""
+
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_ACTIVATIONS = {"Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "Elu", "Gelu", "Softplus"}
+_GATES = {"Sigmoid", "HardSigmoid"}
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A step after a layer: in words, the nodes that it is made of, and the value that it ends with."""
+
+    words: str
+    nodes: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """A layer of a file.
+
+    name: that of its parameter in the trained network.
+    kind: without what comes after it; `after` holds that, in order.
+    reads, writes: the shares of its inputs' and outputs' channels that are kept.
+    """
+
+    name: str
+    kind: LayerKind
+    extent: Extent
+    node: str
+    output: str
+    reads: Shares
+    writes: Shares
+    after: tuple[Fused, ...] = ()
+
+    def names(self) -> set[str]:
+        """All nodes and values that a kernel of this layer may be called after."""
+        return {self.node, self.output} | {n for step in self.after for n in (*step.nodes, step.output)}
+
+
+@dataclass
+class Deployed:
+    """A deployed file as layers and values.
+
+    shares: of every value that is computed, by name. nodes: what each node writes, by the node's name. doubts: what
+    could not be made out, in words.
+    """
+
+    layers: list[FileLayer] = field(default_factory=list)
+    shares: dict[str, Shares] = field(default_factory=dict)
+    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+
+
+def read_deployed(path: Path, groups: Groups) -> Deployed:
+    """The layers of a file, against the groups of the network that it was made of."""
+    return _Reader(onnx.shape_inference.infer_shapes(load_onnx(path)), groups).read()
+
+
+class _Reader:
+    def __init__(self, model: onnx.ModelProto, groups: Groups) -> None:
+        graph = model.graph
+        self.graph, self.groups = graph, groups
+        self.weights = {w.name: tuple(w.dims) for w in graph.initializer}
+        self.values = {w.name: w for w in graph.initializer}
+        infos = [*graph.value_info, *graph.input, *graph.output]
+        self.shapes = {v.name: tuple(int(d.dim_value) for d in v.type.tensor_type.shape.dim) for v in infos}
+        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+        self.outputs = {o.name for o in graph.output}
+        self.slots = {(slot.tensor, slot.axis): slot for slot in groups.slots}
+        self.owner = groups.group_of()
+        self.full = np.array([g.width for g in groups.groups], np.float64)
+        self.left = _weights_in_order(groups)
+        self.rough: set[str] = set()  # values of whose shares only a mean is known
+
+    def read(self) -> Deployed:
+        found = Deployed()
+        whole = np.zeros(1 + len(self.full))
+        whole[0] = 1.0
+        layers = self._named()
+        claimed = self._residuals([node for node, _ in layers.values()])
+        for node in self.graph.node:
+            found.nodes[node.name] = tuple(node.output)
+            key = node.output[0]
+            if key in layers:
+                layer = self._layer(node, layers[key][1], claimed, found)
+                found.layers.append(layer)
+                share = layer.writes
+            else:
+                share = self._mixed(node, found.shares, whole)
+                products = node.op_type == "MatMul" or (node.op_type == "Split" and np.count_nonzero(share) > 1)
+                if products or any(name in self.rough for name in node.input):
+                    self.rough.update(node.output)
+            for name in node.output:
+                found.shares[name] = share
+        return found
+
+    def _named(self) -> dict[str, tuple[onnx.NodeProto, str]]:
+        """Every node with a weight by its output, and the parameter that the weight is; those named alike go first."""
+        nodes = [node for node in self.graph.node if self._weighted(node)]
+        named: dict[str, str] = {}
+        for node in nodes:
+            parameter = self._by_name(node.input[1])
+            if parameter is not None:
+                named[node.output[0]] = parameter
+        self.left = [parameter for parameter in self.left if parameter not in set(named.values())]
+        for node in nodes:
+            if node.output[0] not in named:
+                shape = self.weights[node.input[1]]
+                fits = (p for p in self.left if self.groups.shapes[p] in (shape, shape[::-1]))
+                parameter = next(fits, None)
+                if parameter is not None:
+                    self.left.remove(parameter)
+                named[node.output[0]] = parameter or ""
+        return {node.output[0]: (node, named[node.output[0]]) for node in nodes}
+
+    def _weighted(self, node: onnx.NodeProto) -> bool:
+        if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in self.weights:
+            return False
+        return "Conv" in node.op_type or len(self.weights[node.input[1]]) == 2
+
+    def _by_name(self, name: str) -> str | None:
+        """The parameter of that name, perhaps below a wrapper's, if it has the weight's extents."""
+        extents = sorted(self.weights[name])
+        while name:
+            if name in self.groups.shapes and sorted(self.groups.shapes[name]) == extents:
+                return name
+            name = name.partition(".")[2]
+        return None
+
+    def _layer(self, node: onnx.NodeProto, parameter: str, claimed: set[str], found: Deployed) -> FileLayer:
+        kind, full = self._kind(node)
+        whole = np.zeros(1 + len(self.full))
+        whole[0] = 1.0
+        before = self._mixed(node, found.shares, whole)
+        name = parameter or node.name
+        if not parameter:
+            found.doubts.append(
+                f"the weight of {node.name} is no parameter that was traced, so its width is taken as fixed"
+            )
+            extent = Extent(full, DENSE, bool(before[1:].any()), False)
+            return FileLayer(name, kind, extent, node.name, node.output[0], before, whole, self._after(node, claimed))
+        axes = (1, 0) if kind.op != "ConvTranspose" else (0, 1)
+        reads, writes = (self._share(parameter, axis) for axis in axes)
+        mode = DENSE
+        if full.groups > 1:
+            first = self.slots.get((parameter, 0))
+            if first is None or first.role in (Role.DEPTHWISE, Role.GROUP):
+                mode, reads, writes = TOGETHER, self._share(parameter, 0), self._share(parameter, 0)
+        if not self.rough.intersection(node.input) and not np.allclose(reads, before, atol=1e-9):
+            found.doubts.append(f"{name} reads other channels than what is computed before it says")
+        extent = Extent(full, mode, bool(reads[1:].any()), bool(writes[1:].any()))
+        return FileLayer(name, kind, extent, node.name, node.output[0], reads, writes, self._after(node, claimed))
+
+    def _share(self, parameter: str, axis: int) -> Shares:
+        """The kept share of a parameter's axis; lanes of a group keep equal counts."""
+        share = np.zeros(1 + len(self.full))
+        slot = self.slots.get((parameter, axis))
+        channels: Ids = slot.channels if slot is not None else np.zeros(1, np.int64)
+        counts = np.bincount(self.owner[channels] + 1, minlength=len(share)).astype(np.float64) / len(channels)
+        share[0] = counts[0]
+        share[1:] = counts[1:] / self.full
+        return share
+
+    def _mixed(self, node: onnx.NodeProto, shares: Mapping[str, Shares], whole: Shares) -> Shares:
+        """The share of what a node computes: the mean of its inputs', each weighted by its elements."""
+        inputs = [name for name in node.input if name and name not in self.weights]
+        if not inputs:
+            return whole
+        sizes = np.array([float(np.prod(self.shapes.get(name, (1,)))) for name in inputs])
+        found: Shares = sum(s * shares.get(n, whole) for n, s in zip(inputs, sizes, strict=True)) / max(
+            sizes.sum(), 1.0
+        )
+        return found
+
+    def _kind(self, node: onnx.NodeProto) -> tuple[LayerKind, Widths]:
+        said = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        weight, source = self.weights[node.input[1]], self.shapes[node.input[0]]
+        if node.op_type in ("Gemm", "MatMul"):
+            cout, cin = weight if said.get("transB") else weight[::-1]
+            return LayerKind("Gemm", source[:-1], ()), Widths(cin, cout)
+        groups = int(said.get("group", 1))
+        names = ("kernel_shape", "strides", "pads", "dilations", "output_padding")
+        attributes = {name: tuple(said[name]) for name in names if name in said} | {"kernel_shape": weight[2:]}
+        kind = LayerKind(node.op_type, source[:1], source[2:], tuple(sorted(attributes.items())))
+        cin, cout = (weight[1] * groups, weight[0]) if node.op_type == "Conv" else (weight[0], weight[1] * groups)
+        return kind, Widths(cin, cout, groups)
+
+    def _residuals(self, layers: Sequence[onnx.NodeProto]) -> set[str]:
+        """The additions by the name of the layer's chain that runs into them last: one layer may claim each."""
+        place = {node.output[0]: number for number, node in enumerate(self.graph.node)}
+        last: dict[str, tuple[int, str]] = {}
+        for node in layers:
+            for step in self._chain(node):
+                if step.words == "Add":
+                    last[step.output] = max(last.get(step.output, (-1, "")), (place[node.output[0]], node.output[0]))
+        return {f"{output} {layer}" for output, (_, layer) in last.items()}
+
+    def _after(self, node: onnx.NodeProto, claimed: set[str]) -> tuple[Fused, ...]:
+        steps = []
+        for step in self._chain(node):
+            if step.words == "Add" and f"{step.output} {node.output[0]}" not in claimed:
+                break
+            steps.append(step)
+        return tuple(steps)
+
+    def _chain(self, node: onnx.NodeProto) -> Iterator[Fused]:
+        """What could be computed in the same kernel, up to one addition of a residual and what follows it."""
+        value, added = node.output[0], False
+        while value not in self.outputs:
+            step = self._step(value)
+            if step is None or (added and step.words == "Add"):
+                return
+            added = added or step.words == "Add"
+            yield step
+            value = step.output
+
+    def _step(self, value: str) -> Fused | None:
+        readers = self.readers[value]
+        if len(readers) == 1:
+            (node,) = readers
+            if node.op_type in _ACTIVATIONS:
+                return Fused(self._words(node), (node.name,), node.output[0])
+            others = [name for name in node.input if name != value]
+            if node.op_type == "Add" and len(others) == 1:
+                if others[0] in self.weights:
+                    return Fused("Bias", (node.name,), node.output[0]) if len(self.weights[others[0]]) <= 1 else None
+                if self.shapes.get(others[0]) == self.shapes.get(value):
+                    return Fused("Add", (node.name,), node.output[0])
+        if len(readers) == 2:
+            gate = next((n for n in readers if n.op_type in _GATES), None)
+            product = next((n for n in readers if n.op_type == "Mul"), None)
+            if gate is not None and product is not None and self.readers[gate.output[0]] == [product]:
+                return Fused(f"x·{self._words(gate)}", (gate.name, product.name), product.output[0])
+        return None
+
+    def _words(self, node: onnx.NodeProto) -> str:
+        """An activation with its numbers, such as `Clip(0,6)`."""
+        numbers = [f"{a.name}={onnx.helper.get_attribute_value(a):g}" for a in node.attribute if a.type == a.FLOAT]
+        given = [onnx.numpy_helper.to_array(self.values[n]) for n in node.input[1:] if n in self.values]
+        numbers += [f"{float(v):g}" for v in given if v.size == 1]
+        return f"{node.op_type}({','.join(numbers)})" if numbers else node.op_type
+
+
+def _weights_in_order(groups: Groups) -> list[str]:
+    """The parameters of the network's products and convolutions in the order in which they run, each once."""
+    nodes = groups.graph.nodes
+    found: dict[str, None] = {}
+    for work in groups.work:
+        states = [nodes[ref.index] for ref in nodes[work.node].inputs if nodes[ref.index].kind == "state"]
+        found |= {node.name: None for node in states if len(groups.shapes.get(node.name, ())) > 1}
+    return list(found)

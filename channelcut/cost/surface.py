@@ -1,0 +1,192 @@
+"""The time of a layer at any widths, from times at a few: which widths those are, and what lies between them.
+
+Dense hardware is a staircase, so that a straight line between two far points is wrong where it matters. A layer that
+mixes its channels is timed along two lines in full detail, all output widths at the full input width and all input
+widths at the full output width, and on a coarse grid besides. Between the nodes of the grid
+
+    t(i, o) = c + (t(I, o) - c) · (t(i, O) - c) / (t(I, O) - c) · r(i, o),
+
+where c, what any width pays, is such that r = 1 at the least widths of the grid, and r, the part that is neither
+constant nor a product of the two lines, is interpolated in the logarithms of the widths: it is smooth where t is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channelcut.cost.kinds import DENSE, Widths
+
+Values = NDArray[np.float64]
+
+_DETAIL = 12  # a line has every step up to this many of them, then ever wider ones
+_FIXED = 0.9  # of the least time at the most: a constant larger than a time would turn it over
+_LEAST = 16  # widths below this part of the full one are not timed: no plan keeps so few
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A layer's full widths, and which of them can change; `mode`: see `cost.kinds`."""
+
+    full: Widths
+    mode: str = DENSE
+    reads: bool = True
+    writes: bool = True
+
+    def at(self, cin: int, cout: int) -> Widths:
+        """The widths with these channels; of a grouped layer whose groups go, with what groups are left."""
+        if self.mode == DENSE:
+            return Widths(cin, cout, self.full.groups)
+        left = max(1, round(self.full.groups * cout / self.full.cout))
+        return Widths(self.full.cin * left // self.full.groups, self.full.cout * left // self.full.groups, left)
+
+
+def line(full: int, step: int, unit: int = 1) -> list[int]:
+    """The widths to time along a line, ascending, each a multiple of `step` and of `unit` but for the full one."""
+    whole = math.lcm(step, unit)
+    found = {full}
+    width = gap = whole
+    while width < full:
+        if width * _LEAST >= full:
+            found.add(width)
+        if width >= _DETAIL * gap:
+            gap *= 2
+        width += gap
+    return sorted(found)
+
+
+def coarse(full: int, step: int, unit: int = 1) -> list[int]:
+    """The widths of the grid: doubling, and the full one."""
+    found, width = {full}, math.lcm(step, unit)
+    while width < full:
+        if width * _LEAST >= full:
+            found.add(width)
+        width *= 2
+    return sorted(found)
+
+
+def points(extent: Extent, step: int) -> list[Widths]:
+    """All widths at which a layer is timed: the two lines and the grid; of a layer with one width a line."""
+    cin, cout, groups = extent.full
+    if extent.mode != DENSE:
+        counts = line(groups, max(1, step * groups // cout))
+        return [extent.at(cin * n // groups, cout * n // groups) for n in counts]
+    found = {extent.at(cin, cout)}
+    ins = line(cin, step, groups) if extent.reads else [cin]
+    outs = line(cout, step, groups) if extent.writes else [cout]
+    found |= {extent.at(i, cout) for i in ins} | {extent.at(cin, o) for o in outs}
+    if extent.reads and extent.writes:
+        found |= {extent.at(i, o) for i in coarse(cin, step, groups) for o in coarse(cout, step, groups)}
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Times along one width, in ms: a staircase whose steps end at multiples of `step`."""
+
+    widths: Values
+    times: Values
+    step: int
+
+    @classmethod
+    def of(cls, times: Mapping[int, float], step: int) -> Line:
+        """The line through times by width."""
+        widths = sorted(times)
+        return cls(np.array(widths, np.float64), np.array([times[w] for w in widths]), step)
+
+    def at(self, widths: Values) -> Values:
+        """The times at these widths: a width within a step takes what the step's end takes."""
+        ends = np.minimum(np.ceil(widths / self.step) * self.step, self.widths[-1])
+        found: Values = np.interp(ends, self.widths, self.times)
+        below = ends < self.widths[0]
+        if below.any() and len(self.widths) > 1:
+            slope = (self.times[1] - self.times[0]) / (self.widths[1] - self.widths[0])
+            low = self.times[0] - slope * (self.widths[0] - ends)
+            found = np.where(below, np.maximum(low, self.times[0] * ends / self.widths[0]), found)
+        return found
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The time of a layer as a function of its widths, in ms."""
+
+    ins: Line
+    outs: Line
+    full: float
+    grid_ins: Values
+    grid_outs: Values
+    rest: Values
+    constant: float = 0.0
+
+    def at(self, cin: Values, cout: Values) -> Values:
+        """The times at pairs of widths of one shape."""
+        fixed = self.constant
+        product = (self.ins.at(cin) - fixed) * (self.outs.at(cout) - fixed) / (self.full - fixed)
+        found: Values = fixed + product * _bilinear(self.grid_ins, self.grid_outs, self.rest, cin, cout)
+        return found
+
+
+def surface(extent: Extent, times: Mapping[Widths, float], step: int) -> Surface | None:
+    """The surface through what was measured; None where the full widths were not."""
+    cin, cout, groups = extent.full
+    if extent.full not in times:
+        return None
+    full = times[extent.full]
+    if extent.mode != DENSE:
+        along = {
+            w.cout: ms for w, ms in times.items() if w.cin * cout == w.cout * cin and w.groups * cout == w.cout * groups
+        }
+        return Surface(Line.of({cin: full}, 1), Line.of(_upto(along, cout), step), full, *_flat())
+    same = {(w.cin, w.cout): ms for w, ms in times.items() if w.groups == groups}
+    ins = Line.of(_upto({i: ms for (i, o), ms in same.items() if o == cout}, cin), step)
+    outs = Line.of(_upto({o: ms for (i, o), ms in same.items() if i == cin}, cout), step)
+    nodes_in = [i for i in coarse(cin, step, groups) if (i, cout) in same] if extent.reads else [cin]
+    nodes_out = [o for o in coarse(cout, step, groups) if (cin, o) in same] if extent.writes else [cout]
+    fixed = _constant(same, (nodes_in[0], nodes_out[0]), (cin, cout))
+    rest = np.ones((len(nodes_in), len(nodes_out)))
+    for row, i in enumerate(nodes_in):
+        for column, o in enumerate(nodes_out):
+            product = (same[i, cout] - fixed) * (same[cin, o] - fixed) / (full - fixed)
+            rest[row, column] = (same.get((i, o), product + fixed) - fixed) / product
+    return Surface(ins, outs, full, np.array(nodes_in, np.float64), np.array(nodes_out, np.float64), rest, fixed)
+
+
+def _constant(times: Mapping[tuple[int, int], float], least: tuple[int, int], full: tuple[int, int]) -> float:
+    """What is to be taken off all times so that those at the least widths are a product of those along the lines."""
+    if least not in times or least[0] == full[0] or least[1] == full[1]:
+        return 0.0
+    low, high = times[least], times[full]
+    one, other = times[least[0], full[1]], times[full[0], least[1]]
+    curved = high + low - one - other
+    if curved <= 0:
+        return 0.0
+    return float(np.clip((high * low - one * other) / curved, 0.0, _FIXED * low))
+
+
+def _upto(times: Mapping[int, float], full: int) -> dict[int, float]:
+    return {width: ms for width, ms in times.items() if width <= full}
+
+
+def _flat() -> tuple[Values, Values, Values]:
+    return np.ones(1), np.ones(1), np.ones((1, 1))
+
+
+def _bilinear(rows: Values, columns: Values, values: Values, at_row: Values, at_column: Values) -> Values:
+    """Linear in the logarithms of widths between the nodes of a grid, constant beyond them: the nodes double."""
+    (r, dr), (c, dc) = _cell(np.log(rows), np.log(at_row)), _cell(np.log(columns), np.log(at_column))
+    r1, c1 = np.minimum(r + 1, len(rows) - 1), np.minimum(c + 1, len(columns) - 1)
+    low = values[r, c] * (1 - dc) + values[r, c1] * dc
+    high = values[r1, c] * (1 - dc) + values[r1, c1] * dc
+    found: Values = low * (1 - dr) + high * dr
+    return found
+
+
+def _cell(nodes: Values, at: Values) -> tuple[NDArray[np.int64], Values]:
+    place = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, max(0, len(nodes) - 2))
+    if len(nodes) == 1:
+        return place, np.zeros_like(at, dtype=np.float64)
+    return place, np.clip((at - nodes[place]) / (nodes[place + 1] - nodes[place]), 0.0, 1.0)

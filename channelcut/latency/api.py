@@ -1,0 +1,110 @@
+"""What a network takes on the user's hardware: `measure`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from channelcut.adapters import adapter_of, deployed_form
+from channelcut.api import analyze
+from channelcut.bench.layers.clock import MeasureOptions
+from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.errors import UserError
+from channelcut.core.groups import Groups
+from channelcut.core.inputs import check_kind, check_network, check_values, positional_inputs
+from channelcut.core.progress import Progress, Stopwatch
+from channelcut.cost import deployed_costs
+from channelcut.cost.measured import MeasuredCost
+from channelcut.cost.table import Table
+from channelcut.latency.clocks import clock_of
+from channelcut.latency.measuring import DEFAULTS, measured
+from channelcut.onnx_out.deployed import onnx_from_deployed
+
+
+def measure(
+    model: nn.Module,
+    x: Any,
+    *,
+    groups: Groups | None = None,
+    backend: str = "onnxruntime",
+    threads: int = 1,
+    batch: int | None = None,
+    precision: str = "fp32",
+    table: str | Path | None = None,
+    deploy: Deploy = DEFAULT,
+    options: MeasureOptions = DEFAULTS,
+    progress: Progress | None = None,
+) -> MeasuredCost:
+    """Time the layers of a network on this machine at the widths that a cut may leave, for a plan in milliseconds.
+
+    The deployed form is written as ONNX, and its layers are timed with what the back end fuses into them, one by one
+    and in turns. Times are kept on disk, so that another network with the same layers, or a run that goes on after an
+    interruption, times only what is missing.
+
+    Args:
+        model: a trained network; only copies of it are run.
+        x: an example input, as for `analyze`; times are of its size.
+        groups: what `analyze` found in the model; by default it is analyzed here.
+        backend: what runs the layers: `onnxruntime`, or another of those that `channelcut measure --help` names.
+        threads: CPU threads.
+        batch: how many items one run computes; by default as many as `x` holds.
+        precision: of the layers, `fp32`, or `fp16` where the back end has it.
+        table: the file that times are kept in; by default one in the user's cache directory, named after the device,
+            the back end, its version, the precision and the threads.
+        deploy: which form of the network will run.
+        options: how narrow the intervals have to be, how long that may take, and the step of widths, see
+            `MeasureOptions`.
+        progress: called as progress(stage, done, total); where it has a method `note(stage, text)`, that hears of the
+            time left.
+
+    Returns:
+        The milliseconds of the network for any widths of its groups. `step` is what widths should be multiples of on
+        this target, `notes` says what did not go well.
+
+    Raises:
+        UserError: the table was measured on another target (both are named), the back end is not known or not here, or
+            it cannot run the network.
+
+    Example:
+        >>> import tempfile, torch
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cost = cc.measure(model, torch.rand(1, 3, 16, 16), table=Path(folder) / "table.jsonl")
+        >>> 0 < cost(np.array([4])) < 1000
+        True
+    """
+    check_network(model)
+    check_values(model)
+    if groups is None:
+        groups = analyze(model, x)
+    check_kind(groups, Groups, "groups", "channelcut.analyze")
+    clock = clock_of(backend, threads, precision)
+    times = Table.open(clock.target(), None if table is None else Path(table))
+    watch = Stopwatch(progress)
+    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "deployed.onnx"
+        with watch.stage("export"):
+            onnx_from_deployed(deployed_form(model, _of_batch(positional_inputs(model, x), batch), deploy), path)
+        return measured(path, groups, clock, times, options, watch)
+
+
+def _of_batch(inputs: tuple[Any, ...], batch: int | None) -> tuple[Any, ...]:
+    """The inputs with another batch: the first item, repeated."""
+    if batch is None:
+        return inputs
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(f"batch={batch!r}: expected a number of items, at least 1.")
+    repeated: tuple[Any, ...] = pytree.tree_map_only(
+        Tensor, lambda t: torch.cat([t[:1]] * batch) if t.ndim else t, inputs
+    )
+    return repeated

@@ -1,0 +1,207 @@
+"""From a deployed file to its cost in milliseconds: its layers found, timed at the widths that matter, and added up.
+
+What one model's layers took is in the table for every other model, and for a run that was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from channelcut.bench.layers import steps
+from channelcut.bench.layers.clock import REFERENCE, Kernel, LayerClock, MeasureOptions, median_ms, timed
+from channelcut.bench.layers.reading import Deployed, FileLayer, Shares, read_deployed
+from channelcut.core.groups import Groups
+from channelcut.core.progress import Stopwatch
+from channelcut.cost.kinds import Entry
+from channelcut.cost.measured import MeasuredCost, MeasuredLayer, Other
+from channelcut.cost.surface import points, surface
+from channelcut.cost.table import Table
+
+STAGE = "measure"
+_SWEPT = 3  # layers in which the step is looked for: the costliest
+_UNSETTLED = 0.10  # an interval wider than ± this is said
+
+
+DEFAULTS = MeasureOptions()
+
+
+def measured(
+    path: Path,
+    groups: Groups,
+    clock: LayerClock,
+    table: Table,
+    options: MeasureOptions = DEFAULTS,
+    watch: Stopwatch | None = None,
+) -> MeasuredCost:
+    """The cost of a deployed file on the clock's target.
+
+    Args:
+        path: the deployed form of the uncut network, as ONNX.
+        groups: of the network that it was made of, with the work of the deployed form (`cost.deployed_costs`).
+        clock: the back end.
+        table: the clock's target's times.
+        options: how to measure.
+        watch: hears of the progress.
+
+    Raises:
+        UserError: the back end cannot run the file.
+    """
+    watch = watch or Stopwatch()
+    with watch.stage(STAGE):
+        return _Measuring(clock, table, options, watch).cost(path, groups)
+
+
+class _Measuring:
+    def __init__(self, clock: LayerClock, table: Table, options: MeasureOptions, watch: Stopwatch) -> None:
+        self.clock, self.table, self.options, self.watch = clock, table, options, watch
+        self.reference = clock.prepared(REFERENCE)
+        if "reference_ms" not in table.facts:
+            table.note(reference_ms=median_ms(self.reference, self.reference, 25)[0])
+        self.reference_ms = float(table.facts["reference_ms"])
+
+    def cost(self, path: Path, groups: Groups) -> MeasuredCost:
+        deployed = read_deployed(path, groups)
+        kernels = self.clock.kernels(path, self.options.network_runs)
+        layers, others = fused(deployed, kernels)
+        self.watch.progress(STAGE, 0, 1)
+        step = self._step(layers)
+        self._time([Entry(layer.kind, widths) for layer in layers for widths in points(layer.extent, step)])
+        found, untimed = self._surfaces(layers, step)
+        run = self.clock.network(path)
+        network, beside = median_ms(run, self.reference, self.options.network_runs)
+        now = self.reference_ms / beside
+        parts = [_other(kernel, deployed, now) for kernel in others]
+        parts += [_instead(layer, kernels, now) for layer in untimed]
+        full = np.array([g.width for g in groups.groups], np.float64)
+        cost = MeasuredCost(
+            target=self.table.target,
+            layers=tuple(found),
+            others=tuple(parts),
+            full_ms=network * now,
+            step=step,
+            full=full,
+            places=np.arange(len(full)),
+            channels=tuple(int(g.channels[0]) for g in groups.groups),
+            table=self.table.path,
+            notes=(*deployed.doubts, *self._notes(layers, untimed)),
+        )
+        return replace(cost, scale=cost.full_ms / cost(full.astype(np.int64)))
+
+    def _step(self, layers: Sequence[FileLayer]) -> int:
+        """The step that was asked for, that the table knows, or that sweeps of the costliest layers show."""
+        if self.options.step is not None:
+            return self.options.step
+        if "step" in self.table.facts:
+            return int(self.table.facts["step"])
+        costly = sorted(layers, key=lambda layer: -work(Entry(layer.kind, layer.extent.full)))
+        found = [sweep for layer in costly for sweep in steps.sweeps(layer.kind, layer.extent)][: 2 * _SWEPT]
+        self._time([entry for sweep in found for entry in sweep])
+        told: list[int | None] = []
+        for sweep in found:
+            times = self.table.times.get(sweep[0].kind, {})
+            side = 0 if len({entry.widths.cin for entry in sweep}) > 1 else 1
+            known = {entry.widths[side]: times[entry.widths].ms for entry in sweep if entry.widths in times}
+            told.append(steps.step_of(known) if len(known) == len(sweep) else None)
+        step = steps.joint(told)
+        if step is None:
+            return 1
+        self.table.note(step=step)
+        return step
+
+    def _time(self, entries: Sequence[Entry]) -> None:
+        """Time what the table lacks: every layer at its full widths first, then the costliest."""
+        missing = sorted(self.table.missing(entries), key=lambda entry: -work(entry))
+
+        def report(done: int, total: int, words: str) -> None:
+            self.watch.progress(STAGE, done, total)
+            self.watch.note(STAGE, words)
+
+        for rows in timed(self.clock, missing, self.options, report, self.reference_ms):
+            self.table.add(rows)
+            self.table.read()  # what others have timed meanwhile
+
+    def _surfaces(self, layers: Sequence[FileLayer], step: int) -> tuple[list[MeasuredLayer], list[FileLayer]]:
+        """The layers with their times, and those that the back end did not run alone at full width."""
+        found: list[MeasuredLayer] = []
+        untimed: list[FileLayer] = []
+        for layer in layers:
+            times = surface(layer.extent, self.table.medians(layer.kind), step)
+            if times is None:
+                untimed.append(layer)
+            else:
+                found.append(MeasuredLayer(layer.name, str(layer.kind), layer.extent, times, layer.reads, layer.writes))
+        return found, untimed
+
+    def _notes(self, layers: Sequence[FileLayer], untimed: Sequence[FileLayer]) -> list[str]:
+        kinds = {layer.kind for layer in layers}
+        failed = {entry: why for entry, why in self.table.failed.items() if entry.kind in kinds}
+        notes = []
+        if failed:
+            entry, why = next(iter(failed.items()))
+            notes.append(
+                f"{self.table.target.backend} refuses {len(failed)} of the widths, which were left out; the first is "
+                f"{entry.kind} with {entry.widths.cin} to {entry.widths.cout} channels ({why[:120]})"
+            )
+        if untimed:
+            names = ", ".join(layer.name for layer in untimed[:3])
+            notes.append(
+                f"{len(untimed)} layers were not timed alone ({names}): they follow their widths in proportion"
+            )
+        wide = [t.spread for kind in kinds for t in self.table.times.get(kind, {}).values() if t.spread > _UNSETTLED]
+        if wide:
+            notes.append(
+                f"{len(wide)} times did not settle to ±{_UNSETTLED:.0%} (up to ±{max(wide):.0%}): something else is "
+                "using this machine. What is predicted from them is as uncertain; measure again on a quieter machine, "
+                "into another table"
+            )
+        return notes
+
+
+def work(entry: Entry) -> float:
+    """Multiply-accumulates of a layer."""
+    kind, (cin, cout, groups) = entry.kind, entry.widths
+    stride = float(np.prod(kind.attribute("strides", (1,)))) if kind.op == "Conv" else 1.0
+    kernel = float(np.prod(kind.attribute("kernel_shape", (1,))))
+    return float(np.prod(kind.lead)) * float(np.prod(kind.size or (1,))) / stride * kernel * cin * cout / groups
+
+
+def fused(deployed: Deployed, kernels: Sequence[Kernel]) -> tuple[list[FileLayer], list[Kernel]]:
+    """The layers as the back end runs them, and the kernels that are none.
+
+    A step after a layer is part of its kernel if it has none of its own.
+    """
+    named = {name for layer in deployed.layers for name in layer.names()}
+    others = [kernel for kernel in kernels if not (kernel.layer and kernel.names & named)]
+    own = {name for kernel in others for name in kernel.names}
+    layers = []
+    for layer in deployed.layers:
+        words = []
+        for step in layer.after:
+            if own & {*step.nodes, step.output}:
+                break
+            words.append(step.words)
+        layers.append(replace(layer, kind=replace(layer.kind, after=tuple(words))))
+    return layers, others
+
+
+def _other(kernel: Kernel, deployed: Deployed, now: float) -> Other:
+    """A kernel that is no layer: its time follows the elements of the values that it writes or reads."""
+    known = [deployed.shares[value] for value in kernel.values if value in deployed.shares]
+    share: Shares = np.mean(known, axis=0) if known else _mean_share(deployed)
+    return Other(kernel.name, kernel.op, kernel.ms * now, share)
+
+
+def _mean_share(deployed: Deployed) -> Shares:
+    """Of what nothing is known of: the mean over all values."""
+    found: Shares = np.mean(list(deployed.shares.values()), axis=0)
+    return found
+
+
+def _instead(layer: FileLayer, kernels: Sequence[Kernel], now: float) -> Other:
+    """A layer that could not be timed alone: its time in the network, and the mean of its shares."""
+    ms = sum(kernel.ms for kernel in kernels if kernel.names & layer.names() and kernel.layer)
+    return Other(layer.name, layer.kind.op, ms * now, (layer.reads + layer.writes) / 2)

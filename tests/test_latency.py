@@ -1,0 +1,302 @@
+"""Milliseconds from measured layers: what is predicted for a cut is what the cut, really made and exported, takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import channelcut as cc
+from channelcut.allocation import excluded
+from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run
+from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
+from channelcut.bench.layers.steps import step_of, sweep
+from channelcut.core.errors import UserError
+from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost.kinds import TOGETHER, Entry, LayerKind, Widths
+from channelcut.cost.measured import MeasuredCost
+from channelcut.cost.surface import Extent, points, surface
+from channelcut.cost.table import Table, Target, Timing
+from channelcut.cutting import cut, make_plan
+from channelcut.latency.measuring import measured
+
+QUICK = MeasureOptions(min_rounds=2, max_rounds=2, network_runs=2)
+EXAMPLE = torch.rand(1, 3, 16, 16)
+
+
+class Net(nn.Module):
+    """A stem, a residual, a split, a concat, a depthwise layer and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, 1)
+        self.wide = nn.Sequential(nn.Conv2d(32, 64, 1), nn.BatchNorm2d(64), nn.ReLU())
+        self.inner = nn.Sequential(nn.Conv2d(32, 24, 3, 1, 1), nn.ReLU(), nn.Conv2d(24, 32, 3, 1, 1))
+        self.depth = nn.Conv2d(96, 96, 3, 1, 1, groups=96)
+        self.last = nn.Conv2d(96, 40, 1)
+        self.head = nn.Linear(40, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.wide(torch.relu(self.stem(x))).chunk(2, 1)
+        joined = torch.cat([a, b, torch.relu(b + self.inner(b))], 1)
+        return self.head(torch.relu(self.last(torch.relu(self.depth(joined)))).mean((2, 3)))
+
+
+def stairs(kind: LayerKind, widths: Widths, step: int = 8) -> float:
+    """Milliseconds on a machine whose kernels come in steps."""
+    blocks = -(-widths.cin // step), -(-widths.cout // step)
+    if widths.groups > 1:
+        return 0.01 * blocks[1]
+    return 0.01 + 0.003 * blocks[0] * blocks[1] * int(np.prod(kind.attribute("kernel_shape", (1,)))) / 9
+
+
+@dataclass
+class Machine:
+    """A machine on which layers take `layer(kind, widths)` ms, and everything else nothing."""
+
+    layer: Callable[[LayerKind, Widths], float] = stairs
+    refuses: Callable[[Widths], bool] = lambda widths: False
+    timed: list[Entry] = field(default_factory=list)
+
+    def target(self) -> Target:
+        return Target("a machine", "stairs", "1.0")
+
+    def prepared(self, entry: Entry) -> Run:
+        if self.refuses(entry.widths):
+            raise UserError("no kernel for this shape")
+        if entry != REFERENCE:
+            self.timed.append(entry)
+        return lambda: self.layer(entry.kind, entry.widths)
+
+    def network(self, path: Path) -> Run:
+        return lambda: sum(kernel.ms for kernel in self.kernels(path, 1))
+
+    def kernels(self, path: Path, runs: int) -> list[Kernel]:
+        graph = onnx.load(path).graph
+        shapes = {w.name: tuple(w.dims) for w in graph.initializer}
+        found = []
+        for node in graph.node:
+            weight = shapes.get(node.input[1] if len(node.input) > 1 else "", ())
+            if node.op_type == "Conv":
+                groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+                kind = LayerKind("Conv", (1,), (), (("kernel_shape", weight[2:]),))
+                ms = self.layer(kind, Widths(weight[1] * groups, weight[0], groups))
+            elif node.op_type in ("Gemm", "MatMul"):
+                ms = self.layer(LayerKind("Gemm", (1,), ()), Widths(*sorted(weight, reverse=True)))
+            else:
+                continue
+            found.append(Kernel(node.name, node.op_type, ms, frozenset(node.output), tuple(node.output), layer=True))
+        return found
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def groups(model: nn.Module) -> cc.Groups:
+    return deployed_costs(model, cc.analyze(model, EXAMPLE), cc.core.deployed.DEFAULT, ())
+
+
+@pytest.fixture(scope="module")
+def file(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("latency") / "whole.onnx"
+    cc.export(model, path, EXAMPLE)
+    return path
+
+
+def costed(
+    file: Path, groups: cc.Groups, machine: Machine, folder: Path, options: MeasureOptions = QUICK
+) -> MeasuredCost:
+    return measured(file, groups, machine, Table.open(machine.target(), folder / "table.jsonl"), options)
+
+
+def test_a_prediction_is_what_the_cut_takes(model: nn.Module, groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Machine(), tmp_path)
+    assert cost.step == 8
+    assert not cost.notes
+    assert cost.scale == pytest.approx(1.0)
+    generator = np.random.default_rng(0)
+    widths = np.array([generator.integers(1 + g.width // 16, g.width + 1) for g in groups.groups])
+    kept = np.zeros(groups.channel_count, bool)
+    kept[0] = True
+    kept[np.concatenate([pin.channels for pin in groups.pins])] = True
+    for group, width in zip(groups.groups, widths, strict=True):
+        for lane, count in zip(group.lanes, group.counts(int(width)), strict=True):
+            kept[lane[:count]] = True
+    plan = make_plan(model, groups, kept, network_costs(model, groups))
+    cc.export(cut(model, plan), tmp_path / "cut.onnx", EXAMPLE, allow_unproven=True)
+    assert cost(widths) == pytest.approx(Machine().network(tmp_path / "cut.onnx")(), rel=0.03)
+
+
+def test_pairs_add_up_to_the_whole(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Machine(), tmp_path)
+    steps = [np.arange(8 if g.width > 8 else 1, g.width + 1, 8) for g in groups.groups]
+    pairs = cost.pairwise(steps)
+    generator = np.random.default_rng(1)
+    for _ in range(5):
+        at = [int(generator.integers(len(step))) for step in steps]
+        widths = np.array([step[i] for step, i in zip(steps, at, strict=True)])
+        # Three groups stand around what reads the concat.
+        assert pairs.at(at) == pytest.approx(cost(widths), rel=0.02)
+
+
+def test_pinned_groups_keep_their_width(model: nn.Module, groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Machine(), tmp_path)
+    fewer = excluded(model, groups, ["last"])
+    assert len(fewer.groups) == len(groups.groups) - 1
+    bound = cost.on(fewer)
+    names = [group.name for group in groups.groups]
+    widths = np.array([8] * len(fewer.groups))
+    whole = np.array([g.width for g in groups.groups])
+    whole[[names.index(group.name) for group in fewer.groups]] = 8
+    assert bound(widths) == pytest.approx(cost(whole))
+    assert bound.pairwise([np.array([8])] * len(widths)).at([0] * len(widths)) == pytest.approx(cost(whole), rel=0.02)
+
+
+def test_refused_widths_are_left_out_and_said(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    machine = Machine(refuses=lambda widths: widths.cout == 16)
+    cost = costed(file, groups, machine, tmp_path)
+    assert any("refuses" in note and "no kernel for this shape" in note for note in cost.notes)
+    full = cost.full_widths
+    assert cost(full) == pytest.approx(cost.full_ms)
+    machine.timed.clear()
+    costed(file, groups, machine, tmp_path)
+    assert not machine.timed  # what is known to fail is not tried again
+
+
+def test_an_unsettled_time_is_said(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    machine = Machine(lambda kind, widths: stairs(kind, widths) * float(generator.uniform(0.3, 3)))
+    cost = costed(file, groups, machine, tmp_path, replace(QUICK, max_rounds=8, step=8))
+    assert any("did not settle" in note for note in cost.notes)
+
+
+def test_an_interrupted_run_is_gone_on_with(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    machine = Machine()
+    whole = Machine()
+    costed(file, groups, whole, tmp_path / "whole")
+    first = len(whole.timed) // 2
+
+    def killed(widths: Widths) -> bool:
+        if len(machine.timed) >= first:
+            raise KeyboardInterrupt
+        return False
+
+    machine.refuses = killed
+    with pytest.raises(KeyboardInterrupt):
+        costed(file, groups, machine, tmp_path)
+    kept = sum(len(times) for times in Table.open(machine.target(), tmp_path / "table.jsonl").times.values())
+    assert 0 < kept < len(whole.timed)
+    machine.refuses = lambda widths: False
+    machine.timed.clear()
+    costed(file, groups, machine, tmp_path)
+    assert len(machine.timed) == len(whole.timed) - kept
+
+
+def test_a_torn_line_is_dropped(tmp_path: Path) -> None:
+    target = Target("a machine", "stairs", "1.0")
+    table = Table.open(target, tmp_path / "t")
+    kind = REFERENCE.kind
+    table.add({Entry(kind, Widths(8, 8)): Timing(1.0, 0.9, 1.1)})
+    with (tmp_path / "t").open("ab") as file:
+        file.write(b'{"kind":"{\\"op\\"')  # killed here
+    again = Table.open(target, tmp_path / "t")
+    assert again.medians(kind) == {Widths(8, 8): 1.0}
+    again.add({Entry(kind, Widths(8, 16)): Timing(2.0, 1.9, 2.1)})
+    assert set(Table.open(target, tmp_path / "t").medians(kind)) == {Widths(8, 8), Widths(8, 16)}
+
+
+@pytest.mark.parametrize("field_", ["device", "backend", "version", "precision", "threads"])
+def test_a_table_of_another_target_is_refused(field_: str, tmp_path: Path) -> None:
+    here = Target("this processor", "onnxruntime", "1.32.0")
+    other = replace(here, **{field_: 4 if field_ == "threads" else "another"})
+    Table.open(other, tmp_path / "t")
+    with pytest.raises(UserError) as error:
+        Table.open(here, tmp_path / "t")
+    assert str(here) in str(error.value)
+    assert str(other) in str(error.value)
+
+
+def test_another_file_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text('{"some": "json"}\n')
+    with pytest.raises(UserError, match="is no table"):
+        Table.open(Target("a", "b", "c"), tmp_path / "t")
+
+
+def test_two_runs_share_a_table(tmp_path: Path) -> None:
+    target = Target("a machine", "stairs", "1.0")
+
+    def write(start: int) -> None:
+        table = Table.open(target, tmp_path / "t")
+        for width in range(start, start + 25):
+            table.add({Entry(REFERENCE.kind, Widths(8, width)): Timing(1.0, 1.0, 1.0)})
+
+    threads = [threading.Thread(target=write, args=(start,)) for start in (1, 26)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Table.open(target, tmp_path / "t").medians(REFERENCE.kind)) == 50
+
+
+@pytest.mark.parametrize("step", [8, 16])
+def test_a_surface_is_the_staircase(step: int) -> None:
+    def ms(cin: int, cout: int) -> float:
+        blocks = -(-cin // step), -(-cout // step)
+        return 0.05 + 0.01 * blocks[0] * (blocks[1] + 0.4 * (blocks[1] % 4 > 0))
+
+    extent = Extent(Widths(192, 160))
+    found = surface(extent, {w: ms(w.cin, w.cout) for w in points(extent, step)}, step)
+    assert found is not None
+    for cin, cout in [(192, 160), (96, 80), (48, 144), (33, 41), (120, 100), (64, 64)]:
+        assert found.at(np.array([cin]), np.array([cout]))[0] == pytest.approx(ms(cin, cout), rel=0.04)
+
+
+def test_whole_groups_go_together() -> None:
+    extent = Extent(Widths(96, 192, 24), TOGETHER)
+    found = points(extent, 8)
+    assert all(w.cin == 4 * w.groups and w.cout == 8 * w.groups for w in found)
+    times = surface(extent, {w: 0.1 * w.groups for w in found}, 8)
+    assert times is not None
+    assert times.at(np.array([96.0]), np.array([96.0]))[0] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("step", [1, 4, 8, 16, 32])
+def test_the_step_is_found(step: int) -> None:
+    assert step_of({width: 1.0 + -(-width // step) * step for width in sweep(128)}) == step
+
+
+def test_a_flat_sweep_tells_no_step() -> None:
+    assert step_of(dict.fromkeys(sweep(64), 1.0)) is None
+
+
+def test_onnxruntime_runs_lone_layers() -> None:
+    clock = OnnxRuntimeClock()
+    square = (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1)))
+    for after in ((), ("Relu",), ("Add", "Relu"), ("LeakyRelu(alpha=0.1)",), ("Clip(0,6)",), ("x·Sigmoid",)):
+        assert clock.prepared(Entry(LayerKind("Conv", (1,), (8, 8), square, after), Widths(16, 24)))() > 0
+    for kind in (LayerKind("Gemm", (1,), ()), LayerKind("Gemm", (1, 5), (), (), ("Bias",))):
+        assert clock.prepared(Entry(kind, Widths(16, 24)))() > 0
+    for widths in (Widths(24, 24, 24), Widths(12, 20), Widths(15, 9), Widths(16, 32, 4)):
+        assert clock.prepared(Entry(LayerKind("Conv", (1,), (8, 8), square), widths))() > 0
+    with pytest.raises(UserError, match="refuses Conv"):
+        clock.prepared(Entry(LayerKind("Conv", (1,), (2, 2), (("kernel_shape", (5, 5)),)), Widths(16, 16)))()
+
+
+def test_measuring_with_onnxruntime(model: nn.Module, groups: cc.Groups, tmp_path: Path) -> None:
+    cost = cc.measure(model, EXAMPLE, groups=groups, table=tmp_path / "t", options=replace(QUICK, step=32))
+    assert len(cost.layers) == 7
+    assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
+    assert cost.target.backend == "onnxruntime"
+    with pytest.raises(UserError, match="known: onnxruntime"):
+        cc.measure(model, EXAMPLE, groups=groups, backend="abacus")
