@@ -116,7 +116,7 @@ class Bench:
 
 def recovered(bench: Bench, macs: float, seed: int) -> nn.Module:
     """With the uncut network as teacher, without labels."""
-    options = cc.RecoverOptions(batch=BATCH, learning_rate=1e-3, seed=seed)
+    options = cc.RecoverOptions(batch=BATCH, seed=seed)
     out = bench.work / f"recovered-{macs}-{seed}"
     done: Any = cc.recover(bench.model, bench.cut(macs), bench.images, epochs=_fifth(), out=out, options=options)
     model: nn.Module = done.model

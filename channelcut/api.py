@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from channelcut import steps
 from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
-from channelcut.choosing import excludes, ranked
+from channelcut.choosing import AUTO, alignment, excludes, ranked
 from channelcut.closing import cut_within
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
@@ -107,7 +107,7 @@ def plan(
     exclude: Iterable[str | nn.Module] = (),
     min_channels: int = 1,
     min_keep: float = 0.1,
-    align: int = 1,
+    align: int | str = AUTO,
     importance: Importance | None = None,
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
@@ -136,7 +136,8 @@ def plan(
             what goes into them may shrink.
         min_channels: the least number of channels that each lane of a group keeps.
         min_keep: the least share of a group that `macs` or `params` leaves.
-        align: kept widths are multiples of this (8 suits fp16 tensor cores).
+        align: kept widths are multiples of this (8 suits fp16 tensor cores); `auto`: of the step that `cost` was
+            measured to have, or any where there is no `cost`.
         importance: higher is kept. Of weights: `l1`, `l2`, `bn`, `fpgm`, `random`, or `tp:NAME` for a criterion of
             torch-pruning. Of images too: `taylor`, `fisher`, `group-fisher`, `reconstruction`, `activation`, see
             [scores.md](scores.md). Or a function. By default, with images, `taylor` of
@@ -180,7 +181,8 @@ def plan(
     check_values(model)
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
-    budget = Budget(keep, macs, params, align, min_keep, min_channels, latency, latency_ms)
+    multiple = alignment(align, cost)
+    budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms)
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, traced_example(model, groups.graph, calibration), preprocessing)
     images = images_for(model, groups, calibration, preprocessing)
@@ -273,7 +275,7 @@ def prune(
     exclude: Iterable[str | nn.Module] = (),
     min_channels: int = 1,
     min_keep: float = 0.1,
-    align: int = 1,
+    align: int | str = AUTO,
     importance: Importance | None = None,
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
@@ -358,7 +360,8 @@ def prune(
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
     check_rescale(rescale)
     check_restore(restore)
-    budget = Budget(keep, macs, params, align, min_keep, min_channels, latency, latency_ms)
+    multiple = alignment(align, cost)
+    budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), excludes(exclude)
     inputs = with_entries(model, given, entries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from channelcut.cutting import PlanContext
 from channelcut.ranking import Criterion
 from channelcut.scoring import Scored, unit_of
 
+AUTO = "auto"
 Held = tuple[str | nn.Module, ...]
 
 
@@ -81,6 +82,11 @@ class Ranked:
             context = PlanContext(self.model, self.groups, kept, self.scored.values, self.costs, self.dropped)
             said = self.criterion.said(budget, self.scored)
             return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
+
+
+def alignment(align: int | str, cost: WidthCost | None, otherwise: int = 1) -> int:
+    """The multiple of kept widths that is meant: of `auto` the step of what time is spent on, where that is known."""
+    return int(getattr(cost, "step", otherwise)) if align == AUTO else cast(int, align)  # a budget checks it
 
 
 def ranked(

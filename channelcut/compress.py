@@ -18,6 +18,7 @@ from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair
 from channelcut.building import MODEL, build_engines, convert_files, engine_notes, write_engine_form
+from channelcut.choosing import AUTO
 from channelcut.core.checked import write_json
 from channelcut.core.deployed import DEFAULT, Deploy, Deployed
 from channelcut.core.files import write_atomically
@@ -29,8 +30,10 @@ from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.core.specs import write_specs
+from channelcut.cost.protocol import WidthCost
 from channelcut.cutting import store
 from channelcut.cutting.storage import fresh_folder, plan_fingerprint
+from channelcut.latency.api import measure
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.precision.convert import check_precisions
@@ -58,10 +61,13 @@ class PruneOptions:
     keep: float | Mapping[str, float] | None = None
     macs: float | None = None
     params: float | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+    cost: WidthCost | None = None
     exclude: tuple[str, ...] = ()
     min_channels: int = 1
     min_keep: float = 0.1
-    align: int = 1
+    align: int | str = AUTO
     importance: str | None = None
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
@@ -97,6 +103,7 @@ class CompressOptions:
     recovery: how each recovery is trained.
     sparsify: epochs of a training before the cut that shrinks the channels to go, see `channelcut.sparsify`; 0: none.
         It learns from what the recovery does, and trains as `recovery` says.
+    table: where the times of layers are kept, of a budget of time; None: see `channelcut.measure`.
     images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
         `prune` holds a whole `Preprocessing`.
     """
@@ -115,6 +122,7 @@ class CompressOptions:
     recovery: RecoverOptions = RECOVERY
     sparsify: int = 0
     images: Mapping[str, Any] = field(default_factory=dict)
+    table: Path | None = None
 
 
 def compress(source: Source, out: Path, options: CompressOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -159,7 +167,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         found["engines"] = engines(begun, result, folder, facts, watch)
         measurement = measure_both(folder, options, watch)
         found["measurement"] = measurement.to_dict() if measurement else None
-        profile = profile_both(folder, options, watch)
+        profile = profile_both(folder, options, result.step.options["align"], watch)
         # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
         step = _named(result.step, source, begun)
         said = notes(measurement, options, source, step, result.groups) + begun.notes
@@ -224,7 +232,18 @@ def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
         check_precisions(options.precisions, 0 if images is None else len(images))
     if options.recover or options.sparsify:
         check_taught(given, owner)
+    options = with_cost(options, model, example, watch)
     return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
+
+
+def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: Stopwatch) -> CompressOptions:
+    """The options with what time is spent on, measured where a budget limits time and nothing says it yet."""
+    prune = options.prune
+    if prune.cost is not None or (prune.latency is None and prune.latency_ms is None):
+        return options
+    threads, deploy = options.bench.threads, prune.deploy
+    cost = measure(model, example, threads=threads, table=options.table, deploy=deploy, progress=watch.progress)
+    return replace(options, prune=replace(prune, cost=cost))
 
 
 def made(
@@ -310,8 +329,11 @@ def measure_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> Me
     return found.named("original", "pruned")
 
 
-def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> dict[str, Any]:
-    """Time every layer of both ONNX files and write `profile.json`, where that is asked for."""
+def profile_both(folder: Path, options: CompressOptions, align: int, watch: Stopwatch) -> dict[str, Any]:
+    """Time every layer of both ONNX files and write `profile.json`, where that is asked for.
+
+    Widths are to be multiples of `align`.
+    """
     if not options.profile:
         return {}
     with watch.stage("profile"):
@@ -319,7 +341,7 @@ def profile_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> di
             folder / ORIGINAL,
             folder / PRUNED,
             threads=options.bench.threads,
-            multiple=max(2, options.prune.align),
+            multiple=max(2, align),
         )
     write_json(folder / "profile.json", found)
     return {"profile": found}

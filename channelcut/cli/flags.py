@@ -25,6 +25,7 @@ MODEL = (
     "ultralytics:NAME.pt|.yaml, torchvision:NAME, timm:NAME, file.py:factory, package.module:factory, "
     "a .onnx file, or a result folder"
 )
+ALIGN = 8  # what widths are multiples of where no target says more
 TRUST = "allow a model or weights that are a pickle, which runs its author's code"
 INPUT = (
     "shape of the input, batch first; a name and a type where they are needed, such as mask=1x1x320x320:uint8; "
@@ -164,27 +165,8 @@ def read_deploy(flags: Namespace) -> Deploy:
 
 def add_allocation(parser: ArgumentParser) -> None:
     """How much is kept, and of which layers."""
-    group = parser.add_argument_group("what is kept (one of --macs, --params and --keep is needed)")
-    budget = group.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--macs",
-        type=parsing.amount,
-        metavar="SHARE|N",
-        help="multiply-accumulates to keep: a share such as 0.5, or a number such as 1.5e9 or 1.5G",
-    )
-    budget.add_argument(
-        "--params", type=parsing.amount, metavar="SHARE|N", help="parameters to keep: a share, or a number such as 2M"
-    )
-    group.add_argument(
-        "--keep",
-        type=parsing.keep,
-        action="append",
-        default=[],
-        metavar="[PATTERN=]SHARE",
-        help="share of every group's channels to keep, or with PATTERN= of the modules or parameters so called; beside "
-        "--macs or --params the least share that PATTERN keeps; may be repeated, and where patterns overlap the last "
-        "wins",
-    )
+    group = parser.add_argument_group("what is kept (one budget is needed)")
+    add_budgets(group)
     add_floors(group)
     group.add_argument(
         "--importance",
@@ -220,6 +202,45 @@ def add_allocation(parser: ArgumentParser) -> None:
     )
 
 
+def add_budgets(group: Any) -> None:
+    """How much is kept."""
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--latency",
+        type=parsing.share,
+        metavar="SHARE",
+        help="share of the time to keep, as measured here: layers are timed first, and cuts until one meets it",
+    )
+    budget.add_argument(
+        "--latency-ms", type=parsing.milliseconds, metavar="MS", help="the same in milliseconds, such as 4.5"
+    )
+    budget.add_argument(
+        "--macs",
+        type=parsing.amount,
+        metavar="SHARE|N",
+        help="multiply-accumulates to keep: a share such as 0.5, or a number such as 1.5e9 or 1.5G",
+    )
+    budget.add_argument(
+        "--params", type=parsing.amount, metavar="SHARE|N", help="parameters to keep: a share, or a number such as 2M"
+    )
+    group.add_argument(
+        "--keep",
+        type=parsing.keep,
+        action="append",
+        default=[],
+        metavar="[PATTERN=]SHARE",
+        help="share of every group's channels to keep, or with PATTERN= of the modules or parameters so called; beside "
+        "--macs or --params the least share that PATTERN keeps; may be repeated, and where patterns overlap the last "
+        "wins",
+    )
+    group.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="where the times of layers are kept, of --latency and --latency-ms (default: see channelcut measure)",
+    )
+
+
 def add_floors(group: Any) -> None:
     """The least widths."""
     group.add_argument(
@@ -233,7 +254,12 @@ def add_floors(group: Any) -> None:
         help="least share of any group that a budget leaves (default 0.1)",
     )
     group.add_argument(
-        "--align", type=parsing.positive, default=8, metavar="N", help="kept widths are multiples of this (default 8)"
+        "--align",
+        type=parsing.alignment,
+        default="auto",
+        metavar="N|auto",
+        help=f"kept widths are multiples of this; auto (default): of the step that the target has where layers are "
+        f"timed, else of {ALIGN}",
     )
 
 
@@ -241,7 +267,15 @@ def read_floors(flags: Namespace) -> Budget:
     """The least widths, as a budget that asks for nothing."""
     from channelcut.allocation import Budget
 
-    return Budget(macs=1.0, align=flags.align, min_keep=flags.min_keep, min_channels=flags.min_channels)
+    return Budget(macs=1.0, align=_align(flags), min_keep=flags.min_keep, min_channels=flags.min_channels)
+
+
+def _align(flags: Namespace) -> int:
+    return ALIGN if flags.align == "auto" else int(flags.align)
+
+
+def _timed(flags: Namespace) -> bool:
+    return flags.latency is not None or flags.latency_ms is not None
 
 
 def read_keep(flags: Namespace) -> float | dict[str, float] | None:
@@ -252,11 +286,12 @@ def read_keep(flags: Namespace) -> float | dict[str, float] | None:
     """
     plain = [value for pattern, value in flags.keep if pattern is None]
     patterns = {pattern: value for pattern, value in flags.keep if pattern is not None}
-    budget = next((f"--{name}" for name in ("macs", "params") if getattr(flags, name) is not None), None)
+    limits = ("macs", "params", "latency", "latency_ms")
+    budget = next((f"--{name.replace('_', '-')}" for name in limits if getattr(flags, name) is not None), None)
     if budget is None and not flags.keep:
         raise UserError(
-            "Nothing says how much to keep. Give --macs, --params or --keep, such as --macs 0.5 for half of the "
-            "multiply-accumulates."
+            "Nothing says how much to keep. Give --latency, --latency-ms, --macs, --params or --keep, such as "
+            "--latency 0.6 for six tenths of the time, or --macs 0.5 for half of the multiply-accumulates."
         )
     if len(plain) > 1:
         raise UserError(
@@ -280,11 +315,13 @@ def read_prune(flags: Namespace) -> PruneOptions:
     return PruneOptions(
         keep=read_keep(flags),
         macs=flags.macs,
+        latency=flags.latency,
+        latency_ms=flags.latency_ms,
         params=flags.params,
         exclude=tuple(flags.exclude),
         min_channels=flags.min_channels,
         min_keep=flags.min_keep,
-        align=flags.align,
+        align=flags.align if _timed(flags) else _align(flags),
         importance=flags.importance,
         calibration=flags.data,
         loss="library" if flags.labels else None,

@@ -179,6 +179,22 @@ def positive(text: str) -> int:
     return found
 
 
+def alignment(text: str) -> int | str:
+    """A multiple of widths, or `auto`."""
+    return text if text == "auto" else positive(text)
+
+
+def milliseconds(text: str) -> float:
+    """A time above 0, such as `4.5` or `4.5ms`."""
+    try:
+        found = float(text.removesuffix("ms"))
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time. Expected milliseconds above 0, such as 4.5")
+    return found
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """`0.485,0.456,0.406` as a tuple."""
     try:

@@ -41,6 +41,11 @@ def in_rounds(
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise UserError(f"rounds={rounds!r}: expected a whole number from 1 on.")
+    if rounds > 1 and (prunes.get("latency") or prunes.get("latency_ms")):
+        raise UserError(
+            f"rounds={rounds} with a budget of time: times were measured of the uncut network, and each round cuts "
+            "another. Expected one round, or macs, params or keep."
+        )
     if isinstance(asked.data, Iterator):
         asked = replace(asked, data=list(asked.data))  # every round goes through all of it
     prunes = {**prunes, "progress": asked.progress}

@@ -20,8 +20,8 @@ from channelcut.recovery.distil.state import fill
 
 ANALYSIS = ("tracer", "probe", "grouped", "prunable_outputs", "entries")
 _PLANNING = (
-    "keep", "macs", "params", "exclude", "min_channels", "min_keep", "align", "importance", "calibration",
-    "preprocessing", "loss", "drop_unused", "deploy",
+    "keep", "macs", "params", "latency", "latency_ms", "cost", "exclude", "min_channels", "min_keep", "align",
+    "importance", "calibration", "preprocessing", "loss", "drop_unused", "deploy",
 )  # fmt: skip
 PENALTY = 10.0
 
