@@ -16,7 +16,7 @@ from channelcut.api import apply
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
-from channelcut.bench.profile import profile_pair
+from channelcut.bench.profile import profile_pair, slower_layers
 from channelcut.building import MODEL, build_engines, convert_files, engine_notes, write_engine_form
 from channelcut.choosing import AUTO
 from channelcut.core.checked import write_json
@@ -82,6 +82,11 @@ class PruneOptions:
     entries: tuple[str, ...] = ()
     prove: str = "whole"
 
+    @property
+    def timed(self) -> bool:
+        """Whether the budget limits time."""
+        return self.latency is not None or self.latency_ms is not None
+
 
 @dataclass(frozen=True)
 class CompressOptions:
@@ -92,7 +97,7 @@ class CompressOptions:
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
     measure: time original and pruned with ONNX Runtime.
-    profile: time every layer of both with ONNX Runtime, for the report.
+    profile: time every layer of both with ONNX Runtime, for the report; done too where a budget limits time.
     evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
         measure the accuracy of the original, the cut and all files on its `val` split.
     force: replace an existing output folder, once the new one is complete.
@@ -168,6 +173,7 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
         measurement = measure_both(folder, options, watch)
         found["measurement"] = measurement.to_dict() if measurement else None
         profile = profile_both(folder, options, result.step.options["align"], watch)
+        begun.notes.extend(slower_notes(profile))
         # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
         step = _named(result.step, source, begun)
         said = notes(measurement, options, source, step, result.groups) + begun.notes
@@ -239,7 +245,7 @@ def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
 def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: Stopwatch) -> CompressOptions:
     """The options with what time is spent on, measured where a budget limits time and nothing says it yet."""
     prune = options.prune
-    if prune.cost is not None or (prune.latency is None and prune.latency_ms is None):
+    if prune.cost is not None or not prune.timed:
         return options
     threads, deploy = options.bench.threads, prune.deploy
     cost = measure(model, example, threads=threads, table=options.table, deploy=deploy, progress=watch.progress)
@@ -334,7 +340,7 @@ def profile_both(folder: Path, options: CompressOptions, align: int, watch: Stop
 
     Widths are to be multiples of `align`.
     """
-    if not options.profile:
+    if not (options.profile or (options.measure and options.prune.timed)):
         return {}
     with watch.stage("profile"):
         found = profile_pair(
@@ -345,6 +351,17 @@ def profile_both(folder: Path, options: CompressOptions, align: int, watch: Stop
         )
     write_json(folder / "profile.json", found)
     return {"profile": found}
+
+
+def slower_notes(profile: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of layers that take longer than before."""
+    slower = slower_layers(profile["profile"]) if profile else []
+    if not slower:
+        return []
+    return [
+        f"Slower than before the cut, by the profile of the layers: {', '.join(slower)}. Widths that suit the target "
+        "better may gain more: --latency lets it choose, --align sets them."
+    ]
 
 
 def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list[str]:
@@ -370,8 +387,9 @@ def notes(
         found.append(met_already(plan) or "Nothing was removed: every group keeps all of its channels.")
     if measurement is not None and not measurement.faster and not measurement.disturbed:
         found.append(
-            "The pruned network is not faster than the original by more than the noise of this measurement. Try a "
-            "smaller budget, --align 8 or 16, or a quieter machine."
+            "The pruned network is not faster than the original by more than the noise of this measurement. Ask for "
+            "time instead, such as --latency 0.7, which plans by what layers take on this machine; or try a smaller "
+            f"budget, --align {2 * plan.options['align']}, or a quieter machine."
         )
     if options.prune.calibration is None and not options.recover:
         found.append("Nothing was restored: give --data a folder of images, or the accuracy as cut is what you get.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.honesty import network
-from channelcut.bench.profile import layers_from_events, machine_balance, profile_pair
+from channelcut.bench.profile import layers_from_events, machine_balance, paired, profile_pair, slower_layers
 from channelcut.cli import main
 
 HERE = Path(__file__).parent
@@ -48,6 +48,16 @@ def test_lost_alignment_and_gain_are_seen(tmp_path: Path) -> None:
     assert sum(row["before"]["macs"] for row in convolutions) == 64 * 64 * 9 * (3 * 32 + 5 * 32 * 32)
     limit = found["balance"]["flops_per_byte"]
     assert all(row["memory_bound"] == (row["after"]["intensity"] < limit) for row in convolutions)
+
+
+def test_layers_that_got_slower_are_named() -> None:
+    def side(**us: float) -> dict[str, dict[str, object]]:
+        facts = {"op": "Conv", "macs": 1, "bytes": 1, "intensity": 2.0}
+        return {name: {**facts, "us": time, "width": 8 if time > 20 else 16} for name, time in us.items()}
+
+    found = paired(side(stem=12, neck=500, noise=10, head=15), side(stem=32, neck=400, noise=11, head=40), None, 8)
+    assert slower_layers(found) == ["head (15 → 40 µs, 16 → 8 channels)", "stem (12 → 32 µs, 16 → 8 channels)"]
+    assert slower_layers(found, most=1) == ["head (15 → 40 µs, 16 → 8 channels)"]
 
 
 def test_the_balance_is_measured() -> None:

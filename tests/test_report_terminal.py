@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from report_data import make_report, terminal
 
+from channelcut.report import render_html
+
 TERMINAL = """\
 Model     demo:tiny; 1x3x64x64; macs 0.5, align 8, importance l2, floor 0.1
 Weights   tuned.pt
@@ -39,6 +41,19 @@ def test_terminal_text() -> None:
         report["measurement"][side]["samples_ms"] = [time] * 20
     lines = [line.rstrip() for line in terminal(report).splitlines()]
     assert "\n".join(lines).rstrip() == TERMINAL.rstrip()
+
+
+def test_every_plan_that_was_timed_is_told() -> None:
+    report = make_report()
+    assert "plans" not in render_html(report)
+    trial = {"asked": 0.5, "predicted": 0.499, "ratio": 0.61, "low": 0.6, "high": 0.62, "align": 8, "macs": 0.4}
+    report["options"] = {"latency": 0.5, "trials": [trial, {**trial, "asked": 0.41, "ratio": 0.502}]}
+    printed, page = terminal(report, width=200), render_html(report)
+    assert "demo:tiny; 1x3x64x64; latency 0.5 " in printed
+    assert "for 0.500: predicted 0.499, measured 0.610 (0.600 to 0.620), multiples of 8, MACs 0.400" in printed
+    assert "for 0.410: predicted 0.499, measured 0.502" in printed
+    assert 'id="plans"' in page
+    assert "0.502" in page
 
 
 def test_terminal_shows_markup_and_control_characters_as_text() -> None:

@@ -27,6 +27,7 @@ from channelcut.onnx_out.runtime import onnxruntime, session_from_model
 FORMAT = "channelcut-profile-1"
 _WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 _FUSED = {"Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "Add", "Sum"}
+_NOTABLE = 0.01
 _SUFFIX = "_kernel_time"
 
 
@@ -70,6 +71,21 @@ def paired(
     totals = {side: sum(r["us"] for r in found.values()) for side, found in (("before", before), ("after", after))}
     rows.sort(key=lambda r: -(r["before"] or r["after"])["us"])
     return {"format": FORMAT, "balance": balance, "multiple": multiple, "total_us": totals, "layers": rows}
+
+
+def slower_layers(found: Mapping[str, Any], most: int = 3) -> list[str]:
+    """The layers of a profile that take longer after the cut than before, in words, the worst first.
+
+    Those that take at least a hundredth of the network's time longer: less is noise.
+    """
+    least = _NOTABLE * found["total_us"]["before"]
+    lost = [row for row in found["layers"] if row.get("saved_us", 0.0) < -least]
+    texts = []
+    for row in sorted(lost, key=lambda row: row["saved_us"])[:most]:
+        old, new = row["before"], row["after"]
+        widths = f", {old['width']} → {new['width']} channels" if old["width"] and new["width"] else ""
+        texts.append(f"{row['name']} ({old['us']:.0f} → {new['us']:.0f} µs{widths})")
+    return texts
 
 
 def machine_balance(threads: int = 1) -> dict[str, float]:

@@ -235,7 +235,8 @@ def places_by_reason(report: Part) -> list[tuple[str, int]]:
 def options_of(report: Part) -> str:
     """The options of the run in one line: `macs 0.5, align 8`."""
     options = report.part("options")
-    return ", ".join(f"{name} {options.text(name)}" for name in options.data if options.data[name] is not None)
+    told = (name for name, value in options.data.items() if value is not None and name != "trials")
+    return ", ".join(f"{name} {options.text(name)}" for name in told)
 
 
 def proof_word(proof: Part) -> str:

@@ -12,6 +12,7 @@ from channelcut.report.accuracy import accuracy
 from channelcut.report.facts import measurement_of
 from channelcut.report.markup import Html, Section, escaped, join, tag
 from channelcut.report.reader import read
+from channelcut.report.trials import trials
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -26,6 +27,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         overview.notes(content),
         accuracy(content),
         evidence.latency(measurement),
+        trials(content),
         deployment.profile(content),
         overview.layers(content),
         evidence.proof(content),

@@ -32,6 +32,7 @@ from channelcut.report.facts import (
 from channelcut.report.markup import printable
 from channelcut.report.numbers import count, plural, significant, unit
 from channelcut.report.reader import Part, read
+from channelcut.report.trials import trial_lines
 
 _STYLES = {"faster": "green", "not faster": "red", "passed": "green", "failed": "red"}
 
@@ -81,6 +82,7 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
     if proof:
         found.append(("Proof", _proof(proof), _STYLES[proof_word(proof)]))
         found += [("", text, "red") for text in proof.texts("failures")]
+    found += [("Plan", text, "") for text in trial_lines(report)]
     found += [("Recovery", text, "") for text in _recovery(report)]
     found += [("ONNX", text, "") for text in _onnx(report.part("onnx"))]
     found += [("Engine", _engine(one), "") for one in report.parts("engines")]
