@@ -1,12 +1,12 @@
-"""What recovery wins back: ResNets on CIFAR-10 at 2.1x fewer MACs, YOLO26n (COCO weights) at 0.9 and 0.8.
+"""What recovery wins back: ResNets on CIFAR-10 at 2.1x fewer MACs, three YOLOs (COCO weights) at 0.8 and 0.9.
 
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery           # results/recovery.json, .md
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
 
-Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; ResNet-56 and YOLO26n by Fisher information,
+Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; the others as channelcut ranks by default,
 compensated) and recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
 last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
-YOLO26n learns from `imagenet1000` and the train half of coco128, without labels, and is evaluated on the val half. A
+The YOLOs learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val half. A
 row that is there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be
 called anew where it stopped.
 """
@@ -25,13 +25,12 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import channelcut as cc
-from benchmarks.ultralytics_map import data_folder
+from benchmarks.ultralytics_map import coco_model, data_folder
 from benchmarks.zoo.data import cifar10, require_assets
 from benchmarks.zoo.resnet_cifar import load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
@@ -66,8 +65,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet56 labels": MIDDLE | {"labels": True},
     "resnet56 long": {"taught": 49000, "epochs": 4, "learning_rate": 2e-3, "test": 10000},
     "resnet56 two hours": {"taught": 49000, "epochs": 13, "learning_rate": 2e-3, "test": 10000},
-    "yolo26n 0.8": {"macs": 0.8, "epochs": 8, "learning_rate": 4e-4},
-    "yolo26n 0.9": {"macs": 0.9, "epochs": 4, "learning_rate": 4e-4},
+    "yolo26n 0.8": {"macs": 0.8, "epochs": 8},
+    "yolov8n 0.8": {"macs": 0.8, "epochs": 8},
+    "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
+    "yolo26n 0.9": {"macs": 0.9, "epochs": 4},
 }
 
 
@@ -82,7 +83,11 @@ def main() -> None:
     for name, chosen in ROWS.items():
         if not given.table and fnmatch(name, f"{given.rows}*") and name not in _rows():
             work = Path(given.work) / name.replace(" ", "-")
-            row = _yolo(dict(chosen), work) if name.startswith("yolo") else _resnet(name, dict(chosen), work)
+            row = (
+                _yolo(name.split()[0], dict(chosen), work)
+                if name.startswith("yolo")
+                else _resnet(name, dict(chosen), work)
+            )
             said = {"command": " ".join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]), "options": chosen}
             rows = _rows() | {name: row | said | {"environment": environment(1)}}
             write_atomically(RESULTS.with_suffix(".json"), (json.dumps({"rows": rows}, indent=1) + "\n").encode())
@@ -132,14 +137,9 @@ def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((guesses == labels).double().mean())
 
 
-def _yolo(chosen: dict[str, Any], work: Path) -> dict[str, Any]:
-    from ultralytics.nn.tasks import DetectionModel
-
+def _yolo(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     macs, epochs, size = chosen.pop("macs"), chosen.pop("epochs"), 320
-    model = DetectionModel("yolo26n.yaml", verbose=False)
-    tensors = load_file(require_assets() / "weights" / "yolo26n_coco.safetensors")
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    model.eval()
+    model = coco_model(name)
     images = work / "images"
     for part in ("imagenet1000", "coco128/images/train"):
         for file in sorted((require_assets() / part).rglob("*.*")):
@@ -153,14 +153,13 @@ def _yolo(chosen: dict[str, Any], work: Path) -> dict[str, Any]:
         torch.rand(1, 3, size, size),
         macs=macs,
         align=8,
-        importance="fisher",
         calibration=images,
         preprocessing=how,
     )
     options = cc.RecoverOptions(batch=16, preprocessing=how, **chosen)
     found, spent = _recovered(model, result, images, epochs, None, options, work)
-    with tempfile.TemporaryDirectory() as name:
-        data = data_folder(Path(name))
+    with tempfile.TemporaryDirectory() as folder:
+        data = data_folder(Path(folder))
         scores = [evaluate(network, data, imgsz=size)["map"] for network in (model, result.model, found.model)]
     return {
         "metric": "mAP50-95",
