@@ -300,3 +300,15 @@ def test_measuring_with_onnxruntime(model: nn.Module, groups: cc.Groups, tmp_pat
     assert cost.target.backend == "onnxruntime"
     with pytest.raises(UserError, match="known: onnxruntime"):
         cc.measure(model, EXAMPLE, groups=groups, backend="abacus")
+
+
+def test_a_width_inside_a_step_pays_what_such_widths_pay() -> None:
+    def ms(cin: int, cout: int) -> float:
+        plain = -(-cin // 8) * -(-cout // 8)
+        return plain * (1.4 if cin % 8 else 1.0) * (1.1 if cout % 8 else 1.0)
+
+    extent = Extent(Widths(128, 64))
+    found = surface(extent, {w: ms(w.cin, w.cout) for w in points(extent, 8)}, 8)
+    assert found is not None
+    for cin, cout in [(128, 64), (77, 64), (128, 33), (51, 27), (64, 30)]:
+        assert found.at(np.array([cin]), np.array([cout]))[0] == pytest.approx(ms(cin, cout), rel=0.03)

@@ -69,15 +69,23 @@ def coarse(full: int, step: int, unit: int = 1) -> list[int]:
     return sorted(found)
 
 
+def off_step(full: int, step: int, unit: int = 1) -> list[int]:
+    """Widths that end no step, one unit below the nodes of the grid: what such a width pays on top of its step."""
+    if step == 1 or math.lcm(step, unit) == unit:
+        return []
+    return [width - unit for width in coarse(full, step, unit) if (width - unit) % step and width > unit]
+
+
 def points(extent: Extent, step: int) -> list[Widths]:
     """All widths at which a layer is timed: the two lines and the grid; of a layer with one width a line."""
     cin, cout, groups = extent.full
     if extent.mode != DENSE:
-        counts = line(groups, max(1, step * groups // cout))
+        alone = max(1, step * groups // cout)
+        counts = [*line(groups, alone), *off_step(groups, alone)]
         return [extent.at(cin * n // groups, cout * n // groups) for n in counts]
     found = {extent.at(cin, cout)}
-    ins = line(cin, step, groups) if extent.reads else [cin]
-    outs = line(cout, step, groups) if extent.writes else [cout]
+    ins = [*line(cin, step, groups), *off_step(cin, step, groups)] if extent.reads else [cin]
+    outs = [*line(cout, step, groups), *off_step(cout, step, groups)] if extent.writes else [cout]
     found |= {extent.at(i, cout) for i in ins} | {extent.at(cin, o) for o in outs}
     if extent.reads and extent.writes:
         found |= {extent.at(i, o) for i in coarse(cin, step, groups) for o in coarse(cout, step, groups)}
@@ -86,20 +94,39 @@ def points(extent: Extent, step: int) -> list[Widths]:
 
 @dataclass(frozen=True)
 class Line:
-    """Times along one width, in ms: a staircase whose steps end at multiples of `step`."""
+    """Times along one width, in ms: a staircase whose steps end at multiples of `step`.
+
+    off_widths, off_ratios: what a width inside a step takes, as a ratio to what the step's end takes, at some of these.
+    """
 
     widths: Values
     times: Values
     step: int
+    off_widths: Values
+    off_ratios: Values
 
     @classmethod
     def of(cls, times: Mapping[int, float], step: int) -> Line:
         """The line through times by width."""
-        widths = sorted(times)
-        return cls(np.array(widths, np.float64), np.array([times[w] for w in widths]), step)
+        full = max(times)
+        ends = {w: ms for w, ms in times.items() if w % step == 0 or w == full}
+        plain = cls(np.array(sorted(ends), np.float64), np.array([ends[w] for w in sorted(ends)]), step, *_none())
+        off = np.array(sorted(set(times) - set(ends)), np.float64)
+        if not len(off):
+            return plain
+        ratios = np.array([times[int(w)] for w in off]) / plain.ends(off)
+        return cls(plain.widths, plain.times, step, off, ratios)
 
     def at(self, widths: Values) -> Values:
-        """The times at these widths: a width within a step takes what the step's end takes."""
+        """The times at these widths."""
+        found = self.ends(widths)
+        if len(self.off_widths):
+            inside = (widths % self.step > 0) & (widths < self.widths[-1])
+            found = np.where(inside, found * np.interp(widths, self.off_widths, self.off_ratios), found)
+        return found
+
+    def ends(self, widths: Values) -> Values:
+        """The times at the ends of the steps that these widths are in."""
         ends = np.minimum(np.ceil(widths / self.step) * self.step, self.widths[-1])
         found: Values = np.interp(ends, self.widths, self.times)
         below = ends < self.widths[0]
@@ -108,6 +135,10 @@ class Line:
             low = self.times[0] - slope * (self.widths[0] - ends)
             found = np.where(below, np.maximum(low, self.times[0] * ends / self.widths[0]), found)
         return found
+
+
+def _none() -> tuple[Values, Values]:
+    return np.zeros(0), np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -140,10 +171,12 @@ def surface(extent: Extent, times: Mapping[Widths, float], step: int) -> Surface
         along = {
             w.cout: ms for w, ms in times.items() if w.cin * cout == w.cout * cin and w.groups * cout == w.cout * groups
         }
-        return Surface(Line.of({cin: full}, 1), Line.of(_upto(along, cout), step), full, *_flat())
+        known = {extent.at(w.cin, w.cout).cout for w in points(extent, step)}
+        return Surface(Line.of({cin: full}, 1), Line.of(_among(along, known), step), full, *_flat())
     same = {(w.cin, w.cout): ms for w, ms in times.items() if w.groups == groups}
-    ins = Line.of(_upto({i: ms for (i, o), ms in same.items() if o == cout}, cin), step)
-    outs = Line.of(_upto({o: ms for (i, o), ms in same.items() if i == cin}, cout), step)
+    looked_at = {(w.cin, w.cout) for w in points(extent, step)}  # others' widths may be in the table too
+    ins = Line.of(_among({i: ms for (i, o), ms in same.items() if o == cout}, {i for i, _ in looked_at}), step)
+    outs = Line.of(_among({o: ms for (i, o), ms in same.items() if i == cin}, {o for _, o in looked_at}), step)
     nodes_in = [i for i in coarse(cin, step, groups) if (i, cout) in same] if extent.reads else [cin]
     nodes_out = [o for o in coarse(cout, step, groups) if (cin, o) in same] if extent.writes else [cout]
     fixed = _constant(same, (nodes_in[0], nodes_out[0]), (cin, cout))
@@ -167,8 +200,8 @@ def _constant(times: Mapping[tuple[int, int], float], least: tuple[int, int], fu
     return float(np.clip((high * low - one * other) / curved, 0.0, _FIXED * low))
 
 
-def _upto(times: Mapping[int, float], full: int) -> dict[int, float]:
-    return {width: ms for width, ms in times.items() if width <= full}
+def _among(times: Mapping[int, float], widths: set[int]) -> dict[int, float]:
+    return {width: ms for width, ms in times.items() if width in widths}
 
 
 def _flat() -> tuple[Values, Values, Values]:

@@ -82,6 +82,8 @@ class Builder:
         for name, value in zip(node.output, outputs, strict=False):
             value.name = value.name or name
             self.values[name] = value
+            if value.node is not None:
+                value.node.meta.setdefault("value", name)
             if isinstance(value.data, Tensor):
                 self.shapes[name] = value.shape
         self._forget([*node.input, *captured(node)])
