@@ -312,3 +312,31 @@ def test_a_width_inside_a_step_pays_what_such_widths_pay() -> None:
     assert found is not None
     for cin, cout in [(128, 64), (77, 64), (128, 33), (51, 27), (64, 30)]:
         assert found.at(np.array([cin]), np.array([cout]))[0] == pytest.approx(ms(cin, cout), rel=0.03)
+
+
+def test_measuring_with_pytorch(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    from channelcut.bench.layers.torch import TorchClock
+
+    clock = TorchClock(device="cpu")
+    cost = measured(file, groups, clock, Table.open(clock.target(), tmp_path / "t"), replace(QUICK, step=32))
+    assert len(cost.layers) == 7
+    assert {"relu", "cat"} <= {other.op for other in cost.others}
+    assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
+    transposed = LayerKind("ConvTranspose", (1,), (8, 8), (("kernel_shape", (2, 2)), ("strides", (2, 2))))
+    assert clock.prepared(Entry(transposed, Widths(8, 4)))() > 0
+    with pytest.raises(UserError, match="PyTorch refuses Conv"):
+        clock.prepared(Entry(LayerKind("Conv", (1,), (2, 2), (("kernel_shape", (5, 5)),)), Widths(16, 16)))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+            TorchClock()
+
+
+def test_measuring_with_openvino(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from channelcut.bench.layers.openvino import OpenVINOClock
+
+    clock = OpenVINOClock()
+    cost = measured(file, groups, clock, Table.open(clock.target(), tmp_path / "t"), replace(QUICK, step=32))
+    assert len(cost.layers) == 7
+    assert any("Relu" in layer.words for layer in cost.layers)  # it fuses them
+    assert cost(cost.full_widths) == pytest.approx(cost.full_ms)

@@ -80,7 +80,7 @@ def build(
             f"The openvino backend runs on the CPU and cannot build for {options.capability!r}. Leave the capability "
             "out, or take the backend tensorrt_rtx or tensorrt."
         )
-    api, start = _api(), time.perf_counter()
+    api, start = openvino_module(), time.perf_counter()
     load_onnx(onnx, weights=False)
     if on_progress is not None:
         on_progress("converting", 0, 1)
@@ -96,7 +96,7 @@ def build(
 
 def load(engine: Path, options: EngineOptions = DEFAULTS) -> OpenVINORunner:
     """Return a runner for an engine of this backend or an ONNX file, with `options.threads` threads."""
-    api = _api()
+    api = openvino_module()
     data = read_bytes(engine, "engine file")
     if data.lstrip().startswith(b"<?xml"):
         text, _, weights = data.partition(b"\0")
@@ -131,7 +131,8 @@ def _shape(port: Any) -> tuple[int | None, ...]:
     return tuple(None if e.is_dynamic else int(e.get_length()) for e in port.get_partial_shape())
 
 
-def _api() -> Any:
+def openvino_module() -> Any:
+    """The library; raises `MissingExtraError` where it is not installed."""
     try:
         return importlib.import_module("openvino")
     except ImportError as problem:

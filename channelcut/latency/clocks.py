@@ -9,7 +9,8 @@ from channelcut.core.errors import UserError
 if TYPE_CHECKING:
     from channelcut.bench.layers.clock import LayerClock
 
-CLOCKS = ("onnxruntime",)
+CLOCKS = ("onnxruntime", "openvino", "torch_cuda")
+_PRECISIONS = {"onnxruntime": ("fp32",), "openvino": ("fp32",), "torch_cuda": ("fp32", "fp16")}
 
 
 def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerClock:
@@ -21,10 +22,22 @@ def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerCl
     if threads < 1:
         raise UserError(f"The number of threads is {threads}; expected at least 1.")
     name = backend.strip().lower().replace("-", "_")
-    if name == "onnxruntime":
-        if precision != "fp32":
-            raise UserError(f"ONNX Runtime's layers are timed in fp32 on the CPU; {precision!r} is not measured.")
-        from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
+    if name not in CLOCKS:
+        raise UserError(
+            f"There is no back end called {backend!r} whose layers can be timed; known: {', '.join(CLOCKS)}."
+        )
+    if precision not in _PRECISIONS[name]:
+        raise UserError(
+            f"The layers of {name} are timed in {' or '.join(_PRECISIONS[name])}; {precision!r} is asked for."
+        )
+    if name == "torch_cuda":
+        from channelcut.bench.layers.torch import TorchClock
 
-        return OnnxRuntimeClock(threads)
-    raise UserError(f"There is no back end called {backend!r} whose layers can be timed; known: {', '.join(CLOCKS)}.")
+        return TorchClock(precision)
+    if name == "openvino":
+        from channelcut.bench.layers.openvino import OpenVINOClock
+
+        return OpenVINOClock(threads)
+    from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
+
+    return OnnxRuntimeClock(threads)

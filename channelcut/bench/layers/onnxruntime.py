@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from channelcut.bench.environment import cpu_model
 from channelcut.bench.inputs import inputs_for
 from channelcut.bench.layers.clock import Kernel, Run
 from channelcut.bench.layers.lone import RESIDUAL, lone_model
+from channelcut.bench.layers.processor import processor
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry
 from channelcut.cost.table import Target
@@ -138,19 +138,6 @@ class OnnxRuntimeClock:
         return run
 
 
-def processor() -> str:
-    """The processor's name with the vector width that decides its kernels."""
-    flags = ""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        pass
-    known = ("avx512f", "AVX-512"), ("avx2", "AVX2"), ("sve", "SVE"), ("asimd", "NEON")
-    found = next((name for flag, name in known if f" {flag}" in flags), "")
-    return f"{cpu_model()} ({found})" if found else cpu_model()
-
-
 def _outputs_anywhere(session: Any, binding: Any) -> Any:
     for value in session.get_outputs():
         binding.bind_output(value.name)
@@ -211,7 +198,7 @@ def _kernels(events: list[dict[str, Any]], nodes: Mapping[str, Any], file: onnx.
         if event.get("cat") == "Node" and name.endswith(_SUFFIX):
             times[name.removesuffix(_SUFFIX)].append(float(event["dur"]) / 1000)
             operators[name.removesuffix(_SUFFIX)] = event["args"]["op_name"]
-    values = {v for node in file.graph.node for v in node.output}
+    values = {v for node in file.graph.node for v in node.output} | {v.name for v in file.graph.input}
     written = {node.name: tuple(node.output) for node in file.graph.node}
     made = {output: node for node in nodes.values() for output in node.output}
     found = []

@@ -104,6 +104,7 @@ class _Reader:
         found = Deployed()
         whole = np.zeros(1 + len(self.full))
         whole[0] = 1.0
+        found.shares |= {value.name: whole for value in self.graph.input}
         layers = self._named()
         claimed = self._residuals([node for node, _ in layers.values()])
         for node in self.graph.node:

@@ -1,0 +1,132 @@
+"""OpenVINO's layers on the CPU.
+
+Its compiled model names, for every kernel, the nodes of the file that were fused into it. A lone layer still changes
+layouts at its borders; what these changes took at their quickest is taken off the time of the whole run, which with one
+thread is processor time of the calling thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from channelcut.bench.inputs import inputs_for
+from channelcut.bench.layers.clock import Kernel, Run
+from channelcut.bench.layers.lone import lone_model
+from channelcut.bench.layers.processor import processor
+from channelcut.core.errors import UserError
+from channelcut.cost.kinds import Entry
+from channelcut.cost.table import Target
+from channelcut.engine.openvino import load, openvino_module
+from channelcut.engine.protocol import EngineOptions
+from channelcut.onnx_out.files import load_onnx
+
+_BORDER = "Reorder"
+_LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+_QUANTILE = 0.1  # of a kernel's times: what another process interrupts is above it
+_WARM = 3
+
+
+class OpenVINOClock:
+    """Times lone layers and whole files with OpenVINO on the CPU."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads, self.api = threads, openvino_module()
+
+    def target(self) -> Target:
+        """The processor and the version of OpenVINO."""
+        return Target(processor(), "openvino", str(self.api.__version__).partition("-")[0], "fp32", self.threads)
+
+    def prepared(self, entry: Entry) -> Run:
+        """The layer without its borders; raises `UserError` where OpenVINO refuses it."""
+        try:
+            model = self.api.Core().read_model(lone_model(entry).SerializeToString(), b"")
+            request = self._compiled(model).create_infer_request()
+            generator = np.random.default_rng(0)
+            for port in request.model_inputs:
+                request.set_tensor(port, self.api.Tensor(generator.random(tuple(port.shape), np.float32)))
+            request.infer()
+        except RuntimeError as problem:
+            words = " ".join(str(problem).split())[:200]
+            raise UserError(f"OpenVINO refuses {entry.kind} with widths {tuple(entry.widths)}: {words}") from problem
+        clock = self._clock()
+        borders: dict[str, float] = {}
+
+        def run() -> float:
+            start = clock()
+            request.infer()
+            ms = (clock() - start) * 1000
+            for kernel in request.get_profiling_info():
+                if kernel.node_type == _BORDER:
+                    taken = kernel.real_time.total_seconds() * 1000
+                    borders[kernel.node_name] = min(taken, borders.get(kernel.node_name, taken))
+            return float(max(ms - sum(borders.values()), 0.0))
+
+        return run
+
+    def network(self, path: Path) -> Run:
+        """The whole file as it is deployed."""
+        runner = load(path, EngineOptions(threads=self.threads))
+        inputs, _ = inputs_for(runner, 1, seed=0)
+        once, clock = runner.prepared(inputs), self._clock()
+
+        def run() -> float:
+            start = clock()
+            once()
+            return (clock() - start) * 1000
+
+        return run
+
+    def kernels(self, path: Path, runs: int) -> list[Kernel]:
+        """The kernels of the compiled file, each with the time that interruptions leave alone."""
+        compiled = self._compiled(self.api.Core().read_model(path))
+        request = compiled.create_infer_request()
+        inputs, _ = inputs_for(load(path), 1, seed=0)
+        times: dict[str, list[float]] = defaultdict(list)
+        for number in range(runs + _WARM):
+            request.infer(dict(inputs))
+            for kernel in request.get_profiling_info() if number >= _WARM else ():
+                if kernel.status == kernel.Status.EXECUTED:
+                    times[kernel.node_name].append(kernel.real_time.total_seconds() * 1000)
+        graph = load_onnx(path, weights=False).graph
+        written = {node.name: tuple(node.output) for node in graph.node} | {v.name: (v.name,) for v in graph.input}
+        return _kernels(compiled.get_runtime_model(), times, written)
+
+    def _compiled(self, model: Any) -> Any:
+        config = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        return self.api.Core().compile_model(model, "CPU", {**config, "PERF_COUNT": True})
+
+    def _clock(self) -> Callable[[], float]:
+        return time.thread_time if self.threads == 1 else time.perf_counter
+
+
+def _kernels(graph: Any, times: Mapping[str, list[float]], written: Mapping[str, tuple[str, ...]]) -> list[Kernel]:
+    """The kernels of a compiled model's own graph, which says what each is made of."""
+    found = []
+    for node in graph.get_ordered_ops():
+        name = node.get_friendly_name()
+        if name not in times:
+            continue
+        made = _made_of(node, written)
+        near = made
+        for port in node.inputs() if not made else ():  # a change of layout is no node of the file
+            near = near or _made_of(port.get_source_output().get_node(), written)
+        op = str(node.get_rt_info()["layerType"].value)
+        values = tuple(value for part in near for value in written[part])
+        names = frozenset({*made, *(value for part in made for value in written[part])})
+        ms = float(np.quantile(times[name], _QUANTILE))
+        found.append(Kernel(name, op, ms, names, values, op in _LAYERS))
+    return found
+
+
+def _made_of(node: Any, written: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The nodes of the file that a node of the compiled model is made of."""
+    said = str(node.get_rt_info()["originalLayersNames"].value)
+    # OpenVINO adds words of its own to some names.
+    names = (part.partition("/WithoutBiases")[0] for part in said.split(","))
+    return [name for name in names if name in written]
