@@ -27,12 +27,13 @@ from benchmarks.zoo.data import coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, MAX_IOU
 from channelcut.adapters import deployed_form
 from channelcut.bench.environment import environment
-from channelcut.compress import ORIGINAL, PRUNED, CompressOptions, PruneOptions, compress
+from channelcut.compress import ORIGINAL, PRUNED, compress
 from channelcut.core.deployed import DEFAULT
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
 from channelcut.core.specs import InputSpec
 from channelcut.onnx_out.files import copy_onnx
+from channelcut.options import CompressOptions, PruneOptions
 from channelcut.parity import Matching, compare_files
 from channelcut.precision.convert import convert_precision
 from channelcut.sources import Source, open_source

@@ -3,131 +3,47 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
-from channelcut.adapters import Adapter
 from channelcut.api import apply
+from channelcut.begun import Begun, begin, deployed_as
 from channelcut.bench.environment import environment
-from channelcut.bench.measure import BenchOptions
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair, slower_layers
 from channelcut.building import MODEL, build_engines, convert_files, engine_notes, write_engine_form
-from channelcut.choosing import AUTO
 from channelcut.core.checked import write_json
-from channelcut.core.deployed import DEFAULT, Deploy, Deployed
+from channelcut.core.deployed import Deployed
 from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
-from channelcut.core.labels import Loss, Targets
 from channelcut.core.measurement import Measurement
 from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.core.specs import write_specs
-from channelcut.cost.protocol import WidthCost
 from channelcut.cutting import store
 from channelcut.cutting.storage import fresh_folder, plan_fingerprint
-from channelcut.latency.api import measure
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
+from channelcut.options import CompressOptions
 from channelcut.precision.convert import check_precisions
 from channelcut.ranking import ranking_notes
 from channelcut.recovering.rounds import prepared_for_cut, pruned
-from channelcut.recovering.steps import check_taught, checkpoint_folder
-from channelcut.recovery.distil import DEFAULT as RECOVERY
-from channelcut.recovery.distil import RecoverOptions
-from channelcut.recovery.images import Preprocessing
+from channelcut.recovering.steps import checkpoint_folder
 from channelcut.report import render_html
 from channelcut.report.collect import collect
-from channelcut.samples import real_inputs, with_images, with_samples
+from channelcut.samples import real_inputs
 from channelcut.sources import Source, specs_of
 from channelcut.sources.provenance import provenance, weights_digest
 from channelcut.sources.source import RANDOM
 
 ORIGINAL, PRUNED = "original.onnx", "model.onnx"
 STEMS = tuple(file.removesuffix(".onnx") for file in (ORIGINAL, PRUNED))
-
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """What is asked of `channelcut.prune`, by the names of its keywords; it says what each of them means."""
-
-    keep: float | Mapping[str, float] | None = None
-    macs: float | None = None
-    params: float | None = None
-    latency: float | None = None
-    latency_ms: float | None = None
-    cost: WidthCost | None = None
-    exclude: tuple[str, ...] = ()
-    min_channels: int = 1
-    min_keep: float = 0.1
-    align: int | str = AUTO
-    importance: str | None = None
-    calibration: Tensor | Iterable[Tensor] | str | Path | None = None
-    preprocessing: Preprocessing | None = None
-    loss: Loss | Targets | str | None = None
-    rescale: str = "auto"
-    restore: str = "compensate"
-    drop_unused: bool = False
-    deploy: Deploy = DEFAULT
-    tracer: str = "auto"
-    grouped: str = "auto"
-    prunable_outputs: tuple[str, ...] | None = None
-    entries: tuple[str, ...] = ()
-    prove: str = "whole"
-
-    @property
-    def timed(self) -> bool:
-        """Whether the budget limits time."""
-        return self.latency is not None or self.latency_ms is not None
-
-
-@dataclass(frozen=True)
-class CompressOptions:
-    """What `compress` does.
-
-    prune: the budget, and everything else that decides what goes.
-    capabilities: CUDA compute capabilities to build engines for, such as `sm89`; empty builds none.
-    backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
-    precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
-    measure: time original and pruned with ONNX Runtime.
-    profile: time every layer of both with ONNX Runtime, for the report; done too where a budget limits time.
-    evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
-        measure the accuracy of the original, the cut and all files on its `val` split.
-    force: replace an existing output folder, once the new one is complete.
-    recover: epochs of a recovery after the cut, see `channelcut.recover`; 0: none. It learns from the calibration, or
-        with `loss` of a user's file from what `batches` of that gives. Its checkpoint stands beside the output folder
-        until that is written, so that the same run goes on with it.
-    rounds: in how many rounds to cut and recover, see `channelcut.prune_in_rounds`.
-    recovery: how each recovery is trained.
-    sparsify: epochs of a training before the cut that shrinks the channels to go, see `channelcut.sparsify`; 0: none.
-        It learns from what the recovery does, and trains as `recovery` says.
-    table: where the times of layers are kept, of a budget of time; None: see `channelcut.measure`.
-    images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
-        `prune` holds a whole `Preprocessing`.
-    """
-
-    prune: PruneOptions
-    capabilities: tuple[str, ...] = ("sm89",)
-    backend: str = "tensorrt_rtx"
-    precisions: tuple[str, ...] = ()
-    measure: bool = True
-    profile: bool = False
-    evaluate: bool = True
-    bench: BenchOptions = field(default_factory=BenchOptions)
-    force: bool = False
-    recover: int = 0
-    rounds: int = 1
-    recovery: RecoverOptions = RECOVERY
-    sparsify: int = 0
-    images: Mapping[str, Any] = field(default_factory=dict)
-    table: Path | None = None
 
 
 def compress(source: Source, out: Path, options: CompressOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -152,104 +68,52 @@ def compress(source: Source, out: Path, options: CompressOptions, progress: Prog
     check_precisions(options.precisions)
     watch = Stopwatch(progress)
     with fresh_folder(out, force=options.force) as folder:
-        begun = begin(source, options, watch)
-        model, options, deploy = begun.model, begun.options, options.prune.deploy
-        begun = replace(begun, start=prepared_for_cut(begun, out, watch))
-        result = pruned(begun, out, watch)
-        watch.seconds.update(result.seconds)
-        with watch.stage("store"):
-            store(result.model, _named(result.plan, source, begun), folder)
-            begun.owner.store(result.model, folder)
-        with watch.stage("export"):
-            facts = {**provenance(source), "source_weights": weights_digest(model)}
-            forms = (begun.form, deployed_as(begun.owner, result.model, begun.example, deploy))
-            onnx = export_both(forms, real_inputs(options.prune, begun.example), folder, facts, watch)
-        found: dict[str, Any] = {"deployed": dict(begun.form.words), "images": begun.prepared, "onnx": onnx}
-        found["precision"] = convert_files(folder, STEMS, options.precisions, begun.images, watch)
-        if begun.evaluations is not None:
-            begun.evaluations.add("evaluate", made(begun.start, result, folder, options.precisions))
-            found["accuracy"] = begun.evaluations.to_dict(begun.form.words)
-        found["engines"] = engines(begun, result, folder, facts, watch)
-        measurement = measure_both(folder, options, watch)
-        found["measurement"] = measurement.to_dict() if measurement else None
-        profile = profile_both(folder, options, result.step.options["align"], watch)
-        begun.notes.extend(slower_notes(profile))
-        # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
-        step = _named(result.step, source, begun)
-        said = notes(measurement, options, source, step, result.groups) + begun.notes
-        said += engine_notes(begun.form, options.backend, options.capabilities)
-        report = collect(model, replace(result, plan=step), environment(options.bench.threads)) | found
-        report |= {"seconds": watch.seconds, "notes": said + export_warnings(onnx, found["engines"])}
-        write_json(folder / "report.json", report)
-        report |= profile
-        write_atomically(folder / "report.html", render_html(report).encode())
+        report = finished(source, begin(source, options, watch), folder, out, watch)
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
     return report
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A run before the cut.
+def finished(source: Source, begun: Begun, folder: Path, out: Path, watch: Stopwatch) -> dict[str, Any]:
+    """Cut what was begun, and write all that is made of it; the content of the report, see `compress`.
 
-    model, example: the original.
-    owner: knows how it is deployed, prepared and evaluated.
-    form: the deployed form of the original.
-    options: with the inputs that calibrate.
-    prepared: how images became inputs, for the report.
-    images: the calibration as one tensor, where the precisions need it.
-    data: the labelled data set that was given, see `accuracy.evaluated_data`.
-    evaluations: hold the accuracy of the original.
-    notes: what a reader of the report has to know.
-    given: what was given to calibrate and to learn from, as it was given.
-    start: what is cut: the original, or that as it was trained before the cut.
+    Args:
+        source: the model.
+        begun: it, opened.
+        folder: to write to.
+        out: what the folder will be called, beside which a recovery keeps its checkpoint.
+        watch: takes the time.
     """
-
-    model: nn.Module
-    example: Any
-    owner: Adapter
-    form: Deployed
-    options: CompressOptions
-    prepared: dict[str, Any] | None
-    images: Tensor | None
-    data: str | None
-    evaluations: Evaluations | OwnEvaluations | None
-    notes: list[str]
-    given: Any
-    start: nn.Module
-
-
-def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
-    """Open the model, evaluate it, and read what calibrates: what has to fail fails early."""
-    deploy = options.prune.deploy
-    with watch.stage("load"):
-        model, example = source.open()
-        owner, unheard = source.adapter(model)
-        form = deployed_as(owner, model, example, deploy)
-    data = evaluated_data(model, options.prune.calibration, example)
-    evaluations = evaluations_by(owner, model, data, example, deploy, watch) if options.evaluate else None
-    if evaluations is not None:
-        evaluations.add("evaluate the original", [("original", "module", model)])
-    given = options.prune.calibration
-    options, prepared = with_samples(options, owner, model, example, watch)
-    images: Tensor | None = None
-    if data or options.precisions:
-        with watch.stage("images"):
-            options, images = with_images(options, model, example)
-        check_precisions(options.precisions, 0 if images is None else len(images))
-    if options.recover or options.sparsify:
-        check_taught(given, owner)
-    options = with_cost(options, model, example, watch)
-    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
-
-
-def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: Stopwatch) -> CompressOptions:
-    """The options with what time is spent on, measured where a budget limits time and nothing says it yet."""
-    prune = options.prune
-    if prune.cost is not None or not prune.timed:
-        return options
-    threads, deploy = options.bench.threads, prune.deploy
-    cost = measure(model, example, threads=threads, table=options.table, deploy=deploy, progress=watch.progress)
-    return replace(options, prune=replace(prune, cost=cost))
+    model, options, deploy = begun.model, begun.options, begun.options.prune.deploy
+    begun = replace(begun, start=prepared_for_cut(begun, out, watch))
+    result = pruned(begun, out, watch)
+    watch.seconds.update(result.seconds)
+    with watch.stage("store"):
+        store(result.model, _named(result.plan, source, begun), folder)
+        begun.owner.store(result.model, folder)
+    with watch.stage("export"):
+        facts = {**provenance(source), "source_weights": weights_digest(model)}
+        forms = (begun.form, deployed_as(begun.owner, result.model, begun.example, deploy))
+        onnx = export_both(forms, real_inputs(options.prune, begun.example), folder, facts, watch)
+    found: dict[str, Any] = {"deployed": dict(begun.form.words), "images": begun.prepared, "onnx": onnx}
+    found["precision"] = convert_files(folder, STEMS, options.precisions, begun.images, watch)
+    if begun.evaluations is not None:
+        begun.evaluations.add("evaluate", made(begun.start, result, folder, options.precisions))
+        found["accuracy"] = begun.evaluations.to_dict(begun.form.words)
+    found["engines"] = engines(begun, result, folder, facts, watch)
+    measurement = measure_both(folder, options, watch)
+    found["measurement"] = measurement.to_dict() if measurement else None
+    profile = profile_both(folder, options, result.step.options["align"], watch)
+    begun.notes.extend(slower_notes(profile))
+    # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
+    step = _named(result.step, source, begun)
+    said = notes(measurement, options, source, step, result.groups) + begun.notes
+    said += engine_notes(begun.form, options.backend, options.capabilities)
+    report = collect(model, replace(result, plan=step), environment(options.bench.threads)) | found
+    report |= {"seconds": watch.seconds, "notes": said + export_warnings(onnx, found["engines"])}
+    write_json(folder / "report.json", report)
+    report |= profile
+    write_atomically(folder / "report.html", render_html(report).encode())
+    return report
 
 
 def made(
@@ -275,11 +139,6 @@ def _named(plan: Plan, source: Source, begun: Begun) -> Plan:
     said = {"model": source.name, "weights": source.weights, "input": write_specs(specs) if specs else ""}
     said["data"] = begun.data or ""
     return replace(plan, options={name: text for name, text in said.items() if text} | dict(plan.options))
-
-
-def deployed_as(owner: Adapter, model: nn.Module, example: Any, deploy: Deploy) -> Deployed:
-    """The deployed form of a network: what is written, measured and compared."""
-    return owner.deployed(model, positional_inputs(model, example), deploy)
 
 
 def export_both(

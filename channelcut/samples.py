@@ -18,7 +18,7 @@ from channelcut.recovery import calibration_batches
 from channelcut.recovery.images import Preprocessing, load_images
 
 if TYPE_CHECKING:
-    from channelcut.compress import CompressOptions, PruneOptions
+    from channelcut.options import CompressOptions, PruneOptions
 
 _MOST = 256  # inputs that are taken of a user's file, as many as images of a folder
 _REAL = 2  # batches of real images that the ONNX files are compared on

@@ -17,10 +17,10 @@ import channelcut as cc
 from channelcut.adapters import deployed_form, preprocessing_of
 from channelcut.adapters.user_file import UserFile
 from channelcut.cli import main
-from channelcut.compress import CompressOptions, PruneOptions
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.progress import Stopwatch
+from channelcut.options import CompressOptions, PruneOptions
 from channelcut.recovery.images import Preprocessing, load_images
 from channelcut.samples import real_inputs, with_samples
 from channelcut.sources import open_source

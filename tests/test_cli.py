@@ -16,7 +16,8 @@ from PIL import Image
 
 import channelcut as cc
 from channelcut.cli import main
-from channelcut.compress import CompressOptions, PruneOptions, compress
+from channelcut.compress import compress
+from channelcut.options import CompressOptions, PruneOptions
 from channelcut.sources import Source
 
 HERE = Path(__file__).parent

@@ -14,12 +14,13 @@ from onnx import TensorProto, helper
 
 from channelcut.adapters import adapter_of
 from channelcut.building import engine_notes
-from channelcut.compress import CompressOptions, PruneOptions, engines
+from channelcut.compress import engines
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.engine import tensorrt_runner
 from channelcut.engine.header import header, header_from_onnx, parted
 from channelcut.engine.protocol import EngineReport
 from channelcut.engine.tensorrt_common import engine_bytes
+from channelcut.options import CompressOptions, PruneOptions
 
 ENGINE = b"ftrt\x00\x01 an engine"
 METADATA = {"task": "detect", "names": {"0": "a", "1": "b"}, "stride": 8, "imgsz": [64, 64], "version": "8.5"}

@@ -20,12 +20,13 @@ from channelcut.bench import measure as measuring
 from channelcut.bench.engines import Comparison, measure_files
 from channelcut.bench.measure import BenchOptions, measure
 from channelcut.cli.bench import print_measurement
-from channelcut.compress import CompressOptions, PruneOptions, compress
+from channelcut.compress import compress
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.onnx_out import simplify
 from channelcut.onnx_out.files import load_onnx
 from channelcut.onnx_out.module import onnx_from_module
 from channelcut.onnx_out.subnormal import flush_subnormals, subnormal_weights
+from channelcut.options import CompressOptions, PruneOptions
 from channelcut.report import render_html
 from channelcut.sources import Source
 

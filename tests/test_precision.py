@@ -17,11 +17,12 @@ from torch import nn
 
 import channelcut
 from channelcut.cli import main
-from channelcut.compress import CompressOptions, PruneOptions, compress
+from channelcut.compress import compress
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.specs import InputSpec
 from channelcut.engine.protocol import EngineOptions
 from channelcut.onnx_out.runtime import session_from_file
+from channelcut.options import CompressOptions, PruneOptions
 from channelcut.precision.cast import castable, prepared, simulated
 from channelcut.precision.convert import PrecisionOptions, convert_precision
 from channelcut.precision.feeds import feeds_from_images

@@ -22,13 +22,14 @@ from channelcut.cli import (
     profile,
     recover,
     report,
+    sweep,
     verify,
 )  # fmt: skip
 from channelcut.cli.parsing import Command, Parser, add_command
 from channelcut.core.errors import ChannelcutError, UserError
 
 COMMANDS: tuple[Command, ...] = (
-    analyze, compress, recover, export, convert, build, verify, bench, measure, profile, report, explain, env,
+    analyze, compress, sweep, recover, export, convert, build, verify, bench, measure, profile, report, explain, env,
 )  # fmt: skip
 
 DONE, DOES_NOT_HOLD, USER_ERROR, INTERRUPTED = 0, 1, 2, 130

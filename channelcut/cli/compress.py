@@ -103,7 +103,8 @@ def run(flags: Namespace) -> int:
     """Run the whole path and print the report; returns 0."""
     from channelcut.bench.measure import BenchOptions
     from channelcut.cli.console import Bars, console, print_json, printing_to_stderr
-    from channelcut.compress import CompressOptions, compress
+    from channelcut.compress import compress
+    from channelcut.options import CompressOptions
     from channelcut.report import print_report
 
     prune = groups.read_prune(flags)

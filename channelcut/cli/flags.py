@@ -16,9 +16,9 @@ from channelcut.core.errors import UserError
 
 if TYPE_CHECKING:
     from channelcut.allocation import Budget
-    from channelcut.compress import PruneOptions
     from channelcut.core.deployed import Deploy
     from channelcut.core.specs import InputSpec
+    from channelcut.options import PruneOptions
     from channelcut.sources import Source
 
 MODEL = (
@@ -167,6 +167,11 @@ def add_allocation(parser: ArgumentParser) -> None:
     """How much is kept, and of which layers."""
     group = parser.add_argument_group("what is kept (one budget is needed)")
     add_budgets(group)
+    add_choice(group)
+
+
+def add_choice(group: Any) -> None:
+    """Which channels are kept."""
     add_floors(group)
     group.add_argument(
         "--importance",
@@ -202,6 +207,16 @@ def add_allocation(parser: ArgumentParser) -> None:
     )
 
 
+def add_table(group: Any) -> None:
+    """Where times are kept."""
+    group.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="where the times of layers are kept, of a budget of time (default: see channelcut measure)",
+    )
+
+
 def add_budgets(group: Any) -> None:
     """How much is kept."""
     budget = group.add_mutually_exclusive_group()
@@ -233,12 +248,7 @@ def add_budgets(group: Any) -> None:
         "--macs or --params the least share that PATTERN keeps; may be repeated, and where patterns overlap the last "
         "wins",
     )
-    group.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        help="where the times of layers are kept, of --latency and --latency-ms (default: see channelcut measure)",
-    )
+    add_table(group)
 
 
 def add_floors(group: Any) -> None:
@@ -310,7 +320,7 @@ def read_keep(flags: Namespace) -> float | dict[str, float] | None:
 
 def read_prune(flags: Namespace) -> PruneOptions:
     """Everything that `compress` asks of the cut."""
-    from channelcut.compress import PruneOptions
+    from channelcut.options import PruneOptions
 
     return PruneOptions(
         keep=read_keep(flags),

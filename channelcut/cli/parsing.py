@@ -179,6 +179,16 @@ def positive(text: str) -> int:
     return found
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """`0.3:0.9:7` as seven shares from 0.3 to 0.9, the largest first; or some joined by commas."""
+    if text.count(":") != 2:
+        return tuple(sorted((share(part) for part in text.split(",")), reverse=True))
+    low, high, number = text.split(":")
+    first, last, count = share(low), share(high), positive(number)
+    step = (last - first) / max(1, count - 1)
+    return tuple(round(last - step * place, 6) for place in range(count))
+
+
 def alignment(text: str) -> int | str:
     """A multiple of widths, or `auto`."""
     return text if text == "auto" else positive(text)

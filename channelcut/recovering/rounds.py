@@ -21,7 +21,7 @@ from channelcut.recovering.sparse import ANALYSIS, PENALTY, sparsified
 from channelcut.recovering.steps import Asked, checkpoint_folder, recovered
 
 if TYPE_CHECKING:
-    from channelcut.compress import Begun
+    from channelcut.begun import Begun
 
 _COSTS = ("macs", "params")
 

@@ -35,7 +35,7 @@ def accuracy_rows(report: Part) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
     for row in rows:
         cells = [_number(row.part("metrics").number(key)) for key in keys]
         found.append((row.text("network"), row.text("what"), *([row.text("reason")] if row.text("reason") else cells)))
-    return ("Network", "Form", *(key if own else _words(key) for key in keys)), [
+    return ("Network", "Form", *(key if own else metric_words(key) for key in keys)), [
         (*row, *[""] * (2 + len(keys) - len(row))) for row in found
     ]
 
@@ -50,7 +50,8 @@ def accuracy(report: Part) -> Section | None:
     return section("accuracy", "Accuracy", tag("p", f"{by} {accuracy_words(report)}."), listed)
 
 
-def _words(key: str) -> str:
+def metric_words(key: str) -> str:
+    """A metric as readers call it: `map` is mAP50-95."""
     kind, _, rest = key.partition("_")
     return f"{_WORDS.get(rest, rest)} ({kind})" if rest else _WORDS.get(key, key)
 

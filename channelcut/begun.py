@@ -1,0 +1,90 @@
+"""A run before the cut: the model opened and evaluated, its images read, its layers timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
+from channelcut.adapters import Adapter
+from channelcut.core.deployed import Deploy, Deployed
+from channelcut.core.inputs import positional_inputs
+from channelcut.core.progress import Stopwatch
+from channelcut.latency.api import measure
+from channelcut.options import CompressOptions
+from channelcut.precision.convert import check_precisions
+from channelcut.recovering.steps import check_taught
+from channelcut.samples import with_images, with_samples
+from channelcut.sources import Source
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run before the cut.
+
+    model, example: the original.
+    owner: knows how it is deployed, prepared and evaluated.
+    form: the deployed form of the original.
+    options: with the inputs that calibrate.
+    prepared: how images became inputs, for the report.
+    images: the calibration as one tensor, where the precisions need it.
+    data: the labelled data set that was given, see `accuracy.evaluated_data`.
+    evaluations: hold the accuracy of the original.
+    notes: what a reader of the report has to know.
+    given: what was given to calibrate and to learn from, as it was given.
+    start: what is cut: the original, or that as it was trained before the cut.
+    """
+
+    model: nn.Module
+    example: Any
+    owner: Adapter
+    form: Deployed
+    options: CompressOptions
+    prepared: dict[str, Any] | None
+    images: Tensor | None
+    data: str | None
+    evaluations: Evaluations | OwnEvaluations | None
+    notes: list[str]
+    given: Any
+    start: nn.Module
+
+
+def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
+    """Open the model, evaluate it, and read what calibrates: what has to fail fails early."""
+    deploy = options.prune.deploy
+    with watch.stage("load"):
+        model, example = source.open()
+        owner, unheard = source.adapter(model)
+        form = deployed_as(owner, model, example, deploy)
+    data = evaluated_data(model, options.prune.calibration, example)
+    evaluations = evaluations_by(owner, model, data, example, deploy, watch) if options.evaluate else None
+    if evaluations is not None:
+        evaluations.add("evaluate the original", [("original", "module", model)])
+    given = options.prune.calibration
+    options, prepared = with_samples(options, owner, model, example, watch)
+    images: Tensor | None = None
+    if data or options.precisions:
+        with watch.stage("images"):
+            options, images = with_images(options, model, example)
+        check_precisions(options.precisions, 0 if images is None else len(images))
+    if options.recover or options.sparsify:
+        check_taught(given, owner)
+    options = with_cost(options, model, example, watch)
+    return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
+
+
+def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: Stopwatch) -> CompressOptions:
+    """The options with what time is spent on, measured where a budget limits time and nothing says it yet."""
+    prune = options.prune
+    if prune.cost is not None or not prune.timed:
+        return options
+    threads, deploy = options.bench.threads, prune.deploy
+    cost = measure(model, example, threads=threads, table=options.table, deploy=deploy, progress=watch.progress)
+    return replace(options, prune=replace(prune, cost=cost))
+
+
+def deployed_as(owner: Adapter, model: nn.Module, example: Any, deploy: Deploy) -> Deployed:
+    """The deployed form of a network: what is written, measured and compared."""
+    return owner.deployed(model, positional_inputs(model, example), deploy)

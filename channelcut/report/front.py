@@ -1,0 +1,83 @@
+"""The front of a sweep: latency and accuracy of every point, as a plot and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from string import Template
+from typing import Any
+
+from channelcut.report.accuracy import metric_words
+from channelcut.report.charts import Axis, label, line, svg
+from channelcut.report.markup import Html, escaped, join, table, tag
+from channelcut.report.overview import section
+
+_LEFT, _WIDTH, _TOP, _HEIGHT = 60.0, 620.0, 20.0, 300.0
+_CLASSES = {"original": "before", "cut": "after", "beside": "bad"}
+_KINDS = {"original": "original", "cut": "cut", "beside": "as it is"}
+
+
+def metric_of(points: Sequence[Mapping[str, Any]]) -> str:
+    """The metric that is drawn: the first that any point has; empty where none was evaluated."""
+    names = [name for point in points for name in (point.get("metrics") or {})]
+    return "map" if "map" in names else names[0] if names else ""
+
+
+def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headers and text rows, the fastest last; a point that was refused says why."""
+    metric = metric_of(points)
+    last = metric_words(metric) if metric else "Importance kept"
+    heads = ("Network", "", "Time", "95 % interval", "ms", "MACs", last)
+    rows: list[tuple[str, ...]] = []
+    for point in sorted(points, key=lambda p: -(p.get("ratio") or p.get("target") or 0.0)):
+        start = (point["name"], _KINDS[point["kind"]])
+        if "refused" in point:
+            rows.append((*start, point["refused"], "", "", "", ""))
+            continue
+        interval = f"{point['low']:.3f} to {point['high']:.3f}" if "low" in point else ""
+        shown = (point.get("metrics") or {}).get(metric) if metric else point.get("kept_importance")
+        macs = f"{point['macs']:.3f}" if point.get("macs") is not None else ""
+        ms = f"{point['ms']:.2f}" if point.get("ms") is not None else ""
+        value = "" if shown is None else f"{shown:.3f}"
+        rows.append((*start, f"{point['ratio']:.3f}", interval, ms, macs, value))
+    return heads, rows
+
+
+def front_chart(points: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Accuracy over time, a mark for each point; None where nothing was evaluated."""
+    metric = metric_of(points)
+    found = [(p, float(p["metrics"][metric])) for p in points if metric and (p.get("metrics") or {}).get(metric)]
+    if len(found) < 2:
+        return None
+    ratios, values = [p["ratio"] for p, _ in found], [value for _, value in found]
+    across = Axis(min(*ratios, 1.0) - 0.05, max(*ratios, 1.0) + 0.05, _LEFT, _WIDTH)
+    up = Axis(min(values) - 0.05 * max(values), max(values) * 1.05, 0.0, _HEIGHT)
+    bottom = _TOP + _HEIGHT
+
+    def height(value: float) -> float:
+        return bottom - up.at(value)
+
+    drawn = [*across.drawn(_TOP, bottom)]
+    for mark in up.ticks(5):
+        drawn += [line(_LEFT, height(mark), _LEFT + _WIDTH, height(mark), "grid")]
+        drawn += [label(_LEFT - 8, height(mark) + 4, f"{mark:.3g}", "axis end")]
+    for point, value in found:
+        x, y = across.at(point["ratio"]), height(value)
+        if "low" in point:
+            drawn.append(line(across.at(point["low"]), y, across.at(point["high"]), y, "interval"))
+        drawn += [tag("circle", cx=x, cy=y, r=5.0, class_=_CLASSES[point["kind"]])]
+        drawn += [label(x + 9, y + 4, point["name"] if point["kind"] != "cut" else f"{point['ratio']:.2f}")]
+    says = f"{metric_words(metric)} over the share of the original's time, {len(found)} points."
+    return svg(_LEFT + _WIDTH + 60, bottom + 24, says, *drawn)
+
+
+def render_front(content: Mapping[str, Any]) -> str:
+    """The content of sweep.json as one page that refers to nothing outside itself."""
+    heads, rows = front_rows(content["points"])
+    listed = table(heads, rows, "Points by time", range(2, len(heads)))
+    lead = "Times are shares of the original's, each measured beside it in turns."
+    drawn = section("front", "Front", tag("p", lead), front_chart(content["points"]), listed)
+    template = Template((resources.files("channelcut.report") / "template.html").read_text(encoding="utf-8"))
+    name = str(content["model"])
+    header = tag("header", tag("p", "channelcut sweep", class_="kicker"), tag("h1", name))
+    return template.substitute(title=escaped(name), header=header, navigation="", body=join([drawn.drawn()], "\n"))

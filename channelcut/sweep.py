@@ -1,0 +1,198 @@
+"""`sweep`: one network at several budgets of time, beside smaller networks of its family, as a front."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from channelcut.adapters import adapter_of
+from channelcut.begun import Begun, begin, deployed_as
+from channelcut.bench.environment import environment
+from channelcut.bench.onnx import measure_onnx
+from channelcut.compress import ORIGINAL, finished
+from channelcut.core.checked import read_json, write_json
+from channelcut.core.errors import BudgetError, UserError
+from channelcut.core.files import write_atomically
+from channelcut.core.progress import Progress, Stopwatch
+from channelcut.cutting.storage import fresh_folder
+from channelcut.gauge import ratio_of
+from channelcut.onnx_out.deployed import onnx_from_deployed
+from channelcut.options import CompressOptions
+from channelcut.report.front import render_front
+from channelcut.sources import Source
+from channelcut.sources.provenance import weights_digest
+
+FORMAT = "channelcut-sweep-1"
+CONTENT, PAGE = "sweep.json", "sweep.html"
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What `sweep` does.
+
+    compress: what is made at every point; its budget is left to the sweep.
+    targets: shares of the original's time.
+    beside: networks that are measured and evaluated as they are, such as the next smaller one of the family.
+    """
+
+    compress: CompressOptions
+    targets: tuple[float, ...]
+    beside: tuple[Source, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.targets or not all(0 < target <= 1 for target in self.targets):
+            raise UserError(
+                f"The budgets {list(self.targets)} make no sweep: expected shares of the original's time above 0 and "
+                "at most 1, such as 0.3:0.9:7 for seven from 0.3 to 0.9."
+            )
+
+
+def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress | None = None) -> dict[str, Any]:
+    """Prune a network to each of some shares of its time, and put accuracy beside latency.
+
+    Every point is what `compress` makes, in a folder of its own (`out/latency-0.700`); `sweep.json` and `sweep.html`
+    are written anew after each. A point that is there is not made again, so that a sweep that was ended goes on.
+
+    Args:
+        source: the model.
+        out: the folder of the sweep.
+        options: budgets, and what is made at each.
+        progress: called as progress(stage, done, total); what it raises ends the run between what is whole.
+
+    Returns:
+        The content of `sweep.json`: `points`, each with `kind` (`original`, `cut`, `beside`), `ratio`, `low` and
+        `high` of the original's time, `ms`, `metrics`, or why there is none (`refused`).
+
+    Raises:
+        UserError: `out` holds a sweep of another model or other options, or the caller's input is at fault.
+    """
+    watch = Stopwatch(progress)
+    first = replace(options.compress.prune, latency=options.targets[0])
+    with watch.stage("load"):
+        asked = {"model": source.name, "weights": weights_digest(source.build()), "options": _said(options)}
+    known = _known(out, asked)
+    begun = begin(source, replace(options.compress, prune=first, measure=True), watch)
+    content: dict[str, Any] = {"format": FORMAT, **asked, "environment": environment(options.compress.bench.threads)}
+    points = [_original(begun), *known]
+    for target in options.targets:
+        name = f"latency-{target:.3f}"
+        if not any(point["name"] == name for point in known):
+            points.append(_cut(source, begun, target, out / name, progress))
+            _write(out, content, points)
+    for other in options.beside:
+        if not any(point["name"] == other.name for point in known):
+            points.append(_beside(other, begun, watch))
+            _write(out, content, points)
+    _write(out, content, points)
+    return content | {"points": points}
+
+
+def _said(options: SweepOptions) -> dict[str, Any]:
+    """What all points have in common, as data."""
+    prune, how = options.compress.prune, options.compress
+    names = ("exclude", "min_channels", "min_keep", "align", "importance", "restore", "rescale", "drop_unused")
+    found = {name: getattr(prune, name) for name in names}
+    found |= {"data": str(prune.calibration), "recover": how.recover, "sparsify": how.sparsify}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def _known(out: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The points that a sweep was ended after; those whose folder is gone are made again.
+
+    Raises:
+        UserError: the sweep there is another one.
+    """
+    if not (out / CONTENT).exists():
+        return []
+    found = read_json(out / CONTENT, f"{out} holds no sweep.", "Name another --out.")
+    other = [name for name in asked if found.get(name) != asked[name]]
+    if other:
+        raise UserError(
+            f"{out} holds a sweep with other {' and '.join(other)}: {found.get(other[0])!r} there, {asked[other[0]]!r} "
+            "here. A sweep goes on where model, weights and options are the same. Name another --out, or remove it."
+        )
+    points: list[dict[str, Any]] = found["points"]
+    return [p for p in points if p["kind"] == "beside" or (out / p.get("folder", "?") / "report.json").is_file()]
+
+
+def _original(begun: Begun) -> dict[str, Any]:
+    cost: Any = begun.options.prune.cost
+    rows = begun.evaluations.rows if begun.evaluations is not None else []
+    metrics = rows[0]["metrics"] if rows else {}
+    return {
+        "name": "original",
+        "kind": "original",
+        "ratio": 1.0,
+        "ms": getattr(cost, "full_ms", None),
+        "metrics": metrics,
+    }
+
+
+def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progress | None) -> dict[str, Any]:
+    """One point: what `compress` makes, or why there is none."""
+    options = replace(begun.options, prune=replace(begun.options.prune, latency=target))
+    evaluations = copy.copy(begun.evaluations)
+    watch = Stopwatch(progress)
+    if evaluations is not None:
+        evaluations.rows, evaluations.watch = list(evaluations.rows), watch
+    mine = replace(begun, options=options, evaluations=evaluations, notes=list(begun.notes))
+    found: dict[str, Any] = {"name": out.name, "kind": "cut", "target": target}
+    try:
+        with fresh_folder(out, force=True) as folder:
+            report = finished(source, mine, folder, out, watch)
+    except BudgetError as error:
+        return found | {"refused": str(error)}
+    measured, plan = report["measurement"], report["options"]
+    rows = [row for row in report.get("accuracy", {}).get("rows", []) if row["network"] == "pruned"]
+    restored = [row["metrics"] for row in rows if row["metrics"]]
+    wall = {"estimate": measured["ratio"], "low": measured["ratio_low"], "high": measured["ratio_high"]}
+    ratio = measured["thread"] or wall
+    return found | {
+        "folder": out.name,
+        "ratio": ratio["estimate"], "low": ratio["low"], "high": ratio["high"],
+        "ms": measured["candidate"]["statistics"]["median_ms"],
+        "plans": len(plan.get("trials", [])),
+        "macs": report["cost"]["after"]["macs"] / report["cost"]["before"]["macs"],
+        "kept_importance": plan.get("kept_importance"),
+        "metrics": restored[-1] if restored else {},
+    }  # fmt: skip
+
+
+def _beside(other: Source, begun: Begun, watch: Stopwatch) -> dict[str, Any]:
+    """A network as it is, timed and evaluated as the original was; or why it cannot be."""
+    found: dict[str, Any] = {"name": other.name, "kind": "beside"}
+    try:
+        with watch.stage("load"):
+            model, _ = other.open()
+        form = deployed_as(adapter_of(model), model, begun.example, begun.options.prune.deploy)
+        with tempfile.TemporaryDirectory() as name:
+            files = Path(name) / ORIGINAL, Path(name) / "beside.onnx"
+            with watch.stage("export"):
+                for form_, path in zip((begun.form, form), files, strict=True):
+                    onnx_from_deployed(form_, path)
+            with watch.stage("bench"):
+                measured = measure_onnx(*files, begun.options.bench)
+        metrics: Mapping[str, Any] = {}
+        if begun.evaluations is not None:
+            evaluations = copy.copy(begun.evaluations)
+            evaluations.rows = []
+            evaluations.add("evaluate", [(other.name, "module", model)])
+            metrics = evaluations.rows[0]["metrics"]
+    except UserError as error:
+        return found | {"refused": str(error)}
+    ratio = ratio_of(measured)
+    return found | {
+        "ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": measured.candidate.median_ms,
+        "metrics": dict(metrics),
+    }  # fmt: skip
+
+
+def _write(out: Path, content: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    said = {**content, "points": list(points)}
+    write_json(out / CONTENT, said)
+    write_atomically(out / PAGE, render_front(said).encode())

@@ -1,0 +1,103 @@
+"""A sweep makes its points once, goes on where it was ended, and says what could not be made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import channelcut as cc
+from channelcut.bench.measure import BenchOptions
+from channelcut.cli import main
+from channelcut.cli.parsing import shares
+from channelcut.cost import macs_cost
+from channelcut.options import CompressOptions, PruneOptions
+from channelcut.report.front import front_chart, front_rows, metric_of
+from channelcut.sources import Source, open_source
+from channelcut.sweep import SweepOptions, sweep
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1)
+    return nn.Sequential(*layers).eval(), torch.ones(1, 3, 16, 16)
+
+def evaluate(model):
+    return {"widths": float(model[0].out_channels)}
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    (tmp_path / "nets.py").write_text(FACTORY)
+    return open_source(f"{tmp_path / 'nets.py'}:build", None, trust=False, inputs=())
+
+
+def options(source: Source, *targets: float) -> SweepOptions:
+    """Widths by what they multiply, so that nothing depends on how fast this machine is."""
+    model, example = source.open()
+    prune = PruneOptions(cost=macs_cost(cc.analyze(model, example)))
+    bench = BenchOptions(time_limit_s=0.2, warmup_s=0.0, min_rounds=2)
+    return SweepOptions(CompressOptions(prune, capabilities=(), bench=bench), targets)
+
+
+def test_points_are_made_once_beside_smaller_networks(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(FACTORY.replace("32", "8"))
+    (tmp_path / "tall.py").write_text(FACTORY.replace("(3, 32", "(4, 32").replace("(1, 3", "(1, 4"))
+    beside = tuple(
+        open_source(f"{tmp_path / name}:build", None, trust=False, inputs=()) for name in ("small.py", "tall.py")
+    )
+    out, asked = tmp_path / "front", replace(options(source, 0.5, 0.001), beside=beside)
+    found = sweep(source, out, asked)
+    original, cut, refused, small, tall = found["points"]
+    assert (original["kind"], cut["name"], refused["name"]) == ("original", "latency-0.500", "latency-0.001")
+    assert "cannot be met" in refused["refused"]
+    assert cut["metrics"]["widths"] < original["metrics"]["widths"] == 32
+    assert cut["macs"] == pytest.approx(0.5, abs=0.05)
+    assert 0 < cut["low"] <= cut["ratio"] <= cut["high"]
+    assert small["metrics"] == {"widths": 8.0}
+    assert small["ratio"] > 0
+    assert "refused" in tall
+    assert json.loads((out / "sweep.json").read_text())["points"] == found["points"]
+    page = (out / "sweep.html").read_text()
+    assert "latency-0.500" in page
+    assert "<circle" in page
+    written = (out / "latency-0.500" / "report.json").stat().st_mtime_ns
+    again = sweep(source, out, asked)
+    assert (out / "latency-0.500" / "report.json").stat().st_mtime_ns == written
+    assert sorted(p["name"] for p in again["points"]) == sorted(p["name"] for p in found["points"])
+    other = replace(asked, compress=replace(asked.compress, prune=replace(asked.compress.prune, min_keep=0.2)))
+    with pytest.raises(cc.UserError, match="holds a sweep with other options"):
+        sweep(source, out, other)
+
+
+def test_the_front_is_drawn_and_listed() -> None:
+    points = [
+        {"name": "original", "kind": "original", "ratio": 1.0, "ms": 4.0, "metrics": {"map50": 0.6, "map": 0.4}},
+        {"name": "latency-0.500", "kind": "cut", "target": 0.5, "ratio": 0.51, "low": 0.5, "high": 0.52, "ms": 2.0,
+         "macs": 0.45, "metrics": {"map50": 0.5, "map": 0.3}},
+        {"name": "latency-0.100", "kind": "cut", "target": 0.1, "refused": "no"},
+    ]  # fmt: skip
+    assert metric_of(points) == "map"
+    heads, rows = front_rows(points)
+    assert heads[-1] == "mAP50-95"
+    assert [row[0] for row in rows] == ["original", "latency-0.500", "latency-0.100"]
+    assert rows[1][2:] == ("0.510", "0.500 to 0.520", "2.00", "0.450", "0.300")
+    assert rows[2][2] == "no"
+    assert str(front_chart(points)).count("<circle") == 2
+    assert front_chart(points[:1]) is None
+
+
+def test_budgets_are_read_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shares("0.3:0.9:4") == (0.9, 0.7, 0.5, 0.3)
+    assert shares("0.5,70%") == (0.7, 0.5)
+    assert main(["sweep", "torchvision:resnet18", "--latency", "0.9:2:3", "--out", str(tmp_path / "o")]) == 2
+    assert "is no share" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(cc.UserError, match="make no sweep"):
+        SweepOptions(CompressOptions(PruneOptions()), ())
