@@ -1,0 +1,202 @@
+"""Accuracy at equal measured latency: planned by time, by MACs, uniformly, and by Torch-Pruning.
+
+    CHANNELCUT_ASSETS=... python -m benchmarks.latency_peer            # results/latency_peer.json, .md; resumes
+    CHANNELCUT_ASSETS=... python -m benchmarks.latency_peer resnet56 --targets 0.7 --table FILE
+
+Every way is asked for more or less of its own measure (time, MACs, a ratio) until the network that it leaves takes a
+share of the original's time within 3 %, as ONNX Runtime measures it (one thread, processor time of that thread). All
+are then restored alike: batch norms measured anew on the same unlabelled images; ours compensated besides, which needs
+a plan. Ours rank by the criterion that channelcut takes with images; Torch-Pruning by magnitude, and by Taylor where
+the network is a classifier. Accuracy and images are those of `benchmarks.accuracy`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+from torch import nn
+
+import channelcut as cc
+from benchmarks.accuracy import Network, opened
+from benchmarks.accuracy_peer import CRITERIA, peer_cut
+from channelcut.bench.environment import environment
+from channelcut.core.errors import BudgetError
+from channelcut.core.files import write_atomically
+from channelcut.core.measurement import Ratio
+from channelcut.core.result import PruneResult
+from channelcut.gauge import Gauge, ratio_of
+from channelcut.recovery import recalibrate
+
+RESULTS = Path(__file__).parent / "results" / "latency_peer"
+NETWORKS, TARGETS, ROUNDS, TOLERANCE = ("resnet56", "nanodet_m", "yolov5n"), (0.7, 0.5), 6, 0.03
+Made = tuple[nn.Module, PruneResult | None]
+
+
+class Bench:
+    """One network, with what its layers take, and the images that choose."""
+
+    def __init__(self, network: Network, table: Path | None) -> None:
+        self.network, self.chosen = network, network.images[:512]
+        self.cost = cc.measure(network.model, network.example, table=table)
+
+    def pruned(self, limit: str, align: int, share: float) -> Made:
+        """By channelcut, as cut; `limit`: what a share is asked of."""
+        asked: dict[str, Any] = {limit: math.sqrt(share) if limit == "keep" else share}
+        if limit == "latency":
+            asked["cost"] = _Believed(self.cost)
+        model, example = self.network.model, self.network.example
+        found = cc.prune(model, example, calibration=self.chosen, restore="none", align=align, **asked)
+        return found.model, found
+
+    def by_peer(self, criterion: str, align: int, share: float) -> Made:
+        """By Torch-Pruning, as cut."""
+        model, example = self.network.model, self.network.example
+        return peer_cut(model, example, self.chosen, criterion, share, align)[0], None
+
+    def ways(self, name: str) -> Iterator[tuple[str, Callable[[float], Made]]]:
+        """What is compared: how a network is made for a share of what each way limits."""
+        for align in sorted({self.network.align, self.cost.step}):
+            for limit, words in (("latency", "time"), ("macs", "MACs"), ("keep", "uniform")):
+                yield f"{words}, align {align}", partial(self.pruned, limit, align)
+        for criterion in CRITERIA.get(name, ()):
+            for align in (8, 16):
+                yield f"Torch-Pruning {criterion}, round_to {align}", partial(self.by_peer, criterion, align)
+
+
+class _Believed:
+    """A measured cost without a `target`: `prune` plans by it, and this script closes the loop as for the others."""
+
+    def __init__(self, cost: Any) -> None:
+        self.cost = cost
+
+    def __call__(self, widths: Any) -> float:
+        """As the cost says."""
+        return float(self.cost(widths))
+
+    def pairwise(self, steps: Any) -> Any:
+        """As the cost says."""
+        return self.cost.pairwise(steps)
+
+    def on(self, groups: Any) -> _Believed:
+        """For other groups."""
+        return _Believed(self.cost.on(groups))
+
+
+def at_latency(build: Callable[[float], Made], target: float, gauge: Gauge) -> tuple[Made, Ratio, int]:
+    """The network that a way leaves at a share of the time: bisection on what it is asked for.
+
+    Raises:
+        BudgetError, ValueError: it leaves none that is as fast.
+    """
+    low, high, asked, best = 0.0, 1.0, target, None
+    for tried in range(1, ROUNDS + 1):
+        try:
+            made = build(asked)
+        except (BudgetError, ValueError):
+            if best is None and asked < 0.05:
+                raise
+            low, asked = asked, (asked + high) / 2
+            continue
+        found = ratio_of(gauge(made[0]))
+        off = abs(found.estimate / target - 1)
+        if best is None or off < abs(best[1].estimate / target - 1):
+            best = (made, found, tried)
+        if off <= TOLERANCE:
+            break
+        low, high = (asked, high) if found.estimate < target else (low, asked)
+        asked = min(max(asked * target / found.estimate, (3 * low + high) / 4), (low + 3 * high) / 4)
+    if best is None:
+        raise ValueError("no network was made")
+    return best
+
+
+def row(bench: Bench, build: Callable[[float], Made], target: float, gauge: Gauge) -> dict[str, Any]:
+    """One way at one share: time, and accuracy restored alike."""
+    start = process_time()
+    try:
+        (model, result), found, tried = at_latency(build, target, gauge)
+    except Exception as error:  # noqa: BLE001  whatever a way ends in is its row
+        return {"failed": f"{type(error).__name__}: {error}"[:300]}
+    network = bench.network
+    tuned, _ = recalibrate(model, list(torch.split(bench.chosen, 64)))
+    states = {"as cut": network.evaluate(model), "recalibrated": network.evaluate(tuned)}
+    if result is not None:
+        states["compensated"] = network.evaluate(cc.compensate(network.model, result, bench.chosen).model)
+    macs = None if result is None else result.plan.macs_ratio
+    return {**vars(found), "tried": tried, "macs": macs, "states": states, "processor_s": process_time() - start}
+
+
+def main() -> None:
+    """Measure what is missing, a row at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
+    parser.add_argument("--table", type=Path, help="of layer times; by default the one in the cache directory")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    file = RESULTS.with_suffix(".json")
+    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    for name in given.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            network = opened(name, Path(folder))
+            bench = Bench(network, given.table)
+            with Gauge(network.model, network.example) as gauge:
+                for target in given.targets:
+                    for way, build in bench.ways(name):
+                        key = f"{name} {target:g} {way}"
+                        if key not in rows:
+                            said = {"network": name, "target": target, "way": way}
+                            said |= {"command": " ".join(["python -m benchmarks.latency_peer", *sys.argv[1:]])}
+                            rows[key] = said | row(bench, build, target, gauge)
+                            _write(file, rows)
+                            print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
+    _write(file, rows)
+
+
+def _write(file: Path, rows: Mapping[str, Any]) -> None:
+    content = {"environment": environment(1), "rows": rows}
+    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(file.with_suffix(".md"), table(rows).encode())
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "# Accuracy at equal latency",
+        "",
+        "`python -m benchmarks.latency_peer`: ONNX Runtime, one thread, processor time of that thread, other work",
+        "beside it. Time is a share of the original's, as measured; accuracy is top-1 on the 10,000 test images of",
+        "CIFAR-10, or mAP50-95 on the 128 images of coco128 val.",
+        "",
+        "| network | asked | way | measured | MACs | as cut | recalibrated | compensated |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for found in rows.values():
+        start = f"| {found['network']} | {found['target']} | {found['way']} | "
+        if "failed" in found:
+            lines.append(f"{start}{found['failed']} | | | | |")
+            continue
+        cells = [_metric(found["states"].get(state)) for state in ("as cut", "recalibrated", "compensated")]
+        macs = "" if found["macs"] is None else f"{found['macs']:.3f}"
+        lines.append(f"{start}{found['estimate']:.3f} | {macs} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _metric(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['top1']:.4f}" if "top1" in found else f"{found['map']:.3f}"
+
+
+if __name__ == "__main__":
+    main()
