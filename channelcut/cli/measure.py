@@ -109,6 +109,7 @@ def described(found: MeasuredCost) -> dict[str, Any]:
         "target": vars(found.target),
         "table": str(found.table) if found.table else None,
         "full_ms": found.full_ms,
+        "half_width": found.half_width,
         "lone_sum_ms": found.full_ms / found.scale,
         "step": found.step,
         "layers": found.by_part(found.full_widths),
@@ -125,7 +126,8 @@ def print_cost(found: MeasuredCost) -> None:
     from channelcut.cli.console import console
 
     out = console()
-    out.print(f"{found.full_ms:.2f} ms uncut with {found.target}", markup=False, soft_wrap=True)
+    known = f"layers known to ±{found.half_width:.1%}"
+    out.print(f"{found.full_ms:.2f} ms uncut ({known}) with {found.target}", markup=False, soft_wrap=True)
     out.print(
         f"Widths pay in steps of {found.step}. {len(found.layers)} layers; timed alone they and the rest add up to "
         f"{1 / found.scale:.2f} of the network's time, which predictions are scaled by.",
