@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -340,3 +341,31 @@ def test_measuring_with_openvino(groups: cc.Groups, file: Path, tmp_path: Path) 
     assert len(cost.layers) == 7
     assert any("Relu" in layer.words for layer in cost.layers)  # it fuses them
     assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
+
+
+def test_tensorrt_names_layers_after_nodes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from channelcut.bench.layers import tensorrt
+
+    borders = {"Reformatting CopyNode for Input Tensor 0 to layer": 5.0}
+    times = {"layer + step0": 2.0, "PWN(step1)": 0.5, **borders}
+    built: list[Path] = []
+
+    def build(source: Path, engine: Path, options: object) -> None:
+        onnx.checker.check_model(onnx.load(source), full_check=True)
+        built.append(source)
+
+    def load(engine: Path, options: object) -> SimpleNamespace:
+        return SimpleNamespace(inputs={"x": ((1, 16, 8, 8), np.float32)}, layer_times=lambda inputs, runs: times)
+
+    monkeypatch.setattr(tensorrt, "require", lambda name: SimpleNamespace(build=build, load=load))
+    square = (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1)))
+    entry = Entry(LayerKind("Conv", (1,), (8, 8), square, ("Relu", "Clip(0,6)")), Widths(16, 16))
+    for precision in ("fp32", "fp16"):
+        assert tensorrt.TensorRTClock("tensorrt", precision).prepared(entry)() == pytest.approx(2.5)
+    assert len(built) == 2
+    model = onnx.load(file)
+    first, second = [node.name for node in model.graph.node[:2]]
+    found = tensorrt.kernels_of({f"{first} + {second}": 1.0, **borders}, model)
+    assert [kernel.layer for kernel in found] == [True, False]
+    assert {first, second} <= found[0].names
+    assert not found[1].names
