@@ -6,6 +6,7 @@ What one model's layers took is in the table for every other model, and for a ru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from channelcut.bench.layers import steps
 from channelcut.bench.layers.clock import REFERENCE, Kernel, LayerClock, MeasureOptions, median_ms, timed
+from channelcut.bench.layers.crew import RayCrew, shared
 from channelcut.bench.layers.reading import Deployed, FileLayer, Shares, read_deployed
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
@@ -121,9 +123,18 @@ class _Measuring:
             self.watch.progress(STAGE, done, total)
             self.watch.note(STAGE, words)
 
-        for rows in timed(self.clock, missing, self.options, report, self.reference_ms):
-            self.table.add(rows)
-            self.table.read()  # what others have timed meanwhile
+        with ExitStack() as stack:
+            if (self.options.workers or self.options.ray_address) and missing:
+                workers = max(1, self.options.workers)
+                found = RayCrew(
+                    self.clock, self.options, self.reference_ms, self.table.target, workers, self.options.ray_address
+                )
+                lots = shared(stack.enter_context(found), missing, report)
+            else:
+                lots = timed(self.clock, missing, self.options, report, self.reference_ms)
+            for rows in lots:
+                self.table.add(rows)
+                self.table.read()  # what others have timed meanwhile
 
     def _surfaces(self, layers: Sequence[FileLayer], step: int) -> tuple[list[MeasuredLayer], list[FileLayer]]:
         """The layers with their times, and those that the back end did not run alone at full width."""
