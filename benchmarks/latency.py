@@ -5,9 +5,10 @@
 
 Every group keeps a random share between a quarter and all of its channels, as a multiple of the step that was found
 (series `aligned`), or any number of them (series `any`, half as many). The network is cut, written as it is deployed,
-and timed beside the uncut one in turns: processor time of one thread. Predicted is its share of the uncut network's
-time; what multiply-accumulates predict stands beside. Weights are random: times do not depend on them. Cuts are not
-proven, and files are not compared with their modules: neither changes a file. Staircases are times of lone layers.
+and timed beside the uncut one in turns for at most 15 s: processor time of one thread, with the 95 % interval of the
+ratio. Predicted is its share of the uncut network's time; what multiply-accumulates predict stands beside. Weights are
+random: times do not depend on them. Cuts are not proven, and files are not compared with their modules: neither
+changes a file. Staircases are times of lone layers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from channelcut.adapters import adapter_of, deployed_form
 from channelcut.allocation import admissible_widths
 from channelcut.allocation.steps import width_alignment
 from channelcut.bench.environment import environment
-from channelcut.bench.layers.clock import LayerClock, MeasureOptions, median_ms, timed
+from channelcut.bench.layers.clock import LayerClock, MeasureOptions, timed
+from channelcut.bench.measure import BenchOptions, measure
 from channelcut.core.deployed import DEFAULT
 from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
@@ -41,6 +43,7 @@ from channelcut.cost.kinds import Entry, LayerKind, Widths
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.table import Table
 from channelcut.cutting import cut, make_plan
+from channelcut.gauge import ratio_of
 from channelcut.latency.clocks import clock_of
 from channelcut.onnx_out.comparison import tensor_leaves
 from channelcut.onnx_out.dynamic import OpenAxes
@@ -57,7 +60,7 @@ MODELS = {
 }
 SERIES = ("aligned", "any")
 LEAST = 0.25  # of each group's channels
-RUNS = 15
+BENCH = BenchOptions(time_limit_s=15.0, warmup_s=0.3)
 SQUARE = (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1)), ("strides", (1, 1)))
 POINT = (("kernel_shape", (1, 1)), ("strides", (1, 1)))
 # A kind, what is held, and which side is varied.
@@ -155,15 +158,17 @@ class Network:
         """One choice of widths, predicted and measured, as shares of the uncut network's time."""
         widths = drawn(self.groups, self.cost.step if series == "aligned" else 1, seed)
         written(narrowed(self.model, self.groups, widths), self.example, folder / "cut.onnx")
-        ms, beside = median_ms(self.clock.network(folder / "cut.onnx"), self.clock.network(whole), RUNS)
+        runs = [self.clock.network(path) for path in (whole, folder / "cut.onnx")]
+        found = measure(runs[0], runs[1], BENCH)
+        ratio = ratio_of(found)
         return {
             "series": series,
             "seed": seed,
-            "measured": ms / beside,
+            "measured": ratio.estimate,
+            "interval": [ratio.low, ratio.high],
             "predicted": self.cost(widths) / self.cost.full_ms,
             "macs": self.macs(widths) / self.macs(self.full),
-            "ms": ms,
-            "original_ms": beside,
+            "original_ms": found.baseline.median_ms,
             "widths": widths.tolist(),
         }
 
@@ -192,11 +197,11 @@ def errors(rows: Sequence[dict[str, Any]], by: str = "predicted") -> NDArray[np.
 def table_of(data: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        f"Made by `python -m benchmarks.latency` on {data['target']}. See the module's text for what was done.",
+        f"Made by `python -m benchmarks.latency` with {data['target']}. See the module's text for what was done.",
         "",
         "| network | uncut | lone layers and the rest, summed | widths | choices | share of time left | "
-        "error: median, 90 %, max | within 10 % | error by MACs: median, max |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "error: median, 90 %, max | within 10 % | measured to, median | error by MACs: median, max |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in data["models"].items():
         for series in SERIES:
@@ -210,6 +215,7 @@ def table_of(data: dict[str, Any]) -> str:
                 f"{'multiples of ' + str(found['facts']['step']) if series == 'aligned' else 'any'} | {len(rows)} | "
                 f"{min(spread):.2f} to {max(spread):.2f} | {np.median(error):.1%}, {np.quantile(error, 0.9):.1%}, "
                 f"{error.max():.1%} | {int((error <= 0.1).sum())} of {len(rows)} | "
+                f"±{np.median([(r['interval'][1] - r['interval'][0]) / 2 / r['measured'] for r in rows]):.1%} | "
                 f"{np.median(macs):.1%}, {macs.max():.1%} |"
             )
     lines += ["", "Staircases, ms by the width C:", ""]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 import channelcut as cc
 from channelcut.allocation import excluded
 from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run
+from channelcut.bench.layers.crew import Died, shared
 from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
 from channelcut.bench.layers.steps import step_of, sweep
 from channelcut.core.errors import UserError
@@ -340,3 +343,90 @@ def test_measuring_with_openvino(groups: cc.Groups, file: Path, tmp_path: Path) 
     assert len(cost.layers) == 7
     assert any("Relu" in layer.words for layer in cost.layers)  # it fuses them
     assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
+
+
+def test_tensorrt_names_layers_after_nodes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from channelcut.bench.layers import tensorrt
+
+    borders = {"Reformatting CopyNode for Input Tensor 0 to layer": 5.0}
+    times = {"layer + step0": 2.0, "PWN(step1)": 0.5, **borders}
+    built: list[Path] = []
+
+    def build(source: Path, engine: Path, options: object) -> None:
+        onnx.checker.check_model(onnx.load(source), full_check=True)
+        built.append(source)
+
+    def load(engine: Path, options: object) -> SimpleNamespace:
+        return SimpleNamespace(inputs={"x": ((1, 16, 8, 8), np.float32)}, layer_times=lambda inputs, runs: times)
+
+    monkeypatch.setattr(tensorrt, "require", lambda name: SimpleNamespace(build=build, load=load))
+    square = (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1)))
+    entry = Entry(LayerKind("Conv", (1,), (8, 8), square, ("Relu", "Clip(0,6)")), Widths(16, 16))
+    for precision in ("fp32", "fp16"):
+        assert tensorrt.TensorRTClock("tensorrt", precision).prepared(entry)() == pytest.approx(2.5)
+    assert len(built) == 2
+    model = onnx.load(file)
+    first, second = [node.name for node in model.graph.node[:2]]
+    found = tensorrt.kernels_of({f"{first} + {second}": 1.0, **borders}, model)
+    assert [kernel.layer for kernel in found] == [True, False]
+    assert {first, second} <= found[0].names
+    assert not found[1].names
+
+
+@dataclass
+class Mortals:
+    """A crew whose workers die of one layer, and once of nothing."""
+
+    size: int
+    deadly: Widths
+    unlucky: int = 1
+    replaced: int = 0
+    answers: dict[int, tuple[Entry, ...]] = field(default_factory=dict)
+
+    def submit(self, worker: int, lot: Sequence[Entry]) -> int:
+        self.answers[len(self.answers)] = tuple(lot)
+        return len(self.answers) - 1
+
+    def first(self, answers: Sequence[int]) -> int:
+        return answers[-1]
+
+    def rows(self, answer: int) -> dict[Entry, Timing | str]:
+        lot = self.answers[answer]
+        if self.unlucky or self.deadly in [entry.widths for entry in lot]:
+            self.unlucky = 0
+            raise Died("killed")
+        return {entry: Timing(1.0, 1.0, 1.0) for entry in lot}
+
+    def replace(self, worker: int) -> None:
+        self.replaced += 1
+
+
+def test_what_a_dead_worker_had_is_timed_by_another() -> None:
+    entries = [Entry(REFERENCE.kind, Widths(8, width)) for width in range(1, 21)]
+    crew = Mortals(3, Widths(8, 5))
+    found: dict[Entry, Timing | str] = {}
+    told: list[int] = []
+    for rows in shared(crew, entries, lambda done, total, words: told.append(done)):
+        assert not set(rows) & set(found)
+        found |= rows
+    assert set(found) == set(entries)
+    failed = [entry.widths.cout for entry, row in found.items() if isinstance(row, str)]
+    assert failed == [5]
+    assert crew.replaced >= 4
+    assert told[-1] == len(entries)
+
+
+def test_workers_through_ray(file: Path, groups: cc.Groups, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    clock = OnnxRuntimeClock()
+    options = replace(QUICK, step=32, workers=2)
+    cost = measured(file, groups, clock, Table.open(clock.target(), tmp_path / "t"), options)
+    assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
+    assert len(cost.layers) == 7
+
+
+def test_workers_need_ray(file: Path, groups: cc.Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    machine = Machine()
+    with pytest.raises(UserError, match=r"channelcut\[ray\]"):
+        costed(file, groups, machine, tmp_path, replace(QUICK, workers=2))

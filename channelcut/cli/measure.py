@@ -68,6 +68,16 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="N",
         help="time widths that are multiples of this (default what the target shows)",
     )
+    timing.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="time layers in N processes at once, through Ray (default: in this one alone); each needs cores, or a "
+        "device, of its own",
+    )
+    timing.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running Ray cluster, for the workers (default this machine)"
+    )
 
 
 def run(flags: Namespace) -> int:
@@ -79,7 +89,13 @@ def run(flags: Namespace) -> int:
     from channelcut.latency.api import measure
 
     limit_s = math.inf if flags.time_limit is None else flags.time_limit
-    options = MeasureOptions(flags.half_width, limit_s=limit_s, step=flags.step)
+    options = MeasureOptions(
+        flags.half_width,
+        limit_s=limit_s,
+        step=flags.step,
+        workers=flags.workers or 0,
+        ray_address=flags.ray_address,
+    )
     source = groups.read_model(flags)
     with Bars(quiet=flags.quiet or flags.json) as progress:
         with progress.stage("load"):
@@ -109,6 +125,7 @@ def described(found: MeasuredCost) -> dict[str, Any]:
         "target": vars(found.target),
         "table": str(found.table) if found.table else None,
         "full_ms": found.full_ms,
+        "half_width": found.half_width,
         "lone_sum_ms": found.full_ms / found.scale,
         "step": found.step,
         "layers": found.by_part(found.full_widths),
@@ -125,7 +142,8 @@ def print_cost(found: MeasuredCost) -> None:
     from channelcut.cli.console import console
 
     out = console()
-    out.print(f"{found.full_ms:.2f} ms uncut with {found.target}", markup=False, soft_wrap=True)
+    known = f"layers known to ±{found.half_width:.1%}"
+    out.print(f"{found.full_ms:.2f} ms uncut ({known}) with {found.target}", markup=False, soft_wrap=True)
     out.print(
         f"Widths pay in steps of {found.step}. {len(found.layers)} layers; timed alone they and the rest add up to "
         f"{1 / found.scale:.2f} of the network's time, which predictions are scaled by.",

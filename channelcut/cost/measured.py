@@ -31,7 +31,8 @@ _SAMPLES = 17  # input widths through which a line is laid where several groups 
 class MeasuredLayer:
     """A layer: its time by widths, and the kept shares of what it reads and writes as linear functions of widths.
 
-    reads, writes: [constant, coefficient of each group], shape (1 + groups,).
+    reads, writes: [constant, coefficient of each group], shape (1 + groups,). spread: half the 95 % interval of its
+    time at full width, as a share of it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class MeasuredLayer:
     surface: Surface
     reads: Vector
     writes: Vector
+    spread: float = 0.0
 
     def ms(self, widths: Vector) -> float:
         """Its time when group g keeps widths[g - 1]; `widths` has a leading 1, shape (1 + groups,)."""
@@ -99,6 +101,14 @@ class MeasuredCost:
     def full_widths(self) -> Widths:
         """The widths of the uncut network."""
         return self.full[self.places].astype(np.int64)
+
+    @property
+    def half_width(self) -> float:
+        """Half the 95 % interval of what the layers add up to at full width, as a share of it."""
+        w = self._all(self.full_widths)
+        times = np.array([layer.ms(w) for layer in self.layers])
+        spreads = np.array([layer.spread for layer in self.layers])
+        return float(np.sqrt(np.sum((times * spreads) ** 2)) / max(times.sum(), 1e-12))
 
     def by_part(self, widths: Widths) -> dict[str, float]:
         """The milliseconds of every layer by its name, and of the others by their operator, summed."""

@@ -9,8 +9,14 @@ from channelcut.core.errors import UserError
 if TYPE_CHECKING:
     from channelcut.bench.layers.clock import LayerClock
 
-CLOCKS = ("onnxruntime", "openvino", "torch_cuda")
-_PRECISIONS = {"onnxruntime": ("fp32",), "openvino": ("fp32",), "torch_cuda": ("fp32", "fp16")}
+CLOCKS = ("onnxruntime", "openvino", "torch_cuda", "tensorrt", "tensorrt_rtx")
+_PRECISIONS = {
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32",),
+    "torch_cuda": ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16"),
+    "tensorrt_rtx": ("fp32", "fp16"),
+}
 
 
 def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerClock:
@@ -34,6 +40,10 @@ def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerCl
         from channelcut.bench.layers.torch import TorchClock
 
         return TorchClock(precision)
+    if name in ("tensorrt", "tensorrt_rtx"):
+        from channelcut.bench.layers.tensorrt import TensorRTClock
+
+        return TensorRTClock(name, precision)
     if name == "openvino":
         from channelcut.bench.layers.openvino import OpenVINOClock
 

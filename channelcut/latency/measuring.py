@@ -6,6 +6,7 @@ What one model's layers took is in the table for every other model, and for a ru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from channelcut.bench.layers import steps
 from channelcut.bench.layers.clock import REFERENCE, Kernel, LayerClock, MeasureOptions, median_ms, timed
+from channelcut.bench.layers.crew import RayCrew, shared
 from channelcut.bench.layers.reading import Deployed, FileLayer, Shares, read_deployed
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
@@ -23,7 +25,8 @@ from channelcut.cost.table import Table
 
 STAGE = "measure"
 _SWEPT = 3  # layers in which the step is looked for: the costliest
-_UNSETTLED = 0.10  # an interval wider than ± this is said
+_UNSETTLED = 0.10  # an interval wider than ± this has not settled
+_FEW = 0.05  # of the times may be so wide before it is said: errors of that many average out
 
 
 DEFAULTS = MeasureOptions()
@@ -87,7 +90,7 @@ class _Measuring:
             places=np.arange(len(full)),
             channels=tuple(int(g.channels[0]) for g in groups.groups),
             table=self.table.path,
-            notes=(*deployed.doubts, *self._notes(layers, untimed)),
+            notes=(*deployed.doubts, *self._notes(layers, untimed, step)),
         )
         return replace(cost, scale=cost.full_ms / cost(full.astype(np.int64)))
 
@@ -120,9 +123,18 @@ class _Measuring:
             self.watch.progress(STAGE, done, total)
             self.watch.note(STAGE, words)
 
-        for rows in timed(self.clock, missing, self.options, report, self.reference_ms):
-            self.table.add(rows)
-            self.table.read()  # what others have timed meanwhile
+        with ExitStack() as stack:
+            if (self.options.workers or self.options.ray_address) and missing:
+                workers = max(1, self.options.workers)
+                found = RayCrew(
+                    self.clock, self.options, self.reference_ms, self.table.target, workers, self.options.ray_address
+                )
+                lots = shared(stack.enter_context(found), missing, report)
+            else:
+                lots = timed(self.clock, missing, self.options, report, self.reference_ms)
+            for rows in lots:
+                self.table.add(rows)
+                self.table.read()  # what others have timed meanwhile
 
     def _surfaces(self, layers: Sequence[FileLayer], step: int) -> tuple[list[MeasuredLayer], list[FileLayer]]:
         """The layers with their times, and those that the back end did not run alone at full width."""
@@ -136,7 +148,7 @@ class _Measuring:
                 found.append(MeasuredLayer(layer.name, str(layer.kind), layer.extent, times, layer.reads, layer.writes))
         return found, untimed
 
-    def _notes(self, layers: Sequence[FileLayer], untimed: Sequence[FileLayer]) -> list[str]:
+    def _notes(self, layers: Sequence[FileLayer], untimed: Sequence[FileLayer], step: int) -> list[str]:
         kinds = {layer.kind for layer in layers}
         failed = {entry: why for entry, why in self.table.failed.items() if entry.kind in kinds}
         notes = []
@@ -151,12 +163,15 @@ class _Measuring:
             notes.append(
                 f"{len(untimed)} layers were not timed alone ({names}): they follow their widths in proportion"
             )
-        wide = [t.spread for kind in kinds for t in self.table.times.get(kind, {}).values() if t.spread > _UNSETTLED]
-        if wide:
+        looked_at = {Entry(layer.kind, widths) for layer in layers for widths in points(layer.extent, step)}
+        known = [self.table.times.get(entry.kind, {}).get(entry.widths) for entry in looked_at]
+        spreads = [timing.spread for timing in known if timing is not None]
+        wide = [spread for spread in spreads if spread > _UNSETTLED]
+        if len(wide) > _FEW * len(spreads):
             notes.append(
-                f"{len(wide)} times did not settle to ±{_UNSETTLED:.0%} (up to ±{max(wide):.0%}): something else is "
-                "using this machine. What is predicted from them is as uncertain; measure again on a quieter machine, "
-                "into another table"
+                f"{len(wide)} of {len(spreads)} times did not settle to ±{_UNSETTLED:.0%} (up to ±{max(wide):.0%}): "
+                "something else is using this machine. What is predicted from them is as uncertain; measure again on a "
+                "quieter machine, into another table"
             )
         return notes
 

@@ -30,7 +30,7 @@ REFERENCE = Entry(
     Widths(64, 64),
 )
 _RESAMPLES = 200
-_HELD = 48  # layers that are held ready at once: bounds the memory, and the time between two of a layer's runs
+HELD = 48  # layers that are held ready at once: bounds the memory, and the time between two of a layer's runs
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class MeasureOptions:
     half_width: how narrow the 95 % interval of a layer's median has to become, as a share of the median. min_rounds,
     max_rounds: how often each layer is run at least and at most. limit_s: seconds for all layers; what is left then is
     not timed. step: widths that are timed are multiples of this; None: the target's own, which is looked for.
-    network_runs: how often the whole network is run.
+    network_runs: how often the whole network is run. workers: how many processes time layers at once, through Ray; 0:
+    this one alone. ray_address: of the cluster that they run on; None: this machine.
     """
 
     half_width: float = 0.03
@@ -86,9 +87,13 @@ class MeasureOptions:
     limit_s: float = math.inf
     step: int | None = None
     network_runs: int = 15
+    workers: int = 0
+    ray_address: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"MeasureOptions asks for workers={self.workers}; expected a number of processes, or 0.")
         if not 2 <= self.min_rounds <= self.max_rounds or self.network_runs < 1:
             raise UserError(
                 f"MeasureOptions asks for {self.min_rounds} to {self.max_rounds} rounds and {self.network_runs} runs "
@@ -131,10 +136,10 @@ def timed(
     """
     counted, started = Counted(len(entries), report), time.perf_counter()
     # Layers of like size share a lot, so that none waits long for its next turn.
-    for start in range(0, len(entries), _HELD):
+    for start in range(0, len(entries), HELD):
         if time.perf_counter() - started > options.limit_s:
             return
-        lot = entries[start : start + _HELD]
+        lot = entries[start : start + HELD]
         found: dict[Entry, Timing | str] = {}
         runs: dict[Entry, Run] = {}
         for entry in lot:
