@@ -81,6 +81,7 @@ class Ranked:
             kept = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
             context = PlanContext(self.model, self.groups, kept, self.scored.values, self.costs, self.dropped)
             said = self.criterion.said(budget, self.scored)
+            said |= {"full_ms": self.whole_ms} if budget.timed else {}
             return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
 
 

@@ -70,7 +70,7 @@ def cut_within(
         plan = scored.planned(budget, watch)
         return plan, applied(scored.model, plan, watch)
     scored, target = scored.timed(cost), getattr(cost, "target", None)
-    if target is None:
+    if target is None or budget.in_shares(scored.whole_ms).latency == 1:  # predicted alone, or met by the original
         plan = scored.planned(budget, watch)
         return plan, applied(scored.model, plan, watch)
     bench = replace(BENCH, threads=target.threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -86,6 +87,17 @@ def test_milliseconds_are_a_share_of_what_the_original_takes() -> None:
     assert plan.options["latency_ms"] == ready.whole_ms / 2
     assert "latency" not in plan.options
     assert plan.options["trials"][-1]["ratio"] == pytest.approx(0.5, rel=TOLERANCE)
+
+
+def test_a_budget_that_the_original_meets_removes_nothing() -> None:
+    model = network()
+    groups = cc.analyze(model, EXAMPLE)
+    cost = macs_cost(groups)
+    whole = cost(np.array([group.width for group in groups.groups]))
+    with pytest.warns(UserWarning, match="met already: the network takes"):
+        plan = cc.plan(model, groups, latency_ms=1.5 * whole, cost=cost)
+    assert plan.macs_ratio == 1
+    assert plan.options["full_ms"] == whole
 
 
 def test_a_budget_out_of_reach_names_the_nearest_that_was_measured() -> None:

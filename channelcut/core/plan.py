@@ -53,6 +53,12 @@ def met_already(plan: Plan) -> str:
                 "removed. "
                 f"Ask for a smaller number, or for a share of it, such as {name}=0.5."
             )
+    takes, asked = plan.options.get("full_ms"), plan.options.get("latency_ms")
+    if takes is not None and (plan.options.get("latency") == 1 or (asked is not None and asked >= takes)):
+        return (
+            f"The budget of time is met already: the network takes {takes:.4g} ms, so nothing was removed. Ask for "
+            "less, or for a share of it, such as latency=0.7."
+        )
     return ""
 
 
