@@ -142,7 +142,7 @@ def row_of(case: Case, criterion: str, budget: float, scored: Scored) -> dict[st
     costs = network_costs(case.model, case.groups)
     try:
         asked = Budget(macs=budget, align=ALIGN)
-        kept = allocate(case.groups, scored.values, asked, costs, unit=unit_of(criterion))
+        kept = allocate(case.groups, scored.values, asked, costs, unit=unit_of(criterion)).kept
     except BudgetError as error:
         return {"refused": str(error)}
     plan = make_plan(case.model, case.groups, kept, costs)

@@ -78,9 +78,9 @@ class Ranked:
         with watch.stage("allocate"):
             limited = limited.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
             unit = unit_of(self.criterion.chosen)
-            kept = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
-            context = PlanContext(self.model, self.groups, kept, self.scored.values, self.costs, self.dropped)
-            said = self.criterion.said(budget, self.scored)
+            chosen = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
+            context = PlanContext(self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped)
+            said = self.criterion.said(budget, self.scored) | chosen.to_dict()
             said |= {"full_ms": self.whole_ms} if budget.timed else {}
             return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
 

@@ -152,7 +152,7 @@ def test_keep_everything_removes_nothing() -> None:
     model = build("Residual")
     groups = cc.analyze(model, example())
     costs = network_costs(model, groups)
-    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=1.0), costs)
+    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=1.0), costs).kept
     assert kept.all()
     assert costs["params"](full_widths(groups.groups)) == sum(p.numel() for p in model.parameters())
 

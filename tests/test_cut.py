@@ -81,7 +81,7 @@ def planned(name: str, front_end: str = "dispatch") -> tuple[nn.Module, cc.Group
     model = build(name)
     groups = cc.analyze(model, MANY, tracer=front_end)
     costs = network_costs(model, groups)
-    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs)
+    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs).kept
     return model, groups, kept, make_plan(model, groups, kept, costs)
 
 
@@ -128,7 +128,7 @@ def test_a_deep_network_with_default_weights_still_shows_a_swap() -> None:
     model = nn.Sequential(*layers, nn.Conv2d(16, 2, 1)).eval()
     groups = cc.analyze(model, example())
     costs = network_costs(model, groups)
-    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs)
+    kept = allocate(groups, score(groups, named_tensors(model)), Budget(keep=0.5), costs).kept
     plan = make_plan(model, groups, kept, costs)
     state = {n: t.detach().double() for n, t in named_tensors(model).items()}
     swapped = {n: select(t, plan.kept.get(n, {})) for n, t in state.items()}

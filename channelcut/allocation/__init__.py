@@ -1,7 +1,7 @@
 """Allocation: how many channels each group keeps, and which."""
 
-from channelcut.allocation.budget import LIMITS, Budget, allocate, least_widths
+from channelcut.allocation.budget import LIMITS, Allocation, Budget, allocate, least_widths
 from channelcut.allocation.layers import excluded, kept_shares
 from channelcut.allocation.steps import admissible_widths
 
-__all__ = ["LIMITS", "Budget", "admissible_widths", "allocate", "excluded", "kept_shares", "least_widths"]
+__all__ = ["LIMITS", "Allocation", "Budget", "admissible_widths", "allocate", "excluded", "kept_shares", "least_widths"]

@@ -1,68 +1,90 @@
-"""Widths under a budget where scores are losses: the cheapest loss per unit of cost goes first.
+"""Widths under a budget where a cost is a bare function, of which no table over pairs of groups can be had.
 
-A removed step of width saves what the layers on both its sides cost, at the widths that these have by then. Losses are
-of one channel by itself; of those of a group the later ones lose more, because what is left has to make up for what is
-gone: each counts by full / present width. The savings of a step fall as its neighbours shrink, so its loss per unit
-saved only rises, and a heap of outdated ratios finds the least one (lazy greedy, Minoux 1978).
+The cheapest loss per unit of cost goes first, at the widths that the others have by then, until the network fits; then
+what still fits on top comes back. The savings of a step fall as its neighbours shrink, so its loss per unit saved only
+rises, and a heap of outdated ratios finds the least one (lazy greedy, Minoux 1978).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from channelcut.cost.protocol import WidthCost
-
 Widths = NDArray[np.int64]
-Scores = NDArray[np.float64]
+Values = NDArray[np.float64]
+Cost = Callable[[Widths], float]
 
 
-def descend(losses: Sequence[Scores], steps: Sequence[Widths], cost: WidthCost, limit: float) -> Widths:
+def descend(losses: Sequence[Values], steps: Sequence[Widths], cost: Cost, limit: float) -> Widths:
     """The widths that are reached by removing, one step after another, what loses least per unit of cost.
 
     Args:
-        losses: of each group the loss with each step of its width, over all lanes, in descending order, shape (width,).
+        losses: losses[g][i] is what is lost where group g has its i-th width.
         steps: the admissible widths of each group, ascending.
         cost: of the network, as a function of the widths.
         limit: what it may be.
     """
-    widths = np.array([step[-1] for step in steps], dtype=np.int64)
-    now = cost(widths)
-    heap = [entry for g in range(len(widths)) if (entry := _entry(g, widths, losses, steps, cost, now)) is not None]
+    descent = _Descent(losses, steps, cost)
+    places = np.array([len(step) - 1 for step in steps], dtype=np.int64)
+    now = cost(descent.widths(places))
+    heap = [entry for g in range(len(steps)) if (entry := descent.entry(g, places, now)) is not None]
     heapq.heapify(heap)
     while now > limit and heap:
         _, group = heapq.heappop(heap)
-        fresh = _entry(group, widths, losses, steps, cost, now)
+        fresh = descent.entry(group, places, now)
         if fresh is None:
             continue
         if heap and fresh > heap[0]:
             heapq.heappush(heap, fresh)
             continue
-        widths[group] = _lower(steps[group], widths[group])
-        now = cost(widths)
-        after = _entry(group, widths, losses, steps, cost, now)
+        places[group] -= 1
+        now = cost(descent.widths(places))
+        after = descent.entry(group, places, now)
         if after is not None:
             heapq.heappush(heap, after)
-    return widths
+    return descent.widths(descent.filled(places, limit))
 
 
-def _lower(steps: Widths, width: int) -> int:
-    return int(steps[int(np.searchsorted(steps, width)) - 1])
+class _Descent:
+    def __init__(self, losses: Sequence[Values], steps: Sequence[Widths], cost: Cost) -> None:
+        self.losses, self.steps, self.cost = losses, steps, cost
 
+    def widths(self, places: Widths) -> Widths:
+        """The widths at these places."""
+        return np.array([step[i] for step, i in zip(self.steps, places, strict=True)], dtype=np.int64)
 
-def _entry(
-    group: int, widths: Widths, losses: Sequence[Scores], steps: Sequence[Widths], cost: WidthCost, now: float
-) -> tuple[float, int] | None:
-    """The loss per unit saved of a group's next step and the group; None where it has none, or nothing is saved."""
-    if widths[group] <= steps[group][0]:
-        return None
-    trial = widths.copy()
-    trial[group] = _lower(steps[group], widths[group])
-    saved = now - cost(trial)
-    if saved <= 1e-9 * max(now, 1.0):
-        return None
-    loss = losses[group][trial[group] : widths[group]].sum() * steps[group][-1] / widths[group]
-    return float(loss) / saved, group
+    def entry(self, group: int, places: Widths, now: float) -> tuple[float, int] | None:
+        """The loss per unit saved of a group's next step and the group; None where it has none, or saves nothing."""
+        if places[group] == 0:
+            return None
+        trial = places.copy()
+        trial[group] -= 1
+        saved = now - self.cost(self.widths(trial))
+        if saved <= 1e-9 * max(now, 1.0):
+            return None
+        return self._loss(group, places) / saved, group
+
+    def filled(self, places: Widths, limit: float) -> Widths:
+        """Give back steps, the most important per unit of cost first, while the budget holds."""
+        places, able = places.copy(), set(range(len(places)))
+        while able:
+            best, gain, now = -1, 0.0, self.cost(self.widths(places))
+            for g in sorted(able):
+                trial = places.copy()
+                trial[g] += 1
+                price = self.cost(self.widths(trial)) - now if trial[g] < len(self.steps[g]) else np.inf
+                if now + price > limit:
+                    able.discard(g)
+                elif (found := self._loss(g, trial) / max(price, 1e-12)) > gain:
+                    best, gain = g, found
+            if best < 0:
+                break
+            places[best] += 1
+        return places
+
+    def _loss(self, group: int, places: Widths) -> float:
+        """What is lost with the last step of a group."""
+        return float(self.losses[group][places[group] - 1] - self.losses[group][places[group]])

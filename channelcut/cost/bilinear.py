@@ -64,7 +64,8 @@ class BilinearCost:
         return Pairwise(float(np.sum(self.base * self.rows.constant * self.columns.constant)), alone, pairs)
 
 
-def _share(extents: list[Ids], groups: Groups) -> Share:
+def shares_of(extents: list[Ids], groups: Groups) -> Share:
+    """The kept shares of extents whose positions belong to channels; an empty one is whole."""
     owner = groups.group_of()
     full = np.array([g.width for g in groups.groups], dtype=np.float64)
     constant = np.ones(len(extents))
@@ -86,7 +87,7 @@ def macs_cost(groups: Groups) -> BilinearCost:
     """Multiply-accumulates of the deployed forward (convolutions, linear layers, matrix products)."""
     base = np.array([w.macs for w in groups.work], dtype=np.float64)
     return BilinearCost(
-        base, _share([w.rows for w in groups.work], groups), _share([w.columns for w in groups.work], groups)
+        base, shares_of([w.rows for w in groups.work], groups), shares_of([w.columns for w in groups.work], groups)
     )
 
 
@@ -100,7 +101,7 @@ def params_cost(groups: Groups, sizes: dict[str, int]) -> BilinearCost:
     rows = [[*found, nothing][0] for found in axes.values()]
     columns = [[*found, nothing, nothing][1] for found in axes.values()]
     base = np.array(list(sizes.values()), dtype=np.float64)
-    return BilinearCost(base, _share(rows, groups), _share(columns, groups))
+    return BilinearCost(base, shares_of(rows, groups), shares_of(columns, groups))
 
 
 def network_costs(model: nn.Module, groups: Groups) -> dict[str, BilinearCost]:

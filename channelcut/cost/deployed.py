@@ -39,6 +39,18 @@ def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Se
     return replace(groups, work=work, undeployed=tuple(sorted(gone)), deploy=deploy)
 
 
+def deployed_nodes(groups: Groups) -> set[int]:
+    """The calls that the deployed form runs: those that its outputs need, but for what reads parameters it lacks."""
+    nodes, gone = groups.graph.nodes, set[int]()
+    for node in nodes:
+        reads = [nodes[ref.index] for ref in node.inputs]
+        values = [other.index for other in reads if other.kind in ("input", "call")]
+        if any(other.name in groups.undeployed for other in reads) or (values and gone.issuperset(values)):
+            gone.add(node.index)
+    needed = _needed(groups.graph, groups.deploy.outputs) - gone
+    return {index for index in needed if nodes[index].kind == "call"}
+
+
 def _needed(graph: Graph, patterns: Sequence[str]) -> set[int]:
     """The nodes that the outputs so named are computed from; those of all outputs without a pattern."""
     needed = {index for path, index in named_outputs(graph) if not patterns or is_named(path, patterns)}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Widths = NDArray[np.int64]
+Places = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 
@@ -30,6 +31,14 @@ class Pairwise:
         """The cost where group g has its positions[g]-th width."""
         found = self.constant + sum(float(values[i]) for values, i in zip(self.alone, positions, strict=True))
         return found + sum(float(values[positions[g], positions[h]]) for (g, h), values in self.pairs.items())
+
+    def restricted(self, kept: Sequence[Places]) -> Pairwise:
+        """The same for fewer widths: kept[g] holds the places that are left of those of group g."""
+        return Pairwise(
+            self.constant,
+            tuple(values[some] for values, some in zip(self.alone, kept, strict=True)),
+            {(g, h): table[np.ix_(kept[g], kept[h])] for (g, h), table in self.pairs.items()},
+        )
 
 
 class WidthCost(Protocol):

@@ -52,6 +52,7 @@ class PlanContext:
             self._follow(kept, self.groups.groups[index], slot, wanted)
         by_hand = [name for name in plan.options.get("by_hand", []) if name != slot.tensor]
         options = {**plan.options, "by_hand": [*by_hand, slot.tensor]}
+        options.pop("allocation", None)  # what was proven of the widths is of others
         return replace(self, kept=kept).plan(options)
 
     def _output(self, tensor: str) -> Slot:

@@ -1,0 +1,174 @@
+"""Widths as a program: the least loss of all groups together within a limit on what the network costs.
+
+    minimise Σ loss_g(w_g)   subject to   cost(w) <= limit,   w_g one of the admissible widths of group g
+
+A loss is a table for each group; the cost is one for each group and each pair of groups that a layer lies between
+(`cost.protocol.Pairwise`). Nothing is assumed of their shape: a measured cost may rise where a width falls.
+
+1. The budget is relaxed by a multiplier, which leaves tables over one and two groups to minimise, exactly by
+   elimination for nearly all networks: the best multiplier gives a lower bound (`lagrangian`, `minsum`).
+2. What was met on the way is brought within the limit and improved by moves of one and two groups (`polish`).
+3. A width whose own lower bound is above the loss that has been reached is in no better solution. What is left is
+   looked at as a whole, or solved by HiGHS to its end or to a bound (`integer`), where it is small enough.
+
+The gap is what the loss may be above the least one at most, as a share of it. Where a cost is no sum of pairs, all of
+this is done on its closest sum, and repeated with a limit that makes up for the difference at the solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channelcut.allocation.integer import enumerated, integer_program, size
+from channelcut.allocation.lagrangian import Dual, relax
+from channelcut.allocation.polish import polish, repair, widened
+from channelcut.cost.protocol import Pairwise, WidthCost
+
+Values = NDArray[np.float64]
+Widths = NDArray[np.int64]
+Places = NDArray[np.int64]
+
+BEST, ENOUGH = 1e-9, 1e-3  # the gap of a solution that is the best one, and one that is worth no integer program
+STARTS = 3  # solutions that are improved
+SMALL = 200_000  # combinations that are all looked at
+LARGEST, SECONDS = 6_000, 10.0  # variables of an integer program, and after how long it is given up: most need one
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to be chosen, see the module.
+
+    Args:
+        losses: losses[g][i] is what is lost where group g has its i-th width.
+        steps: the admissible widths of each group, ascending.
+        cost: of the network, as a function of the widths.
+        limit: what it may be.
+    """
+
+    losses: Sequence[Values]
+    steps: Sequence[Widths]
+    cost: WidthCost
+    limit: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The widths that were chosen, shape (groups,), and how good they are.
+
+    loss: their summed loss.
+    cost: what the network costs with them.
+    bound: no widths within the limit have a smaller loss.
+    gap: (loss - bound) / loss, 0 where nothing is lost.
+    method: how the gap was proven, in words.
+    seconds: that it took.
+    """
+
+    widths: Widths
+    loss: float
+    cost: float
+    bound: float
+    gap: float
+    method: str
+    seconds: float
+
+
+def solve(program: Program) -> Solution | None:
+    """The best widths that are found, with a proven gap; None where no widths meet the limit.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.sparse import csr_matrix
+        >>> from channelcut.cost.bilinear import BilinearCost, Share
+        >>> one = Share(np.zeros(1), csr_matrix([[1.0, 0.0]]))
+        >>> other = Share(np.zeros(1), csr_matrix([[0.0, 1.0]]))
+        >>> product = BilinearCost(np.ones(1), one, other)
+        >>> widths = np.arange(1, 5)
+        >>> found = solve(Program([np.array([9.0, 4, 1, 0]), np.array([5.0, 3, 1, 0])], [widths, widths], product, 9))
+        >>> found.widths.tolist(), found.loss, found.gap
+        ([3, 3], 2.0, 0.0)
+    """
+    begin = perf_counter()
+    losses = finite(program.losses)
+    tables = program.cost.pairwise(program.steps)
+    room = 1e-9 * abs(program.limit)
+    shift, best = 0.0, None
+    for _ in range(6):
+        found = _within(losses, tables, program.limit + room - shift)
+        if found is None:
+            break
+        widths = np.array([step[i] for step, i in zip(program.steps, found.places, strict=True)], dtype=np.int64)
+        price = program.cost(widths)
+        apart = price - tables.at(found.places.tolist())
+        if price <= program.limit + room and (best is None or found.loss < best[0].loss):
+            best = found, widths, price
+        if abs(apart - shift) <= room:
+            break
+        shift = apart
+    if best is None:
+        return None
+    found, widths, price = best
+    gap = max(0.0, found.loss - found.bound) / found.loss if found.loss > 0 else 0.0
+    return Solution(widths, found.loss, price, min(found.bound, found.loss), gap, found.method, perf_counter() - begin)
+
+
+@dataclass(frozen=True)
+class _Found:
+    places: Places
+    loss: float
+    bound: float
+    method: str
+
+
+def _within(losses: Sequence[Values], tables: Pairwise, limit: float) -> _Found | None:
+    """Places whose pairwise cost is within a limit."""
+    dual = relax(losses, tables, limit)
+    starts = sorted(dual.met, key=lambda places: abs(tables.at(places.tolist()) - limit))[:STARTS]
+    starts.append(np.zeros(len(losses), dtype=np.int64))
+    fitting = [place for start in starts if (place := repair(start, losses, tables, limit)) is not None]
+    if not fitting:
+        return None
+    fitting = sorted(fitting, key=lambda places: loss_at(losses, places))[:STARTS]
+    places = min((polish(p, losses, tables, limit) for p in fitting), key=lambda p: loss_at(losses, p))
+    found = _closed(losses, tables, limit, dual, places)
+    return replace(found, places=widened(found.places, losses, tables))
+
+
+def _closed(losses: Sequence[Values], tables: Pairwise, limit: float, dual: Dual, places: Places) -> _Found:
+    """The same places or better ones, with the gap as far closed as an integer program of what is left does it."""
+    loss = loss_at(losses, places)
+    relaxed = _Found(places, loss, dual.bound, "Lagrangian relaxation")
+    gap = loss - dual.bound
+    if gap <= BEST * loss:
+        return relaxed
+    kept = [np.flatnonzero(floor <= loss * (1 + BEST)) for floor in dual.floors()]
+    kept = [np.union1d(some, [i]) for some, i in zip(kept, places, strict=True)]
+    fewer, part = tables.restricted(kept), [values[some] for values, some in zip(losses, kept, strict=True)]
+    if prod(map(len, kept)) <= SMALL:
+        chosen, bound, method = enumerated(part, fewer, limit), np.inf, "enumeration"
+    elif gap > ENOUGH * loss and size([len(some) for some in kept], tables) <= LARGEST:
+        whole = integer_program(part, fewer, limit, SECONDS, BEST)
+        chosen, bound, method = whole.places, whole.bound, "integer program"
+    else:
+        return relaxed
+    if chosen is not None:
+        better = np.array([some[i] for some, i in zip(kept, chosen, strict=True)], dtype=np.int64)
+        if tables.at(better.tolist()) <= limit and loss_at(losses, better) < loss:
+            places, loss = better, loss_at(losses, better)
+    return _Found(places, loss, max(dual.bound, min(bound, loss)), method)
+
+
+def loss_at(losses: Sequence[Values], places: Places) -> float:
+    """The summed loss of places."""
+    return float(sum(values[i] for values, i in zip(losses, places, strict=True)))
+
+
+def finite(losses: Sequence[Values]) -> list[Values]:
+    """Losses without infinities, which no sum could be compared with: a million times all others together."""
+    sums = sum(float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) for values in losses)
+    return [np.nan_to_num(values, posinf=1e6 * max(sums, 1.0), neginf=0.0) for values in losses]

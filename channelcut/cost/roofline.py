@@ -1,0 +1,226 @@
+"""Milliseconds without a device at hand: the roofline of each layer (Williams, Waterman and Patterson 2009).
+
+    t(layer) = max(multiply-accumulates / peak rate, bytes / bandwidth)
+
+The channels that a layer reads and writes are rounded up to the device's tile, and on a GPU its output is cut into
+blocks that are dealt to the multiprocessors in waves, of which the last may be nearly empty ("wave quantization",
+https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/). Activations count in the
+bytes: what is read, what is written, and the weights. Between layers, what has a kernel of its own (concatenation,
+pooling, softmax) reads and writes at the bandwidth; what runs in the kernel before it (norms, activations) is free,
+and a sum of two values reads the second one.
+
+This tells widths apart. It is no prediction: launches, caches and the quality of kernels are not in it. A device that
+is there is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+
+from channelcut.core.graph import Node, specs
+from channelcut.core.groups import Groups, Ids, Work
+from channelcut.core.ids import compact
+from channelcut.core.trees import leaves
+from channelcut.cost.bilinear import shares_of
+from channelcut.cost.deployed import deployed_nodes
+from channelcut.cost.devices import BYTES, Device, device_named
+from channelcut.cost.pairs import Pairs
+from channelcut.cost.protocol import Pairwise, Values, Widths
+from channelcut.ops.registry import op
+
+BLOCKS = ((256, 128), (128, 128), (128, 64), (64, 64), (64, 32))  # positions and channels that a multiprocessor takes
+_SAMPLES = 17  # widths through which a line is laid where a layer reads several groups
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer: what it takes is a function of the channels that it reads and writes.
+
+    each: multiply-accumulates for one channel read and one written, 0 channels counting as one.
+    positions: at which it writes. reads, writes, weights: bytes in all at full width.
+    cin, cout: the channels as linear functions of widths, [constant, coefficient of each group], shape (1 + groups,).
+    sums: whether it sums over the channels that it reads.
+    """
+
+    name: str
+    each: float
+    positions: float
+    reads: float
+    writes: float
+    weights: float
+    cin: Values
+    cout: Values
+    full: tuple[float, float]
+    sums: bool
+
+    def ms(self, device: Device, precision: str, cin: Values, cout: Values) -> Values:
+        """Its time with these channels, arrays of one shape."""
+        tile = device.tiles[precision]
+        read, written = _up(cin, tile), _up(cout, tile)
+        macs = self.each * (read if self.sums else 1.0) * written
+        rate = device.rates[precision] if self.sums else device.plain
+        if device.processors:
+            macs = macs / _used(self.positions, written, device.processors)
+        share_in, share_out = cin / self.full[0], cout / self.full[1]
+        moved = self.reads * share_in + self.writes * share_out
+        moved = moved + self.weights * share_out * (share_in if self.sums else 1.0)
+        found: Values = 1e3 * np.maximum(macs / rate, moved / device.bandwidth)
+        return found
+
+
+@dataclass(frozen=True)
+class RooflineCost:
+    """Milliseconds of one network on one device; calling it gives them for given widths.
+
+    others: the time of what is no layer as a linear function of widths, as `Layer.cin`.
+    """
+
+    device: Device
+    precision: str
+    layers: tuple[Layer, ...]
+    others: Values
+
+    def __call__(self, widths: Widths) -> float:
+        """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""
+        w = np.concatenate([[1.0], widths])
+        return sum(self.by_layer(widths).values()) + float(self.others @ w)
+
+    def by_layer(self, widths: Widths) -> dict[str, float]:
+        """The milliseconds of each layer by its place."""
+        w = np.concatenate([[1.0], widths])
+        found: dict[str, float] = {}
+        for layer in self.layers:
+            ms = layer.ms(self.device, self.precision, np.array([layer.cin @ w]), np.array([layer.cout @ w]))
+            found[layer.name] = found.get(layer.name, 0.0) + float(ms[0])
+        return found
+
+    def on(self, groups: Groups) -> RooflineCost:
+        """The same of another coupling of the network, some of whose groups have been pinned since."""
+        return roofline(groups, self.device, self.precision)
+
+    def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
+        """The same as sums over groups and pairs: exact where a layer reads one group and writes one.
+
+        Where it reads several, by the straight line in its input width that fits best, for each of its output widths.
+        """
+        pairs = Pairs([step.astype(np.float64) for step in steps])
+        pairs.add_linear(self.others)
+        for layer in self.layers:
+            readers, writers = (np.flatnonzero(form[1:]) for form in (layer.cin, layer.cout))
+            ms = lambda i, o, layer=layer: layer.ms(self.device, self.precision, i, o)  # noqa: E731
+            if len(set(readers) | set(writers)) <= 2:
+                pairs.add_exact(layer.cin, layer.cout, ms)
+            elif len(writers) <= 1:
+                pairs.add_lines(layer.cin, layer.cout, ms, _SAMPLES)
+            else:
+                pairs.add_bilinear(layer.cin, layer.cout, ms, _SAMPLES)
+        return pairs.done()
+
+
+def roofline(groups: Groups, device: str | Device, precision: str = "fp16") -> RooflineCost:
+    """The roofline cost of a network.
+
+    Args:
+        groups: its coupling, with the work of the deployed form (`cost.deployed_costs`).
+        device: one of `cost.devices.DEVICES`, or a description of another.
+        precision: `fp32`, `fp16` or `int8`.
+
+    Raises:
+        UserError: the device or the precision is not known.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import channelcut as cc
+        >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 3)).eval()
+        >>> groups = cc.analyze(model, torch.rand(1, 3, 32, 32))
+        >>> cost = roofline(groups, "orin-nano", "fp16")
+        >>> cost(np.array([33])) == cost(np.array([40])) < cost(np.array([64]))
+        True
+    """
+    described = device_named(device) if isinstance(device, str) else device
+    described.check(precision)
+    width, nodes = BYTES[precision], groups.graph.nodes
+    work = {w.node: w for w in groups.work}
+    layers, others = [], np.zeros(1 + len(groups.groups))
+    for index in sorted(deployed_nodes(groups)):
+        node = nodes[index]
+        if index in work:
+            layers.append(_layer(groups, work[index], node, width))
+        elif moved := list(_moved(groups, node)):
+            others += sum(width * _elements(nodes[i]) * _form(groups, _channels(groups, i)) for i in moved)
+    return RooflineCost(described, precision, tuple(layers), others * 1e3 / described.bandwidth)
+
+
+def _layer(groups: Groups, work: Work, node: Node, width: int) -> Layer:
+    """What a call with multiply-accumulates takes."""
+    nodes = groups.graph.nodes
+    read = [ref.index for ref in node.inputs if nodes[ref.index].kind != "state"]
+    weights = sum(_elements(nodes[ref.index]) for ref in node.inputs if nodes[ref.index].kind == "state")
+    sums = len(work.columns) > 0
+    columns = work.columns if sums else _channels(groups, read[0])
+    rows = work.rows if len(work.rows) else _channels(groups, node.index)
+    full = float(len(columns)), float(len(rows))
+    return Layer(
+        name=f"{node.site.module or node.name}",
+        each=work.macs / full[1] / (full[0] if sums else 1.0),
+        positions=_elements(node) / full[1],
+        reads=width * sum(map(_elements, (nodes[i] for i in read))),
+        writes=width * _elements(node),
+        weights=width * weights,
+        cin=full[0] * _form(groups, columns),
+        cout=full[1] * _form(groups, rows),
+        full=full,
+        sums=sums,
+    )
+
+
+def _moved(groups: Groups, node: Node) -> Iterator[int]:
+    """The values that a call without multiply-accumulates reads from memory or writes to it."""
+    nodes = groups.graph.nodes
+    known, target = op(node.name), node.target
+    read = sorted({ref.index for ref in node.inputs if nodes[ref.index].kind in ("input", "call")}, key=lambda i: -i)
+    if not read or node.name == "getitem" or known.layout or known.stored_statistics or known.checked:
+        return
+    if getattr(target, "is_view", False):
+        return
+    if torch.Tag.pointwise in getattr(target, "tags", ()):
+        yield from read[1:]  # in the kernel of what came last before it
+    else:
+        yield from (*read, node.index)
+
+
+def _elements(node: Node) -> int:
+    return sum(prod(spec.shape) for spec in specs(node.value))
+
+
+def _channels(groups: Groups, index: int) -> Ids:
+    """The channels along the axes of a value that has any; one that is fixed where it has none."""
+    found = [compact(ids).reshape(-1).numpy() for ids in leaves(groups.channels_of(index)) if torch.is_tensor(ids)]
+    return np.concatenate([np.zeros(0, np.int64), *found]) if found else np.zeros(1, np.int64)
+
+
+def _form(groups: Groups, channels: Ids) -> Values:
+    """The kept share of an extent as a linear function of widths."""
+    share = shares_of([channels], groups)
+    return np.concatenate([share.constant, share.matrix.toarray()[0]])
+
+
+def _up(channels: Values, tile: int) -> Values:
+    rounded: Values = np.ceil(channels / tile - 1e-9) * tile
+    return rounded
+
+
+def _used(positions: float, channels: Values, processors: int) -> Values:
+    """The part of the multiprocessors' time in which they compute what is asked for, with the blocks that suit best."""
+    parts = []
+    for high, wide in BLOCKS:
+        blocks = np.ceil(positions / high) * np.ceil(channels / wide - 1e-9)
+        parts.append(positions * channels / (np.ceil(blocks / processors) * processors * high * wide))
+    used: Values = np.max(parts, axis=0)
+    return used
