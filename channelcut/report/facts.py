@@ -232,10 +232,13 @@ def places_by_reason(report: Part) -> list[tuple[str, int]]:
     return Counter(pin.text("reason") for pin in report.parts("pins")).most_common()
 
 
+_APART = ("trials", "allocation")  # told in places of their own
+
+
 def options_of(report: Part) -> str:
     """The options of the run in one line: `macs 0.5, align 8`."""
     options = report.part("options")
-    told = (name for name, value in options.data.items() if value is not None and name != "trials")
+    told = (name for name, value in options.data.items() if value is not None and name not in _APART)
     return ", ".join(f"{name} {options.text(name)}" for name in told)
 
 
