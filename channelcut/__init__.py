@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from channelcut.core.proof import Proof
     from channelcut.core.result import PruneResult
     from channelcut.cost.measured import MeasuredCost
+    from channelcut.depth.api import drop_blocks
     from channelcut.latency.api import measure
     from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
     from channelcut.onnx_out.metadata import onnx_metadata
@@ -55,6 +56,7 @@ _HOME = {
     "channelcut.restoring": ("compensate",),
     "channelcut.results": ("export", "load", "save"),
     "channelcut.precision.convert": ("PrecisionOptions", "convert_precision"),
+    "channelcut.depth.api": ("drop_blocks",),
     "channelcut.bench.layers.clock": ("MeasureOptions",),
     "channelcut.cost.measured": ("MeasuredCost",),
     "channelcut.latency.api": ("measure",),
@@ -66,7 +68,7 @@ _HOME = {
 __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "MeasureOptions", "MeasuredCost", "Pin", "Plan",
     "PrecisionOptions", "Preprocessing", "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot",
-    "TraceError", "UserError", "analyze", "apply", "compensate", "convert_precision", "elementwise",
+    "TraceError", "UserError", "analyze", "apply", "compensate", "convert_precision", "drop_blocks", "elementwise",
     "example_inputs_from_onnx", "export", "from_onnx", "load", "measure", "onnx_metadata", "plan", "pointwise",
     "prove", "prune", "prune_in_rounds", "recover", "rule", "save", "sparsify", "ultralytics",
 ]  # fmt: skip

@@ -113,7 +113,7 @@ def ranked(
         drop_unused: see `channelcut.plan`.
         deploy: see `channelcut.plan`.
     """
-    _check_groups(model, groups)
+    check_fits(model, groups)
     check_named(output_paths([groups.graph]), deploy.outputs, "outputs")
     groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
     held = excludes(exclude)
@@ -134,7 +134,12 @@ def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:
     return tuple(exclude)
 
 
-def _check_groups(model: nn.Module, groups: Groups) -> None:
+def check_fits(model: nn.Module, groups: Groups) -> None:
+    """Refuse groups of another model.
+
+    Raises:
+        UserError: a tensor has another shape, or is missing.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     wrong = sorted({s.tensor for s in groups.slots if shapes.get(s.tensor) != tuple(groups.shapes[s.tensor])})
     if wrong:

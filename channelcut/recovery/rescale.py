@@ -88,14 +88,14 @@ def rescale(
     """
     batches = batches[:_BATCHES]
     original = private_copy(model).eval()
-    wanted = [_outputs(original, batch) for batch in batches]
+    wanted = [outputs_of(original, batch) for batch in batches]
     best, chosen = smaller, []
-    first = least = _distance(smaller, batches, wanted)
+    first = least = distance(smaller, batches, wanted)
     for kind in found:
         candidate = _scaled(best, kind.factors)
-        distance = _distance(candidate, batches, wanted)
-        if always or distance < least:
-            best, least = candidate, distance
+        now = distance(candidate, batches, wanted)
+        if always or now < least:
+            best, least = candidate, now
             chosen.append(kind)
     if not chosen:
         return smaller, None
@@ -115,17 +115,18 @@ def _scaled(model: nn.Module, factors: Mapping[str, Tensor]) -> nn.Module:
     return clone
 
 
-def _outputs(model: nn.Module, batch: Tensor) -> list[Tensor]:
+def outputs_of(model: nn.Module, batch: Any) -> list[Tensor]:
+    """The floating outputs of a network on a batch, in float64."""
     leaves = pytree.tree_leaves(run_batch(model, batch))
     return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _distance(model: nn.Module, batches: Sequence[Any], wanted: Sequence[Sequence[Tensor]]) -> float:
+def distance(model: nn.Module, batches: Sequence[Any], wanted: Sequence[Sequence[Tensor]]) -> float:
     """How far outputs are from those that are wanted, in deviations of each of these; NaN with none to compare."""
     clone = private_copy(model).eval()
     found = []
     for batch, outputs in zip(batches, wanted, strict=True):
-        for mine, theirs in zip(outputs, _outputs(clone, batch), strict=False):
+        for mine, theirs in zip(outputs, outputs_of(clone, batch), strict=False):
             if mine.shape == theirs.shape and mine.numel():
                 scale = float(mine.std(correction=0)) or float(mine.abs().max()) or 1.0
                 found.append(float((mine - theirs).pow(2).mean().sqrt()) / scale)

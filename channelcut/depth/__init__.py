@@ -1,0 +1,1 @@
+"""Depth: residual blocks that go as wholes."""

@@ -1,0 +1,91 @@
+"""Which residual blocks go, and the network without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from channelcut import steps
+from channelcut.core.errors import ProofError, UserError
+from channelcut.core.groups import Groups
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Stopwatch
+from channelcut.core.record import noticed, record_of
+from channelcut.core.result import PruneResult
+from channelcut.cost import network_costs
+from channelcut.cost.bilinear import full_widths
+from channelcut.coupling.branches import Block
+from channelcut.cutting import PlanContext
+from channelcut.proof.blocks import block_proof
+from channelcut.recovery.rescale import distance, outputs_of
+from channelcut.tracing import trace
+
+
+def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
+    """The blocks that are asked for by their paths.
+
+    Raises:
+        UserError: one is no residual block.
+    """
+    names = [blocks] if isinstance(blocks, str) else list(blocks)
+    unknown = [name for name in names if name not in found]
+    if unknown or not names:
+        raise UserError(
+            f"{', '.join(map(repr, unknown)) or 'No name'} is no residual block that could go: a module that returns "
+            f"what it is given, with something added to it. Expected some of {', '.join(found) or 'none: it has none'}."
+        )
+    return list(dict.fromkeys(names))
+
+
+def ranked(model: nn.Module, groups: Groups, found: Mapping[str, Block], batches: Sequence[Any]) -> list[str]:
+    """The blocks, first the one whose absence moves the outputs least for what it costs."""
+    wanted = [outputs_of(model, batch) for batch in batches]
+    price = {}
+    for path in found:
+        moved = distance(steps.applied(model, _plan(model, groups, (path,)), Stopwatch()), batches, wanted)
+        macs = sum(work.macs for work in groups.work if _in(work.site.module, (path,)))
+        price[path] = moved / max(macs, 1.0)
+    return sorted(found, key=lambda path: price[path])
+
+
+def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: Any, watch: Stopwatch) -> PruneResult:
+    """The network without these blocks, proven.
+
+    Raises:
+        ProofError: it does not compute what the original does with their branches zero.
+    """
+    paths = tuple(block.module for block in blocks)
+    plan = _plan(model, groups, paths)
+    smaller = steps.applied(model, plan, watch)
+    with watch.stage("prove"):
+        again = trace(smaller, *inputs, front_end=groups.graph.front_end, arithmetic=not groups.graph.hollow)
+        proof = block_proof(model, smaller, (groups.graph, again), [s for b in blocks for s in b.sums], inputs)
+    if not proof.passed:
+        raise ProofError(
+            f"Without {', '.join(paths)} the network does not compute what it does with the branches of these blocks "
+            f"zero, so it is not returned: {'; '.join(proof.failures[:3])}. Leave such a block in: an activation "
+            "behind its sum changes what it was given."
+        )
+    steps.put_proof(smaller, proof)
+    record = record_of(smaller)
+    assert record is not None
+    chosen = record.plan if noticed(model) is not None else plan
+    return PruneResult(smaller, chosen, proof, groups, plan, seconds=watch.seconds)
+
+
+def _plan(model: nn.Module, groups: Groups, paths: tuple[str, ...]) -> Plan:
+    """The plan that drops these modules and keeps every channel."""
+    kept, costs = np.ones(groups.channel_count, dtype=bool), network_costs(model, groups)
+    context = PlanContext(model, groups, kept, np.ones(groups.channel_count), costs, paths)
+    left = replace(groups, work=tuple(work for work in groups.work if not _in(work.site.module, paths)))
+    plan = context.plan({"blocks": list(paths)})
+    macs = network_costs(model, left)["macs"](full_widths(groups.groups))
+    return replace(plan, after=replace(plan.after, macs=macs))
+
+
+def _in(module: str, paths: Sequence[str]) -> bool:
+    return any(f"{module}.".startswith(f"{path}.") for path in paths)
