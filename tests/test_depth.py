@@ -22,6 +22,7 @@ class Plain(nn.Module):
     def __init__(self, width: int = 8) -> None:
         super().__init__()
         self.a, self.b, self.act = nn.Conv2d(width, 12, 3, 1, 1), nn.Conv2d(12, width, 3, 1, 1), ACT
+        self.f, self.sources = -1, [1, 2]  # what the parent's forward may read
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.b(self.act(self.a(x)))
@@ -80,6 +81,7 @@ def test_a_network_without_blocks_is_what_its_branches_at_zero_make_of_it(net: N
     assert result.proof.max_relative_error < 1e-9 < result.proof.signal
     assert result.plan.dropped == ("blocks.1", "blocks.2")
     assert isinstance(result.model.blocks[1], nn.Identity)  # type: ignore[index,union-attr]
+    assert (result.model.blocks[1].f, result.model.blocks[1].sources) == (-1, [1, 2])  # type: ignore[index,union-attr]
     assert 0 < result.plan.after.macs < result.plan.before.macs
     expected = net.head(net.blocks[3](net.blocks[0](F.relu(ACT(net.stem(X))))))
     assert torch.allclose(result.model(X), expected, atol=1e-6)

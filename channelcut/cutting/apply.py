@@ -8,7 +8,10 @@ from channelcut.core.copies import copy_with
 from channelcut.core.errors import UserError
 from channelcut.core.plan import Plan
 from channelcut.core.tensors import architecture_fingerprint, cut_tensor, named_tensors
+from channelcut.core.trees import leaves
 from channelcut.ops.refresh import refresh
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -33,8 +36,17 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     refresh(clone, plan.attributes)
     for path in plan.dropped:  # a place in a sequence stays a place
         parent, _, name = path.rpartition(".")
-        setattr(clone.get_submodule(parent), name, nn.Identity())
+        setattr(clone.get_submodule(parent), name, _stand_in(clone.get_submodule(path)))
     return clone
+
+
+def _stand_in(module: nn.Module) -> nn.Identity:
+    """An identity with the plain attributes of a module, which its parent's forward may read."""
+    found, usual = nn.Identity(), set(vars(nn.Identity()))
+    for name, value in vars(module).items():
+        if name not in usual and all(isinstance(leaf, _PLAIN) for leaf in leaves(value)):
+            setattr(found, name, value)
+    return found
 
 
 def resize(model: nn.Module, plan: Plan) -> None:

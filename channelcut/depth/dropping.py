@@ -20,6 +20,7 @@ from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import Block
 from channelcut.cutting import PlanContext
+from channelcut.proof import NOTHING_SHOWN
 from channelcut.proof.blocks import block_proof
 from channelcut.recovery.rescale import distance, outputs_of
 from channelcut.tracing import trace
@@ -64,6 +65,11 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
     with watch.stage("prove"):
         again = trace(smaller, *inputs, front_end=groups.graph.front_end, arithmetic=not groups.graph.hollow)
         proof = block_proof(model, smaller, (groups.graph, again), [s for b in blocks for s in b.sums], inputs)
+    if proof.failures == (NOTHING_SHOWN,):
+        raise UserError(
+            f"The outputs do not depend on the branches of {', '.join(paths)}, so that no proof could tell a right cut "
+            "from a wrong one. Expected a network whose weights let them through: a trained one, say."
+        )
     if not proof.passed:
         raise ProofError(
             f"Without {', '.join(paths)} the network does not compute what it does with the branches of these blocks "
