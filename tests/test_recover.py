@@ -184,7 +184,8 @@ def test_without_a_learning_rate_the_best_of_some_is_taken(made: Any, tmp_path: 
     losses = {float(rate): float(loss) for rate, loss in re.findall(r"([\d.e-]+) \((\d\.\d+)\)", note)}
     chosen = float(re.findall(r"learning rate ([\d.e-]+) was", note)[0])
     assert len(losses) > 1
-    assert losses[chosen] == min(losses.values())
+    alike = [rate for rate, loss in losses.items() if loss <= 1.05 * min(losses.values())]
+    assert chosen == max(alike)
     assert same(found, cc.recover(model, result, images, epochs=3, options=replace(options, learning_rate=chosen)))
 
     def stop(stage: str, done: int, total: int) -> None:

@@ -27,6 +27,7 @@ from channelcut.recovery.distil.state import State, Tensors, copied
 
 _EVERY_S = 120.0  # a checkpoint at least as often
 _RATES, _USUAL_RATE = (1e-4, 3e-4, 1e-3, 3e-3), 1e-3
+_ALIKE = 1.05  # losses that are within this of the best one are about as good
 _SHARE, _SHORTEST, _LONGEST = 16, 4, 100  # a short training has one in `_SHARE` of all steps, within these limits
 Report = Callable[[int, int, str], None]
 """report(steps done, steps in all, loss and time left in words)"""
@@ -103,7 +104,8 @@ def _with_rate(course: Course, found: Mapping[str, Any] | None, report: Report) 
         rate = _USUAL_RATE  # how close the outputs come at first says nothing where they first go away
     elif rate is None:
         closeness = _tried(course, report)
-        rate = min(closeness, key=lambda each: closeness[each])
+        least = min(closeness.values())
+        rate = max(each for each, loss in closeness.items() if loss <= least * _ALIKE)
         tried = ", ".join(f"{each:g} ({loss:.4f})" for each, loss in closeness.items())
         notes.append(
             f"The learning rate {rate:g} was chosen by short trainings, whose loss on what is held back was, by rate: "
@@ -115,8 +117,9 @@ def _with_rate(course: Course, found: Mapping[str, Any] | None, report: Report) 
 def _tried(course: Course, report: Report) -> dict[float, float]:
     """How far the outputs on what is held back are after a short training at each rate, from low to high.
 
-    Ends at the first rate that does worse than the one before. A whole schedule each: what a rate gains is seen only
-    when it has come down.
+    Ends at the first rate that does clearly worse than the best one. A whole schedule each: what a rate gains is seen
+    only when it has come down. Short trainings still favour low rates (Wu et al. 2018, arXiv:1803.02021), so that of
+    those that do about as well the highest is taken.
     """
     found: dict[float, float] = {}
     for rate in _RATES:
@@ -135,7 +138,7 @@ def _tried(course: Course, report: Report) -> dict[float, float]:
         all_ = training.all  # one rate for all processes, whatever the last bits of theirs are
         closeness = torch.tensor(training.closeness(), device=all_.device)
         found[rate] = float(all_.total(closeness)) / all_.count
-        if len(found) > 1 and not found[rate] <= min(list(found.values())[:-1]):
+        if not found[rate] <= min(found.values()) * _ALIKE:
             break
     return found
 
