@@ -430,3 +430,13 @@ def test_workers_need_ray(file: Path, groups: cc.Groups, tmp_path: Path, monkeyp
     machine = Machine()
     with pytest.raises(UserError, match=r"channelcut\[ray\]"):
         costed(file, groups, machine, tmp_path, replace(QUICK, workers=2))
+
+
+def test_another_coupling_of_the_same_network(model: nn.Module, groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Machine(), tmp_path)
+    other = cc.analyze(model, EXAMPLE, probe=False)
+    widths = np.array([8] * len(groups.groups))
+    assert cost.on(other)(widths) == pytest.approx(cost(widths))
+    freed = cc.analyze(model, EXAMPLE, prunable_outputs=["*"])
+    with pytest.raises(UserError, match=r"head\.weight may lose channels"):
+        cost.on(freed)

@@ -19,7 +19,7 @@ from channelcut.bench.layers.reading import Deployed, FileLayer, Shares, read_de
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
 from channelcut.cost.kinds import Entry
-from channelcut.cost.measured import MeasuredCost, MeasuredLayer, Other
+from channelcut.cost.measured import MeasuredCost, MeasuredLayer, Other, slot_shares
 from channelcut.cost.surface import points, surface
 from channelcut.cost.table import Table
 
@@ -79,20 +79,19 @@ class _Measuring:
         now = self.reference_ms / beside
         parts = [_other(kernel, deployed, now) for kernel in others]
         parts += [_instead(layer, kernels, now) for layer in untimed]
-        full = np.array([g.width for g in groups.groups], np.float64)
         cost = MeasuredCost(
             target=self.table.target,
             layers=tuple(found),
             others=tuple(parts),
             full_ms=network * now,
             step=step,
-            full=full,
-            places=np.arange(len(full)),
-            channels=tuple(int(g.channels[0]) for g in groups.groups),
+            slots=deployed.slots,
+            full_widths=np.array([g.width for g in groups.groups], np.int64),
+            kept=slot_shares(deployed.slots, groups),
             table=self.table.path,
             notes=(*deployed.doubts, *self._notes(layers, untimed, step)),
         )
-        return replace(cost, scale=cost.full_ms / cost(full.astype(np.int64)))
+        return replace(cost, scale=cost.full_ms / cost(cost.full_widths))
 
     def _step(self, layers: Sequence[FileLayer]) -> int:
         """The step that was asked for, that the table knows, or that sweeps of the costliest layers show."""

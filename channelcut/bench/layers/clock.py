@@ -30,6 +30,7 @@ REFERENCE = Entry(
     Widths(64, 64),
 )
 _RESAMPLES = 200
+_LEAST_MS = 1e-6  # no run takes less: a clock's resolution must not make a time zero
 HELD = 48  # layers that are held ready at once: bounds the memory, and the time between two of a layer's runs
 
 
@@ -186,8 +187,8 @@ def _rounds(
 def _timing(samples: Sequence[tuple[float, float]], seed: int, reference_ms: float | None) -> Timing:
     """The median and its interval by the bootstrap, in ms as they were when the reference took `reference_ms`."""
     times = np.array(samples)
-    scale = 1.0 if reference_ms is None else reference_ms / float(np.median(times[:, 1]))
-    taken = np.maximum(times[:, 0], 1e-6) * scale
+    scale = 1.0 if reference_ms is None else reference_ms / max(float(np.median(times[:, 1])), _LEAST_MS)
+    taken = np.maximum(times[:, 0], _LEAST_MS) * scale
     generator = np.random.default_rng(seed)
     drawn = np.median(taken[generator.integers(0, len(taken), (_RESAMPLES, len(taken)))], axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
