@@ -21,7 +21,7 @@ from typing import Any
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 
-FORMAT = "channelcut-table-1"
+FORMAT = "channelcut-table-2"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Target:
     def file_name(self) -> str:
         """A name that is this target's alone, and that a reader recognises."""
         words = re.sub(r"[^a-z0-9.]+", "-", f"{self.backend}-{self.version}-{self.device}".lower()).strip("-")[:80]
-        digest = hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps([FORMAT, vars(self)], sort_keys=True).encode()).hexdigest()[:8]
         return f"{words}-{self.precision}-{self.threads}t-{digest}.jsonl"
 
 
@@ -124,7 +124,7 @@ class Table:
         if not isinstance(row, dict):  # the torn end of a process that died
             return
         if "kind" not in row:
-            self.facts |= row
+            self.facts = {**row, **self.facts}  # of two runs that began a table together, the first says it
             return
         kind, widths = LayerKind.from_key(row["kind"]), Widths(*row["widths"])
         if "failed" in row:
@@ -146,8 +146,9 @@ class Table:
             _append(file, said)
 
     def note(self, **facts: Any) -> None:
-        """Write facts about the whole table, such as the step."""
-        self.facts |= facts
+        """Write facts about the whole table, such as the step; what is known already stays."""
+        self.read()
+        self._take(facts)
         with _locked(self.path) as file:
             _append(file, [facts])
 

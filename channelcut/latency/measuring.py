@@ -24,7 +24,7 @@ from channelcut.cost.surface import points, surface
 from channelcut.cost.table import Table
 
 STAGE = "measure"
-_SWEPT = 3  # layers in which the step is looked for: the costliest
+_SWEPT = 4  # layers in which the step is looked for: the costliest
 _UNSETTLED = 0.10  # an interval wider than ± this has not settled
 _FEW = 0.05  # of the times may be so wide before it is said: errors of that many average out
 
@@ -100,19 +100,19 @@ class _Measuring:
         if "step" in self.table.facts:
             return int(self.table.facts["step"])
         costly = sorted(layers, key=lambda layer: -work(Entry(layer.kind, layer.extent.full)))
-        found = [sweep for layer in costly for sweep in steps.sweeps(layer.kind, layer.extent)][: 2 * _SWEPT]
-        self._time([entry for sweep in found for entry in sweep])
-        told: list[int | None] = []
-        for sweep in found:
+        found = list(dict.fromkeys(sweep for layer in costly for sweep in steps.sweeps(layer.kind, layer.extent)))
+        self._time([entry for sweep in found[: 2 * _SWEPT] for entry in sweep])
+        told: list[dict[int, float]] = []
+        for sweep in found[: 2 * _SWEPT]:
             times = self.table.times.get(sweep[0].kind, {})
             side = 0 if len({entry.widths.cin for entry in sweep}) > 1 else 1
-            known = {entry.widths[side]: times[entry.widths].ms for entry in sweep if entry.widths in times}
-            told.append(steps.step_of(known) if len(known) == len(sweep) else None)
-        step = steps.joint(told)
+            if all(entry.widths in times for entry in sweep):
+                told.append({entry.widths[side]: times[entry.widths].ms for entry in sweep})
+        step = steps.step_of(told)
         if step is None:
             return 1
         self.table.note(step=step)
-        return step
+        return int(self.table.facts["step"])
 
     def _time(self, entries: Sequence[Entry]) -> None:
         """Time what the table lacks: every layer at its full widths first, then the costliest."""
