@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.cost.kinds import DENSE
 from channelcut.cost.pairs import Pairs
@@ -23,16 +24,18 @@ from channelcut.cost.surface import Extent, Surface
 from channelcut.cost.table import Target
 
 Vector = NDArray[np.float64]
+Slot = tuple[str, int]
+"""A parameter's name and an axis of it."""
 
 _SAMPLES = 17  # input widths through which a line is laid where several groups are read
 
 
 @dataclass(frozen=True)
 class MeasuredLayer:
-    """A layer: its time by widths, and the kept shares of what it reads and writes as linear functions of widths.
+    """A layer: its time by widths, and what it reads and writes as a mixture of slots.
 
-    reads, writes: [constant, coefficient of each group], shape (1 + groups,). spread: half the 95 % interval of its
-    time at full width, as a share of it.
+    reads, writes: the share that is kept of the channels on either side, [constant, weight of each slot], shape
+    (1 + slots,). spread: half the 95 % interval of its time at full width, as a share of it.
     """
 
     name: str
@@ -42,23 +45,6 @@ class MeasuredLayer:
     reads: Vector
     writes: Vector
     spread: float = 0.0
-
-    def ms(self, widths: Vector) -> float:
-        """Its time when group g keeps widths[g - 1]; `widths` has a leading 1, shape (1 + groups,)."""
-        cin, cout = (np.array([v]) for v in (self.cin @ widths, self.cout @ widths))
-        return float(self.surface.at(np.round(cin), np.round(cout))[0])
-
-    @property
-    def cin(self) -> Vector:
-        """The channels read as a linear function of widths; of a layer with one width the full ones."""
-        if self.extent.mode != DENSE:
-            return np.array([self.extent.full.cin, *([0.0] * (len(self.reads) - 1))])
-        return self.reads * self.extent.full.cin
-
-    @property
-    def cout(self) -> Vector:
-        """The channels written as a linear function of widths."""
-        return self.writes * self.extent.full.cout
 
 
 @dataclass(frozen=True)
@@ -76,9 +62,9 @@ class MeasuredCost:
     """Milliseconds of one network on one target; calling it gives them for given widths.
 
     layers, others: its parts. scale: see above. full_ms: the whole network uncut, as it was measured. step: widths that
-    are multiples of this end a step of the target's staircase. full: the widths of the groups that the parts speak of;
-    places: which of them each group of `widths` is. channels: the first
-    channel of each of them. notes: what a reader has to know. table: the file that holds the times.
+    are multiples of this end a step of the target's staircase. slots: the axes of parameters that shares are mixtures
+    of. full_widths: of the groups that it is a function of; kept: the share of every slot that they keep, see
+    `slot_shares`. notes: what a reader has to know. table: the file that holds the times.
     """
 
     target: Target
@@ -86,10 +72,10 @@ class MeasuredCost:
     others: tuple[Other, ...]
     full_ms: float
     step: int
-    full: Vector
-    places: NDArray[np.int64]
+    slots: tuple[Slot, ...]
+    full_widths: Widths
+    kept: Vector
     scale: float = 1.0
-    channels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     table: Path | None = None
 
@@ -98,46 +84,43 @@ class MeasuredCost:
         return sum(self.by_part(widths).values())
 
     @property
-    def full_widths(self) -> Widths:
-        """The widths of the uncut network."""
-        return self.full[self.places].astype(np.int64)
-
-    @property
     def half_width(self) -> float:
         """Half the 95 % interval of what the layers add up to at full width, as a share of it."""
-        w = self._all(self.full_widths)
-        times = np.array([layer.ms(w) for layer in self.layers])
+        times = np.array([layer.surface.full for layer in self.layers])
         spreads = np.array([layer.spread for layer in self.layers])
         return float(np.sqrt(np.sum((times * spreads) ** 2)) / max(times.sum(), 1e-12))
 
     def by_part(self, widths: Widths) -> dict[str, float]:
         """The milliseconds of every layer by its name, and of the others by their operator, summed."""
-        w = self._all(widths)
+        shares = self.kept @ np.concatenate([[1.0], widths])
         found = {layer.name: 0.0 for layer in self.layers}
         for layer in self.layers:
-            found[layer.name] += self.scale * layer.ms(w)
+            i, o = (np.round(side @ shares * full) for side, full in _sides(layer))
+            found[layer.name] += self.scale * float(layer.surface.at(np.array([i]), np.array([o]))[0])
         for other in self.others:
             name = f"all {other.op}"
-            found[name] = found.get(name, 0.0) + self.scale * other.full_ms * float(other.share @ w)
+            found[name] = found.get(name, 0.0) + self.scale * other.full_ms * float(other.share @ shares)
         return found
 
     def on(self, groups: Groups) -> MeasuredCost:
-        """The same for a coupling some of whose groups have been pinned since: those keep their full width.
+        """The same as a function of the widths of other groups of the same network.
 
         Args:
-            groups: of the network that was measured.
+            groups: its coupling under other options, or with some groups pinned since.
+
+        Raises:
+            UserError: a layer may lose channels there that it could not lose where it was measured.
         """
-        place = {first: index for index, first in enumerate(self.channels)}
-        return replace(self, places=np.array([place[int(g.channels[0])] for g in groups.groups], np.int64))
-
-    def scaled_to(self, full_ms: float) -> MeasuredCost:
-        """The same with another time of the whole network, such as of a later hour."""
-        return replace(self, scale=self.scale * full_ms / self.full_ms, full_ms=full_ms)
-
-    def _all(self, widths: Widths) -> Vector:
-        whole = self.full.copy()
-        whole[self.places] = widths
-        return np.concatenate([[1.0], whole])
+        kept = slot_shares(self.slots, groups)
+        for layer in self.layers:
+            for side, can in ((layer.reads, layer.extent.reads), (layer.writes, layer.extent.writes)):
+                if not can and (side @ kept)[1:].any():
+                    raise UserError(
+                        f"{layer.name} may lose channels in this coupling, and could not where its time was measured. "
+                        "Measure with the same coupling: channelcut.measure(model, x, groups=groups)."
+                    )
+        full = np.array([group.width for group in groups.groups], np.int64)
+        return replace(self, full_widths=full, kept=kept)
 
     def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
         """The same as sums over groups and pairs: exact where a layer reads one group and writes one.
@@ -146,20 +129,13 @@ class MeasuredCost:
         """
         pairs = Pairs([step.astype(np.float64) for step in steps])
         for other in self.others:
-            pairs.add_linear(self._here(other.share) * other.full_ms * self.scale)
+            pairs.add_linear(other.share @ self.kept * other.full_ms * self.scale)
         for layer in self.layers:
             self._add(pairs, layer)
         return pairs.done()
 
-    def _here(self, form: Vector) -> Vector:
-        """A linear function of all widths as one of these groups' widths; the others keep theirs."""
-        fixed = np.ones(len(self.full), bool)
-        fixed[self.places] = False
-        constant = form[0] + form[1:][fixed] @ self.full[fixed]
-        return np.concatenate([[constant], form[1:][self.places]])
-
     def _add(self, pairs: Pairs, layer: MeasuredLayer) -> None:
-        cin, cout = self._here(layer.cin), self._here(layer.cout)
+        cin, cout = (side @ self.kept * full for side, full in _sides(layer))
         readers, writers = (np.flatnonzero(form[1:]) for form in (cin, cout))
 
         def ms(i: Values, o: Values) -> Values:
@@ -171,3 +147,33 @@ class MeasuredCost:
             pairs.add_lines(cin, cout, ms, _SAMPLES)
         else:
             pairs.add_bilinear(cin, cout, ms, _SAMPLES)
+
+
+def _sides(layer: MeasuredLayer) -> tuple[tuple[Vector, int], tuple[Vector, int]]:
+    """What a layer reads and writes, and the full widths; of a layer with one width what it writes alone."""
+    reads = layer.reads
+    if layer.extent.mode != DENSE:
+        reads = np.zeros(len(layer.reads))
+        reads[0] = 1.0
+    return (reads, layer.extent.full.cin), (layer.writes, layer.extent.full.cout)
+
+
+def slot_shares(slots: Sequence[Slot], groups: Groups) -> Vector:
+    """The share of each slot that is kept, as linear functions of the widths of groups.
+
+    Args:
+        slots: parameters and axes; one that the coupling does not speak of is kept whole.
+        groups: the coupling. Lanes of a group keep equal shares.
+
+    Returns:
+        Shape (1 + slots, 1 + groups): [constant, coefficient of each group], the first row that of 1.
+    """
+    owner, known = groups.group_of(), {(slot.tensor, slot.axis): slot.channels for slot in groups.slots}
+    full = np.array([group.width for group in groups.groups], np.float64)
+    found = np.zeros((1 + len(slots), 1 + len(full)))
+    found[0, 0] = 1.0
+    for row, slot in enumerate(slots, 1):
+        channels = known.get(slot, np.zeros(1, np.int64))
+        counts = np.bincount(owner[channels] + 1, minlength=1 + len(full)) / len(channels)
+        found[row, 0], found[row, 1:] = counts[0], counts[1:] / full
+    return found

@@ -21,7 +21,7 @@ from typing import Any
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 
-FORMAT = "channelcut-table-1"
+FORMAT = "channelcut-table-2"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Target:
     def file_name(self) -> str:
         """A name that is this target's alone, and that a reader recognises."""
         words = re.sub(r"[^a-z0-9.]+", "-", f"{self.backend}-{self.version}-{self.device}".lower()).strip("-")[:80]
-        digest = hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps([FORMAT, vars(self)], sort_keys=True).encode()).hexdigest()[:8]
         return f"{words}-{self.precision}-{self.threads}t-{digest}.jsonl"
 
 
@@ -70,6 +70,7 @@ class Table:
     times: dict[LayerKind, dict[Widths, Timing]] = field(default_factory=dict)
     failed: dict[Entry, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    _known: int = 0  # bytes that have been read
 
     @classmethod
     def open(cls, target: Target, path: Path | None = None, facts: Mapping[str, Any] | None = None) -> Table:
@@ -94,8 +95,17 @@ class Table:
     def read(self) -> None:
         """Read what other processes have written meanwhile."""
         with _locked(self.path) as file:
-            lines = file.read().decode("utf-8", "replace").splitlines(keepends=True)
-        head = _json(lines[0]) if lines else None
+            file.seek(self._known)
+            data = file.read()
+        lines = data.decode("utf-8", "replace").splitlines(keepends=True)
+        if not self._known:
+            self._check(_json(lines[0]) if lines else None)
+        for line in lines[1:] if not self._known else lines:
+            self._take(_json(line))
+        self._known += data.rfind(b"\n") + 1
+
+    def _check(self, head: Any) -> None:
+        """Refuse a first line that is no table's, or that of another target's."""
         if not isinstance(head, dict) or head.get("format") != FORMAT:
             raise UserError(
                 f"{str(self.path)!r} is no table of layer times that this version reads (expected {FORMAT}). Name "
@@ -109,14 +119,12 @@ class Table:
                 "its own in the cache directory."
             )
         self.facts = {name: value for name, value in head.items() if name not in ("format", "target")}
-        for line in lines[1:]:
-            self._take(_json(line))
 
     def _take(self, row: Any) -> None:
         if not isinstance(row, dict):  # the torn end of a process that died
             return
         if "kind" not in row:
-            self.facts |= row
+            self.facts = {**row, **self.facts}  # of two runs that began a table together, the first says it
             return
         kind, widths = LayerKind.from_key(row["kind"]), Widths(*row["widths"])
         if "failed" in row:
@@ -138,8 +146,9 @@ class Table:
             _append(file, said)
 
     def note(self, **facts: Any) -> None:
-        """Write facts about the whole table, such as the step."""
-        self.facts |= facts
+        """Write facts about the whole table, such as the step; what is known already stays."""
+        self.read()
+        self._take(facts)
         with _locked(self.path) as file:
             _append(file, [facts])
 

@@ -19,12 +19,12 @@ from channelcut.bench.layers.reading import Deployed, FileLayer, Shares, read_de
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
 from channelcut.cost.kinds import Entry
-from channelcut.cost.measured import MeasuredCost, MeasuredLayer, Other
+from channelcut.cost.measured import MeasuredCost, MeasuredLayer, Other, slot_shares
 from channelcut.cost.surface import points, surface
 from channelcut.cost.table import Table
 
 STAGE = "measure"
-_SWEPT = 3  # layers in which the step is looked for: the costliest
+_SWEPT = 4  # layers in which the step is looked for: the costliest
 _UNSETTLED = 0.10  # an interval wider than ± this has not settled
 _FEW = 0.05  # of the times may be so wide before it is said: errors of that many average out
 
@@ -79,20 +79,19 @@ class _Measuring:
         now = self.reference_ms / beside
         parts = [_other(kernel, deployed, now) for kernel in others]
         parts += [_instead(layer, kernels, now) for layer in untimed]
-        full = np.array([g.width for g in groups.groups], np.float64)
         cost = MeasuredCost(
             target=self.table.target,
             layers=tuple(found),
             others=tuple(parts),
             full_ms=network * now,
             step=step,
-            full=full,
-            places=np.arange(len(full)),
-            channels=tuple(int(g.channels[0]) for g in groups.groups),
+            slots=deployed.slots,
+            full_widths=np.array([g.width for g in groups.groups], np.int64),
+            kept=slot_shares(deployed.slots, groups),
             table=self.table.path,
             notes=(*deployed.doubts, *self._notes(layers, untimed, step)),
         )
-        return replace(cost, scale=cost.full_ms / cost(full.astype(np.int64)))
+        return replace(cost, scale=cost.full_ms / cost(cost.full_widths))
 
     def _step(self, layers: Sequence[FileLayer]) -> int:
         """The step that was asked for, that the table knows, or that sweeps of the costliest layers show."""
@@ -101,19 +100,19 @@ class _Measuring:
         if "step" in self.table.facts:
             return int(self.table.facts["step"])
         costly = sorted(layers, key=lambda layer: -work(Entry(layer.kind, layer.extent.full)))
-        found = [sweep for layer in costly for sweep in steps.sweeps(layer.kind, layer.extent)][: 2 * _SWEPT]
-        self._time([entry for sweep in found for entry in sweep])
-        told: list[int | None] = []
-        for sweep in found:
+        found = list(dict.fromkeys(sweep for layer in costly for sweep in steps.sweeps(layer.kind, layer.extent)))
+        self._time([entry for sweep in found[: 2 * _SWEPT] for entry in sweep])
+        told: list[dict[int, float]] = []
+        for sweep in found[: 2 * _SWEPT]:
             times = self.table.times.get(sweep[0].kind, {})
             side = 0 if len({entry.widths.cin for entry in sweep}) > 1 else 1
-            known = {entry.widths[side]: times[entry.widths].ms for entry in sweep if entry.widths in times}
-            told.append(steps.step_of(known) if len(known) == len(sweep) else None)
-        step = steps.joint(told)
+            if all(entry.widths in times for entry in sweep):
+                told.append({entry.widths[side]: times[entry.widths].ms for entry in sweep})
+        step = steps.step_of(told)
         if step is None:
             return 1
         self.table.note(step=step)
-        return step
+        return int(self.table.facts["step"])
 
     def _time(self, entries: Sequence[Entry]) -> None:
         """Time what the table lacks: every layer at its full widths first, then the costliest."""

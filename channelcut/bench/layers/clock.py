@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ REFERENCE = Entry(
     Widths(64, 64),
 )
 _RESAMPLES = 200
+_RECENT = 99  # empty runs whose median is the overhead
+_LEAST_SHARE = 0.1  # of a run, that is the layer's whatever the overhead seems to be
+_LEAST_MS = 1e-6  # no run takes less: a clock's resolution must not make a time zero
 HELD = 48  # layers that are held ready at once: bounds the memory, and the time between two of a layer's runs
 
 
@@ -186,12 +190,35 @@ def _rounds(
 def _timing(samples: Sequence[tuple[float, float]], seed: int, reference_ms: float | None) -> Timing:
     """The median and its interval by the bootstrap, in ms as they were when the reference took `reference_ms`."""
     times = np.array(samples)
-    scale = 1.0 if reference_ms is None else reference_ms / float(np.median(times[:, 1]))
-    taken = np.maximum(times[:, 0], 1e-6) * scale
+    scale = 1.0 if reference_ms is None else reference_ms / max(float(np.median(times[:, 1])), _LEAST_MS)
+    taken = np.maximum(times[:, 0], _LEAST_MS) * scale
     generator = np.random.default_rng(seed)
     drawn = np.median(taken[generator.integers(0, len(taken), (_RESAMPLES, len(taken)))], axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Timing(float(np.median(taken)), float(low), float(high))
+
+
+class Overhead:
+    """What a call costs beside the layer: a run of next to nothing, timed beside every run of a layer and taken off.
+
+    It is tens of microseconds where many layers take turns and nothing of a call is left in the caches, as much as a
+    small layer takes; in a network one call runs all layers.
+    """
+
+    def __init__(self, empty: Run) -> None:
+        self._empty = empty
+        self._times: deque[float] = deque(maxlen=_RECENT)
+        self._empty()
+
+    def without(self, run: Run) -> Run:
+        """The run, with the overhead taken off what it says."""
+
+        def alone() -> float:
+            self._times.append(self._empty())
+            ms = run()
+            return max(ms - float(np.median(self._times)), _LEAST_SHARE * ms)
+
+        return alone
 
 
 def median_ms(run: Run, reference: Run, runs: int) -> tuple[float, float]:

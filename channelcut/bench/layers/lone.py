@@ -25,6 +25,13 @@ def input_shape(entry: Entry) -> tuple[int, ...]:
     return (*kind.lead, widths.cin, *kind.size)
 
 
+def empty_model() -> onnx.ModelProto:
+    """A model that computes next to nothing: what a call of a back end costs beside the layer."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (INPUT, OUTPUT)]
+    graph = helper.make_graph([helper.make_node("Neg", [INPUT], [OUTPUT], LAYER)], "empty", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 def lone_model(entry: Entry) -> onnx.ModelProto:
     """The layer with what is fused after it; its inputs are `x` and, where it adds one, `residual`."""
     kind, widths = entry.kind, entry.widths

@@ -23,8 +23,8 @@ import numpy as np
 import onnx
 
 from channelcut.bench.inputs import inputs_for
-from channelcut.bench.layers.clock import Kernel, Run
-from channelcut.bench.layers.lone import RESIDUAL, lone_model
+from channelcut.bench.layers.clock import Kernel, Overhead, Run
+from channelcut.bench.layers.lone import RESIDUAL, empty_model, lone_model
 from channelcut.bench.layers.processor import processor
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry
@@ -47,7 +47,11 @@ class OnnxRuntimeClock:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
-        self._overhead: float | None = None
+        self._overhead: Overhead | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sessions are a process's own: a clock that is sent to another makes its own there."""
+        return type(self), (self.threads,)
 
     def target(self) -> Target:
         """The processor and the version of the runtime."""
@@ -60,13 +64,15 @@ class OnnxRuntimeClock:
             blocked = _without_borders(self._optimised(plain))
             if blocked is not None and "Add" in entry.kind.after:
                 _add_residual(blocked, plain)
-            if blocked is None:  # no blocked layout, and no borders
-                return self._bound(lone_model(entry))
-            return self._bound(blocked, level="none")
+            # Without the blocked layout there are no borders.
+            run = self._bound(lone_model(entry)) if blocked is None else self._bound(blocked, level="none")
         except _failed() as problem:
             raise UserError(
                 f"ONNX Runtime refuses {entry.kind} with widths {tuple(entry.widths)}: {problem}"
             ) from problem
+        if self._overhead is None:
+            self._overhead = Overhead(self._bound(empty_model()))
+        return self._overhead.without(run)
 
     def network(self, path: Path) -> Run:
         """The whole file as it is deployed."""

@@ -17,13 +17,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from channelcut.core.groups import Groups, Ids, Role
+from channelcut.core.groups import Groups, Role
 from channelcut.cost.kinds import DENSE, TOGETHER, LayerKind, Widths
+from channelcut.cost.measured import Slot, slot_shares
 from channelcut.cost.surface import Extent
 from channelcut.onnx_out.files import load_onnx
 
 Shares = NDArray[np.float64]
-"""A share that is kept, as a linear function of widths: [constant, coefficient of each group], shape (1 + groups,)."""
+"""A share that is kept, as a mixture of those that slots keep: [constant, weight of each slot], shape (1 + slots,)."""
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _ACTIVATIONS = {"Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh", "Elu", "Gelu", "Softplus"}
@@ -66,12 +67,13 @@ class FileLayer:
 class Deployed:
     """A deployed file as layers and values.
 
-    shares: of every value that is computed, by name. nodes: what each node writes, by the node's name. doubts: what
-    could not be made out, in words.
+    shares: of every value that is computed, by name. slots: what they are mixtures of. nodes: what each node writes, by
+    the node's name. doubts: what could not be made out, in words.
     """
 
     layers: list[FileLayer] = field(default_factory=list)
     shares: dict[str, Shares] = field(default_factory=dict)
+    slots: tuple[Slot, ...] = ()
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
 
@@ -94,16 +96,16 @@ class _Reader:
             for name in node.input:
                 self.readers[name].append(node)
         self.outputs = {o.name for o in graph.output}
-        self.slots = {(slot.tensor, slot.axis): slot for slot in groups.slots}
-        self.owner = groups.group_of()
-        self.full = np.array([g.width for g in groups.groups], np.float64)
+        self.roles = {(slot.tensor, slot.axis): slot.role for slot in groups.slots}
+        self.slots = sorted(self.roles)
+        self.place = {slot: number for number, slot in enumerate(self.slots, 1)}
+        self.kept = slot_shares(self.slots, groups)
         self.left = _weights_in_order(groups)
         self.rough: set[str] = set()  # values of whose shares only a mean is known
 
     def read(self) -> Deployed:
-        found = Deployed()
-        whole = np.zeros(1 + len(self.full))
-        whole[0] = 1.0
+        found = Deployed(slots=tuple(self.slots))
+        whole = self._unit(0)
         found.shares |= {value.name: whole for value in self.graph.input}
         layers = self._named()
         claimed = self._residuals([node for node, _ in layers.values()])
@@ -116,7 +118,7 @@ class _Reader:
                 share = layer.writes
             else:
                 share = self._mixed(node, found.shares, whole)
-                products = node.op_type == "MatMul" or (node.op_type == "Split" and np.count_nonzero(share) > 1)
+                products = node.op_type == "MatMul" or (node.op_type == "Split" and self._parts(share) > 1)
                 if products or any(name in self.rough for name in node.input):
                     self.rough.update(node.output)
             for name in node.output:
@@ -158,37 +160,43 @@ class _Reader:
 
     def _layer(self, node: onnx.NodeProto, parameter: str, claimed: set[str], found: Deployed) -> FileLayer:
         kind, full = self._kind(node)
-        whole = np.zeros(1 + len(self.full))
-        whole[0] = 1.0
+        whole = self._unit(0)
         before = self._mixed(node, found.shares, whole)
         name = parameter or node.name
         if not parameter:
             found.doubts.append(
                 f"the weight of {node.name} is no parameter that was traced, so its width is taken as fixed"
             )
-            extent = Extent(full, DENSE, bool(before[1:].any()), False)
+            extent = Extent(full, DENSE, self._varies(before), False)
             return FileLayer(name, kind, extent, node.name, node.output[0], before, whole, self._after(node, claimed))
         axes = (1, 0) if kind.op != "ConvTranspose" else (0, 1)
         reads, writes = (self._share(parameter, axis) for axis in axes)
         mode = DENSE
-        if full.groups > 1:
-            first = self.slots.get((parameter, 0))
-            if first is None or first.role in (Role.DEPTHWISE, Role.GROUP):
-                mode, reads, writes = TOGETHER, self._share(parameter, 0), self._share(parameter, 0)
-        if not self.rough.intersection(node.input) and not np.allclose(reads, before, atol=1e-9):
+        if full.groups > 1 and self.roles.get((parameter, 0), Role.GROUP) in (Role.DEPTHWISE, Role.GROUP):
+            mode, reads, writes = TOGETHER, self._share(parameter, 0), self._share(parameter, 0)
+        if not self.rough.intersection(node.input) and not np.allclose(
+            reads @ self.kept, before @ self.kept, atol=1e-9
+        ):
             found.doubts.append(f"{name} reads other channels than what is computed before it says")
-        extent = Extent(full, mode, bool(reads[1:].any()), bool(writes[1:].any()))
+        extent = Extent(full, mode, self._varies(reads), self._varies(writes))
         return FileLayer(name, kind, extent, node.name, node.output[0], reads, writes, self._after(node, claimed))
 
-    def _share(self, parameter: str, axis: int) -> Shares:
-        """The kept share of a parameter's axis; lanes of a group keep equal counts."""
-        share = np.zeros(1 + len(self.full))
-        slot = self.slots.get((parameter, axis))
-        channels: Ids = slot.channels if slot is not None else np.zeros(1, np.int64)
-        counts = np.bincount(self.owner[channels] + 1, minlength=len(share)).astype(np.float64) / len(channels)
-        share[0] = counts[0]
-        share[1:] = counts[1:] / self.full
+    def _unit(self, place: int) -> Shares:
+        share = np.zeros(1 + len(self.slots))
+        share[place] = 1.0
         return share
+
+    def _share(self, parameter: str, axis: int) -> Shares:
+        """The kept share of a parameter's axis; what is in no slot stays."""
+        return self._unit(self.place.get((parameter, axis), 0))
+
+    def _parts(self, share: Shares) -> int:
+        """Of how many groups, and of what stays, a share is made."""
+        return int(np.count_nonzero(share @ self.kept))
+
+    def _varies(self, share: Shares) -> bool:
+        """Whether any group has a say in it."""
+        return bool((share @ self.kept)[1:].any())
 
     def _mixed(self, node: onnx.NodeProto, shares: Mapping[str, Shares], whole: Shares) -> Shares:
         """The share of what a node computes: the mean of its inputs', each weighted by its elements."""
