@@ -19,6 +19,8 @@ from channelcut.allocation.integer import integer_program
 from channelcut.allocation.minsum import floors, minimise
 from channelcut.allocation.program import Program, solve
 from channelcut.cost.protocol import Pairwise
+from channelcut.report.facts import allocation_words, options_of
+from channelcut.report.reader import Part
 
 Values = NDArray[np.float64]
 
@@ -155,10 +157,23 @@ def test_no_widths_within_the_limit() -> None:
     assert solve(Program(program.losses, program.steps, program.cost, -100.0)) is None
 
 
+@pytest.mark.parametrize(
+    ("method", "gap", "words"),
+    [
+        ("integer program", 1e-7, "the least loss, by integer program"),
+        ("Lagrangian relaxation", 2.1e-4, "within 0.021 % of the least loss, by Lagrangian relaxation"),
+        ("descent", 1.0, "by descent, without a bound"),
+    ],
+)
+def test_the_gap_in_words(method: str, gap: float, words: str) -> None:
+    assert allocation_words(Part({"method": method, "gap": gap})) == words
+
+
 def test_a_plan_says_how_its_widths_were_found() -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3), nn.Conv2d(24, 4, 1)).eval()
     groups = cc.analyze(model, torch.rand(1, 3, 12, 12))
     plan = cc.plan(model, groups, macs=0.5)
     assert plan.options["allocation"] == {"method": "enumeration", "gap": 0.0}
+    assert options_of(Part({"options": plan.options})).startswith("macs 0.5 (the least loss, by enumeration), align 1")
     assert "allocation" not in cc.plan(model, groups, keep=0.5).options
     assert "allocation" not in plan.with_kept("0.weight", [0, 1]).options  # the widths are others then
