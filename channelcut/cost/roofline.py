@@ -86,6 +86,11 @@ class RooflineCost:
     layers: tuple[Layer, ...]
     others: Values
 
+    @property
+    def step(self) -> int:
+        """The multiple of channels below which nothing is won."""
+        return self.device.tile(self.precision)
+
     def __call__(self, widths: Widths) -> float:
         """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""
         w = np.concatenate([[1.0], widths])
