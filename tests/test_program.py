@@ -96,7 +96,7 @@ def test_the_integer_program_equals_brute_force() -> None:
     for seed in range(4):
         program = drawn(seed)
         assert isinstance(program.cost, Tables)
-        found = integer_program(program.losses, program.cost.tables, program.limit, 10.0, 1e-9)
+        found = integer_program(program.losses, program.cost.tables, program.limit, 1e-9)
         assert found.places is not None
         assert programs.loss_at(program.losses, found.places) == pytest.approx(brute(program), abs=1e-9)
         assert found.bound == pytest.approx(brute(program), abs=1e-6)
@@ -134,13 +134,15 @@ def test_blocks_of_widths_lose_nothing_of_the_bound(monkeypatch: pytest.MonkeyPa
     assert found.bound == pytest.approx(lagrangian.relax(losses, tables, limit).bound, rel=1e-5)
 
 
-def test_a_cost_that_is_no_sum_of_pairs_is_met_all_the_same() -> None:
-    for seed in range(10):
-        program = drawn(seed, staircase=True, more=5.0)
+@pytest.mark.parametrize("more", [-2.0, 5.0])
+def test_a_cost_that_is_no_sum_of_pairs_is_met_all_the_same(more: float) -> None:
+    for seed in range(8):
+        program = drawn(seed, staircase=True, more=more)
         found, least = solve(program), brute(program)
-        if found is not None:
-            assert program.cost(found.widths) == found.cost <= program.limit * (1 + 1e-9)
-            assert found.loss >= least - 1e-9
+        assert found is not None
+        assert program.cost(found.widths) == found.cost <= program.limit + 1e-9 * abs(program.limit)
+        assert found.loss >= least - 1e-9
+        assert found.method.endswith("on the closest sum of pairs") or found.method == "descent"
 
 
 def test_of_widths_that_cost_no_more_the_largest_is_kept() -> None:
@@ -174,6 +176,6 @@ def test_a_plan_says_how_its_widths_were_found() -> None:
     groups = cc.analyze(model, torch.rand(1, 3, 12, 12))
     plan = cc.plan(model, groups, macs=0.5)
     assert plan.options["allocation"] == {"method": "enumeration", "gap": 0.0}
-    assert options_of(Part({"options": plan.options})).startswith("macs 0.5 (the least loss, by enumeration), align 1")
+    assert ", macs 0.5 (the least loss, by enumeration), align 1" in options_of(Part({"options": plan.options}))
     assert "allocation" not in cc.plan(model, groups, keep=0.5).options
     assert "allocation" not in plan.with_kept("0.weight", [0, 1]).options  # the widths are others then
