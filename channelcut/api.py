@@ -125,12 +125,12 @@ def plan(
             matches; without it they keep all. Of two patterns for a layer the later one counts; a group that several
             layers share keeps the largest of their shares. Beside `macs` or `params` such shares are the least kept.
         macs: what may remain of the multiply-accumulates for the example input: a share (at most 1) or a number (above
-            1), ranking all channels together.
+            1); of all widths within it, those that lose least.
         params: what may remain of the parameters: a share (at most 1) or a number (above 1).
         latency: what may remain of the time that the network takes: a share, as `cost` predicts it.
         latency_ms: the same in milliseconds.
         cost: of a budget of time: a function of the widths of all groups that returns milliseconds, such as
-            `channelcut.measure` returns.
+            `channelcut.measure` returns, or `channelcut.cost.roofline.roofline` where the device is not at hand.
         exclude: layers whose outputs keep their width: patterns on the names of modules (which stand for all layers in
             them) and parameters, or modules of the model. What is coupled to them stays as well, and shows as pinned;
             what goes into them may shrink.

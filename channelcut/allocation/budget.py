@@ -154,13 +154,7 @@ def allocate(
         raise _nothing_to_remove(groups)
     if shares is None:
         shares = np.full(len(groups.groups), budget.keep if isinstance(budget.keep, float | int) else np.nan)
-    order = [_descending(group, scores) for group in groups.groups]
-    means = [
-        _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
-    ]
-    aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
-    least = [least_width(group, budget, share) for group, share in zip(groups.groups, shares, strict=True)]
-    steps = [admissible_widths(g.widths, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
+    steps, means, order = steps_and_means(groups, scores, budget, shares)
     solution = None
     if budget.limit is None:
         asked = np.where(np.isnan(shares), 1.0, shares)
@@ -185,6 +179,28 @@ def allocate(
             "channels). Lower the alignment or the least widths, or ask for less to be kept."
         )
     return Allocation(kept, solution)
+
+
+def steps_and_means(
+    groups: Groups, scores: Scores, budget: Budget, shares: Scores | None = None
+) -> tuple[list[Widths], list[Scores], list[list[NDArray[np.int64]]]]:
+    """Of each group the admissible widths, the mean score of each step, and the channels of each lane in their order.
+
+    Args:
+        groups: from `couple`.
+        scores: see `allocate`.
+        budget: its alignment and floors.
+        shares: see `allocate`.
+    """
+    asked = np.full(len(groups.groups), np.nan) if shares is None else shares
+    order = [_descending(group, scores) for group in groups.groups]
+    means = [
+        _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
+    ]
+    aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
+    least = [least_width(group, budget, share) for group, share in zip(groups.groups, asked, strict=True)]
+    steps = [admissible_widths(g.widths, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
+    return steps, means, order
 
 
 def _nothing_to_remove(groups: Groups) -> UserError:

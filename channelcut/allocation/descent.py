@@ -27,28 +27,13 @@ def descend(losses: Sequence[Values], steps: Sequence[Widths], cost: Cost, limit
         cost: of the network, as a function of the widths.
         limit: what it may be.
     """
-    descent = _Descent(losses, steps, cost)
-    places = np.array([len(step) - 1 for step in steps], dtype=np.int64)
-    now = cost(descent.widths(places))
-    heap = [entry for g in range(len(steps)) if (entry := descent.entry(g, places, now)) is not None]
-    heapq.heapify(heap)
-    while now > limit and heap:
-        _, group = heapq.heappop(heap)
-        fresh = descent.entry(group, places, now)
-        if fresh is None:
-            continue
-        if heap and fresh > heap[0]:
-            heapq.heappush(heap, fresh)
-            continue
-        places[group] -= 1
-        now = cost(descent.widths(places))
-        after = descent.entry(group, places, now)
-        if after is not None:
-            heapq.heappush(heap, after)
-    return descent.widths(descent.filled(places, limit))
+    descent = Descent(losses, steps, cost)
+    return descent.widths(descent.filled(descent.down(limit), limit))
 
 
-class _Descent:
+class Descent:
+    """Steps down and up in the widths of one network, by the cost itself."""
+
     def __init__(self, losses: Sequence[Values], steps: Sequence[Widths], cost: Cost) -> None:
         self.losses, self.steps, self.cost = losses, steps, cost
 
@@ -56,7 +41,28 @@ class _Descent:
         """The widths at these places."""
         return np.array([step[i] for step, i in zip(self.steps, places, strict=True)], dtype=np.int64)
 
-    def entry(self, group: int, places: Widths, now: float) -> tuple[float, int] | None:
+    def down(self, limit: float) -> Widths:
+        """The places that are reached from full width."""
+        places = np.array([len(step) - 1 for step in self.steps], dtype=np.int64)
+        now = self.cost(self.widths(places))
+        heap = [entry for g in range(len(places)) if (entry := self._entry(g, places, now)) is not None]
+        heapq.heapify(heap)
+        while now > limit and heap:
+            _, group = heapq.heappop(heap)
+            fresh = self._entry(group, places, now)
+            if fresh is None:
+                continue
+            if heap and fresh > heap[0]:
+                heapq.heappush(heap, fresh)
+                continue
+            places[group] -= 1
+            now = self.cost(self.widths(places))
+            after = self._entry(group, places, now)
+            if after is not None:
+                heapq.heappush(heap, after)
+        return places
+
+    def _entry(self, group: int, places: Widths, now: float) -> tuple[float, int] | None:
         """The loss per unit saved of a group's next step and the group; None where it has none, or saves nothing."""
         if places[group] == 0:
             return None

@@ -21,6 +21,9 @@ from channelcut.cost.protocol import Pairwise
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
 
+NODES = 500  # after which HiGHS stops with what it has: the same on every machine
+SECONDS = 120.0  # a guard alone, which a machine should never come to
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -56,14 +59,13 @@ def size(counts: Sequence[int], cost: Pairwise) -> int:
     return sum(counts) + sum(counts[g] * counts[h] for g, h in cost.pairs)
 
 
-def integer_program(losses: Sequence[Values], cost: Pairwise, limit: float, seconds: float, gap: float) -> Whole:
+def integer_program(losses: Sequence[Values], cost: Pairwise, limit: float, gap: float) -> Whole:
     """The least loss within the limit.
 
     Args:
         losses: of each group at each of its widths.
         cost: the same, over groups and pairs of them.
         limit: what the cost may be.
-        seconds: after which HiGHS stops with what it has.
         gap: the relative distance from the bound at which it may stop.
     """
     counts = [len(values) for values in losses]
@@ -96,7 +98,7 @@ def integer_program(losses: Sequence[Values], cost: Pairwise, limit: float, seco
             LinearConstraint(matrix.tocsr(), right, right),
             LinearConstraint(np.concatenate(price)[None, :], -np.inf, (limit - cost.constant) / scale),
         ],
-        options={"time_limit": seconds, "mip_rel_gap": gap},
+        options={"node_limit": NODES, "time_limit": SECONDS, "mip_rel_gap": gap},
     )
     bound = -np.inf if found.mip_dual_bound is None else float(found.mip_dual_bound) * units
     if found.x is None:

@@ -12,7 +12,8 @@ A loss is a table for each group; the cost is one for each group and each pair o
    looked at as a whole, or solved by HiGHS to its end or to a bound (`integer`), where it is small enough.
 
 The gap is what the loss may be above the least one at most, as a share of it. Where a cost is no sum of pairs, all of
-this is done on its closest sum, and repeated with a limit that makes up for the difference at the solution.
+this is done on its closest sum, and repeated with a limit that makes up for the difference at the solution; what then
+still fits by the cost itself is filled up. The gap is that of the sum of pairs, which `method` says.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from channelcut.allocation.descent import Descent
 from channelcut.allocation.integer import enumerated, integer_program, size
 from channelcut.allocation.lagrangian import Dual, relax
 from channelcut.allocation.polish import polish, repair, widened
@@ -37,7 +39,11 @@ Places = NDArray[np.int64]
 BEST, ENOUGH = 1e-9, 1e-3  # the gap of a solution that is the best one, and one that is worth no integer program
 STARTS = 3  # solutions that are improved
 SMALL = 200_000  # combinations that are all looked at
-LARGEST, SECONDS = 6_000, 10.0  # variables of an integer program, and after how long it is given up: most need one
+LARGEST = 6_000  # variables of an integer program
+ROUNDS, CLOSE = (
+    4,
+    1e-3,
+)  # solutions for a cost that is no sum of pairs, and the part of the limit by which they may miss
 
 
 @dataclass(frozen=True)
@@ -94,27 +100,36 @@ def solve(program: Program) -> Solution | None:
         ([3, 3], 2.0, 0.0)
     """
     begin = perf_counter()
-    losses = finite(program.losses)
-    tables = program.cost.pairwise(program.steps)
+    losses, steps, cost = finite(program.losses), program.steps, program.cost
+    tables = cost.pairwise(steps)
     room = 1e-9 * abs(program.limit)
-    shift, best = 0.0, None
-    for _ in range(6):
+    shift, best, exact = 0.0, None, True
+    for _ in range(ROUNDS):
         found = _within(losses, tables, program.limit + room - shift)
         if found is None:
             break
-        widths = np.array([step[i] for step, i in zip(program.steps, found.places, strict=True)], dtype=np.int64)
-        price = program.cost(widths)
+        price = cost(_widths(steps, found.places))
         apart = price - tables.at(found.places.tolist())
-        if price <= program.limit + room and (best is None or found.loss < best[0].loss):
-            best = found, widths, price
-        if abs(apart - shift) <= room:
+        exact = exact and abs(apart) <= room
+        if price <= program.limit + room and (best is None or found.loss < best.loss):
+            best = found
+        if exact or abs(apart - shift) <= CLOSE * abs(program.limit):
             break
         shift = apart
-    if best is None:
+    if best is None and exact:
         return None
-    found, widths, price = best
-    gap = max(0.0, found.loss - found.bound) / found.loss if found.loss > 0 else 0.0
-    return Solution(widths, found.loss, price, min(found.bound, found.loss), gap, found.method, perf_counter() - begin)
+    if best is None or not exact:
+        best = _repaired(best, losses, program)
+        if best is None:
+            return None
+    widths = _widths(steps, best.places)
+    gap = max(0.0, best.loss - best.bound) / best.loss if best.loss > 0 else 0.0
+    spent = perf_counter() - begin
+    return Solution(widths, best.loss, cost(widths), min(best.bound, best.loss), gap, best.method, spent)
+
+
+def _widths(steps: Sequence[Widths], places: Places) -> Widths:
+    return np.array([step[i] for step, i in zip(steps, places, strict=True)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,19 @@ class _Found:
     loss: float
     bound: float
     method: str
+
+
+def _repaired(found: _Found | None, losses: Sequence[Values], program: Program) -> _Found | None:
+    """Places within the limit by a cost that is no sum of pairs: filled up, or descended to where there are none."""
+    descent = Descent(losses, program.steps, program.cost)
+    if found is None:
+        places, bound, method = descent.down(program.limit), 0.0, "descent"
+        if program.cost(descent.widths(places)) > program.limit * (1 + 1e-9):
+            return None
+    else:
+        places, bound, method = found.places, found.bound, f"{found.method} on the closest sum of pairs"
+    places = descent.filled(places, program.limit)
+    return _Found(places, loss_at(losses, places), bound, method)
 
 
 def _within(losses: Sequence[Values], tables: Pairwise, limit: float) -> _Found | None:
@@ -152,7 +180,7 @@ def _closed(losses: Sequence[Values], tables: Pairwise, limit: float, dual: Dual
     if prod(map(len, kept)) <= SMALL:
         chosen, bound, method = enumerated(part, fewer, limit), np.inf, "enumeration"
     elif gap > ENOUGH * loss and size([len(some) for some in kept], tables) <= LARGEST:
-        whole = integer_program(part, fewer, limit, SECONDS, BEST)
+        whole = integer_program(part, fewer, limit, BEST)
         chosen, bound, method = whole.places, whole.bound, "integer program"
     else:
         return relaxed

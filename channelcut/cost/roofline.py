@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -58,10 +59,10 @@ class Layer:
     full: tuple[float, float]
     sums: bool
 
-    def ms(self, device: Device, precision: str, cin: Values, cout: Values) -> Values:
-        """Its time with these channels, arrays of one shape."""
+    def ms(self, device: Device, precision: str, cin: Values, cout: Values, *, smooth: bool = False) -> Values:
+        """Its time with these channels, arrays of one shape; `smooth`: without rounding those that it reads."""
         tile = device.tiles[precision]
-        read, written = _up(cin, tile), _up(cout, tile)
+        read, written = cin if smooth else _up(cin, tile), _up(cout, tile)
         macs = self.each * (read if self.sums else 1.0) * written
         rate = device.rates[precision] if self.sums else device.plain
         if device.processors:
@@ -84,6 +85,11 @@ class RooflineCost:
     precision: str
     layers: tuple[Layer, ...]
     others: Values
+
+    @property
+    def step(self) -> int:
+        """The multiple of channels below which nothing is won."""
+        return self.device.tile(self.precision)
 
     def __call__(self, widths: Widths) -> float:
         """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""
@@ -112,8 +118,10 @@ class RooflineCost:
         pairs.add_linear(self.others)
         for layer in self.layers:
             readers, writers = (np.flatnonzero(form[1:]) for form in (layer.cin, layer.cout))
-            ms = lambda i, o, layer=layer: layer.ms(self.device, self.precision, i, o)  # noqa: E731
-            if len(set(readers) | set(writers)) <= 2:
+            few = len(set(readers) | set(writers)) <= 2
+            # Through steps that are rounded up a line would lie half a tile too high.
+            ms = partial(layer.ms, self.device, self.precision, smooth=not few)
+            if few:
                 pairs.add_exact(layer.cin, layer.cout, ms)
             elif len(writers) <= 1:
                 pairs.add_lines(layer.cin, layer.cout, ms, _SAMPLES)
@@ -161,18 +169,21 @@ def _layer(groups: Groups, work: Work, node: Node, width: int) -> Layer:
     """What a call with multiply-accumulates takes."""
     nodes = groups.graph.nodes
     read = [ref.index for ref in node.inputs if nodes[ref.index].kind != "state"]
-    weights = sum(_elements(nodes[ref.index]) for ref in node.inputs if nodes[ref.index].kind == "state")
+    state = [specs(nodes[ref.index].value)[0].shape for ref in node.inputs if nodes[ref.index].kind == "state"]
+    taps = prod(max(state, key=len)[2:]) if state else 1
     sums = len(work.columns) > 0
     columns = work.columns if sums else _channels(groups, read[0])
     rows = work.rows if len(work.rows) else _channels(groups, node.index)
-    full = float(len(columns)), float(len(rows))
+    # Channels of which none could go, such as an image's, are one extent that is fixed.
+    depth = float(len(columns)) if len(columns) > 1 or not sums else max(1.0, work.macs / _elements(node) / taps)
+    full = depth, float(len(rows))
     return Layer(
         name=f"{node.site.module or node.name}",
         each=work.macs / full[1] / (full[0] if sums else 1.0),
         positions=_elements(node) / full[1],
         reads=width * sum(map(_elements, (nodes[i] for i in read))),
         writes=width * _elements(node),
-        weights=width * weights,
+        weights=width * sum(map(prod, state)),
         cin=full[0] * _form(groups, columns),
         cout=full[1] * _form(groups, rows),
         full=full,
@@ -196,7 +207,7 @@ def _moved(groups: Groups, node: Node) -> Iterator[int]:
 
 
 def _elements(node: Node) -> int:
-    return sum(prod(spec.shape) for spec in specs(node.value))
+    return prod(specs(node.value)[0].shape)  # of several outputs the first: others are statistics and positions
 
 
 def _channels(groups: Groups, index: int) -> Ids:

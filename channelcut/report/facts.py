@@ -15,6 +15,9 @@ MIB = 2**20
 
 Writer = Callable[[float | None], str]
 
+_LIMITS = ("macs", "params", "latency", "latency_ms")
+_EXACT = 5e-6  # a gap of less is one of rounding
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -236,10 +239,20 @@ _APART = ("trials", "allocation")  # told in places of their own
 
 
 def options_of(report: Part) -> str:
-    """The options of the run in one line: `macs 0.5, align 8`."""
+    """The options of the run in one line: `macs 0.5 (the least loss, by enumeration), align 8`."""
     options = report.part("options")
     told = (name for name, value in options.data.items() if value is not None and name not in _APART)
-    return ", ".join(f"{name} {options.text(name)}" for name in told)
+    found = options.part("allocation")
+    beside = {name: f" ({allocation_words(found)})" for name in _LIMITS if found}
+    return ", ".join(f"{name} {options.text(name)}{beside.get(name, '')}" for name in told)
+
+
+def allocation_words(allocation: Part) -> str:
+    """How the widths under a limit were found, and how good they are: `within 0.02 % of the least loss, by ...`."""
+    method, gap = allocation.text("method"), allocation.number("gap")
+    if gap is None or gap >= 1:
+        return f"by {method}, without a bound"
+    return f"{'the least loss' if gap < _EXACT else f'within {100 * gap:.2g} % of the least loss'}, by {method}"
 
 
 def proof_word(proof: Part) -> str:
