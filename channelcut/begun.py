@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
 from channelcut.adapters import Adapter
+from channelcut.api import analyze
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.progress import Stopwatch
@@ -81,7 +82,11 @@ def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: S
     if prune.cost is not None or not prune.timed:
         return options
     threads, deploy = options.bench.threads, prune.deploy
-    cost = measure(model, example, threads=threads, table=options.table, deploy=deploy, progress=watch.progress)
+    coupling = {name: getattr(prune, name) for name in ("tracer", "grouped", "prunable_outputs", "entries")}
+    groups = analyze(model, example, **coupling)
+    cost = measure(
+        model, example, groups=groups, threads=threads, table=options.table, deploy=deploy, progress=watch.progress
+    )
     return replace(options, prune=replace(prune, cost=cost))
 
 

@@ -79,7 +79,10 @@ def test_help_and_import_are_light() -> None:
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["compress", "a:b", "--out", "o"], "Nothing says how much to keep. Give --macs, --params or --keep"),
+        (
+            ["compress", "a:b", "--out", "o"],
+            "Nothing says how much to keep. Give --latency, --latency-ms, --macs, --params or --keep",
+        ),
         (["compress", "--macs", "0.5"], "the following arguments are required: MODEL"),
         (["compress", "a:b", "--macs", "0.5", "--nms", "maybe"], "'maybe' is neither none, true nor false"),
         (["compress", "a:b", "--out", "o", "--macs", "0"], "--macs: '0' is no budget. Expected a share above 0"),

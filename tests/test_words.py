@@ -86,8 +86,9 @@ def test_one_idea_has_one_flag() -> None:
                 for name in option.option_strings:
                     kinds.setdefault(name, set()).add(getattr(option.type, "__name__", option.type))
     several = {name: found for name, found in kinds.items() if len(found) > 1}
-    # Lists where several are made: precisions and capabilities of `compress`, ranges of `build`, files of `convert`.
-    assert set(several) <= {"--precision", "--capability", "--batch", "--size", "--out", "--backend"}
+    # Lists where several are made: precisions and capabilities of `compress`, ranges of `build`, files of `convert`,
+    # budgets of `sweep`.
+    assert set(several) <= {"--precision", "--capability", "--batch", "--size", "--out", "--backend", "--latency"}
     for gone in ("--resolution", "--budget", "--multiple"):
         assert gone not in kinds
 

@@ -277,10 +277,11 @@ def read_floors(flags: Namespace) -> Budget:
     """The least widths, as a budget that asks for nothing."""
     from channelcut.allocation import Budget
 
-    return Budget(macs=1.0, align=_align(flags), min_keep=flags.min_keep, min_channels=flags.min_channels)
+    return Budget(macs=1.0, align=read_align(flags), min_keep=flags.min_keep, min_channels=flags.min_channels)
 
 
-def _align(flags: Namespace) -> int:
+def read_align(flags: Namespace) -> int:
+    """The multiple of `--align` where no target says more."""
     return ALIGN if flags.align == "auto" else int(flags.align)
 
 
@@ -331,7 +332,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         exclude=tuple(flags.exclude),
         min_channels=flags.min_channels,
         min_keep=flags.min_keep,
-        align=flags.align if _timed(flags) else _align(flags),
+        align=flags.align if _timed(flags) else read_align(flags),
         importance=flags.importance,
         calibration=flags.data,
         loss="library" if flags.labels else None,

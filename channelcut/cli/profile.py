@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from channelcut.cli import flags as groups
-from channelcut.cli.parsing import choice, positive
+from channelcut.cli.flags import ALIGN, read_align
+from channelcut.cli.parsing import alignment, choice, positive
 
 NAME = "profile"
 HELP = "Where the time goes: every layer before and after."
@@ -34,7 +35,11 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--cuda", choices=("bindings", "pycuda"), help="CUDA package; by default whichever imports")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
     parser.add_argument(
-        "--align", type=positive, default=8, metavar="N", help="what widths should be a multiple of (default 8)"
+        "--align",
+        type=alignment,
+        default="auto",
+        metavar="N|auto",
+        help=f"what widths should be a multiple of (default auto: {ALIGN})",
     )
 
 
@@ -54,10 +59,10 @@ def run(flags: Namespace) -> int:
     with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("profile"):
         files = flags.folder / ORIGINAL, flags.folder / PRUNED
         if flags.backend == "onnxruntime":
-            found = profile_pair(*files, runs=flags.runs, threads=flags.threads, multiple=flags.align)
+            found = profile_pair(*files, runs=flags.runs, threads=flags.threads, multiple=read_align(flags))
         else:
             options = EngineOptions(cuda=flags.cuda)
-            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=flags.align)
+            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=read_align(flags))
     write_json(flags.folder / "profile.json", found)
     write_atomically(flags.folder / "report.html", render_html(read_report(flags.folder)).encode())
     if flags.json:
