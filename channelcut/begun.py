@@ -8,11 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
-from channelcut.adapters import Adapter
+from channelcut.adapters import Adapter, adapter_of
 from channelcut.api import analyze
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.progress import Stopwatch
+from channelcut.cost import deployed_costs
+from channelcut.cost.devices import device_named
+from channelcut.cost.roofline import roofline
 from channelcut.latency.api import measure
 from channelcut.options import CompressOptions
 from channelcut.precision.convert import check_precisions
@@ -55,6 +58,8 @@ class Begun:
 def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
     """Open the model, evaluate it, and read what calibrates: what has to fail fails early."""
     deploy = options.prune.deploy
+    if options.target:
+        device_named(options.target).check(options.target_precision)
     with watch.stage("load"):
         model, example = source.open()
         owner, unheard = source.adapter(model)
@@ -77,13 +82,22 @@ def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
 
 
 def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: Stopwatch) -> CompressOptions:
-    """The options with what time is spent on, measured where a budget limits time and nothing says it yet."""
+    """The options with what time is spent on, where nothing says it yet.
+
+    By the description of the device that is named, else measured here where a budget limits time.
+    """
     prune = options.prune
-    if prune.cost is not None or not prune.timed:
+    if prune.cost is not None or not (prune.timed or options.target):
         return options
     threads, deploy = options.bench.threads, prune.deploy
     coupling = {name: getattr(prune, name) for name in ("tracer", "grouped", "prunable_outputs", "entries")}
-    groups = analyze(model, example, **coupling)
+    with watch.stage("cost"):
+        described = device_named(options.target) if options.target else None
+        groups = analyze(model, example, **coupling)
+    if described is not None:
+        groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+        found = roofline(groups, described, options.target_precision)
+        return replace(options, prune=replace(prune, cost=found))
     cost = measure(
         model, example, groups=groups, threads=threads, table=options.table, deploy=deploy, progress=watch.progress
     )

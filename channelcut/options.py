@@ -74,6 +74,9 @@ class CompressOptions:
     sparsify: epochs of a training before the cut that shrinks the channels to go, see `channelcut.sparsify`; 0: none.
         It learns from what the recovery does, and trains as `recovery` says.
     table: where the times of layers are kept, of a budget of time; None: see `channelcut.measure`.
+    target: the device that the network will run on, one of `cost.devices.DEVICES`: its tile is the alignment, and a
+        budget of time is planned by its roofline and not measured. Empty: this machine.
+    target_precision: what it will compute in there: `fp32`, `fp16` or `int8`.
     images: fields of `Preprocessing` that are asked for; the others are as the model's library says. Of no use where
         `prune` holds a whole `Preprocessing`.
     """
@@ -93,3 +96,5 @@ class CompressOptions:
     sparsify: int = 0
     images: Mapping[str, Any] = field(default_factory=dict)
     table: Path | None = None
+    target: str = ""
+    target_precision: str = "fp16"

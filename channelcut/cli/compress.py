@@ -6,8 +6,8 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from channelcut.cli import budget_flags, parsing, recovery_flags
 from channelcut.cli import flags as groups
-from channelcut.cli import parsing, recovery_flags
 
 NAME = "compress"
 HELP = "Prune, prove, compensate or recover, export, build, measure, report."
@@ -108,6 +108,7 @@ def run(flags: Namespace) -> int:
     from channelcut.report import print_report
 
     prune = groups.read_prune(flags)
+    target, precision = budget_flags.read_target(flags)
     source = groups.read_model(flags)
     out = flags.out or Path(f"{parsing.stem(flags.model)}-pruned")
     options = CompressOptions(
@@ -123,6 +124,8 @@ def run(flags: Namespace) -> int:
         **recovery_flags.read(flags),
         images=groups.read_images(flags),
         table=flags.table,
+        target=target,
+        target_precision=precision,
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The budget .* is met already")  # a note of the report says it

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from channelcut.cli import parsing
+from channelcut.cli import budget_flags, parsing
 from channelcut.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def read_deploy(flags: Namespace) -> Deploy:
 def add_allocation(parser: ArgumentParser) -> None:
     """How much is kept, and of which layers."""
     group = parser.add_argument_group("what is kept (one budget is needed)")
-    add_budgets(group)
+    budget_flags.add_budgets(group)
     add_choice(group)
 
 
@@ -205,50 +205,6 @@ def add_choice(group: Any) -> None:
         help="keep the size of what survives under weight norms and behind means over channels (default auto: where "
         "--data shows that the outputs come closer to the original's)",
     )
-
-
-def add_table(group: Any) -> None:
-    """Where times are kept."""
-    group.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        help="where the times of layers are kept, of a budget of time (default: see channelcut measure)",
-    )
-
-
-def add_budgets(group: Any) -> None:
-    """How much is kept."""
-    budget = group.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--latency",
-        type=parsing.share,
-        metavar="SHARE",
-        help="share of the time to keep, as measured here: layers are timed first, and cuts until one meets it",
-    )
-    budget.add_argument(
-        "--latency-ms", type=parsing.milliseconds, metavar="MS", help="the same in milliseconds, such as 4.5"
-    )
-    budget.add_argument(
-        "--macs",
-        type=parsing.amount,
-        metavar="SHARE|N",
-        help="multiply-accumulates to keep: a share such as 0.5, or a number such as 1.5e9 or 1.5G",
-    )
-    budget.add_argument(
-        "--params", type=parsing.amount, metavar="SHARE|N", help="parameters to keep: a share, or a number such as 2M"
-    )
-    group.add_argument(
-        "--keep",
-        type=parsing.keep,
-        action="append",
-        default=[],
-        metavar="[PATTERN=]SHARE",
-        help="share of every group's channels to keep, or with PATTERN= of the modules or parameters so called; beside "
-        "--macs or --params the least share that PATTERN keeps; may be repeated, and where patterns overlap the last "
-        "wins",
-    )
-    add_table(group)
 
 
 def add_floors(group: Any) -> None:
@@ -332,7 +288,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         exclude=tuple(flags.exclude),
         min_channels=flags.min_channels,
         min_keep=flags.min_keep,
-        align=flags.align if _timed(flags) else read_align(flags),
+        align=flags.align if _timed(flags) or vars(flags).get("target") else read_align(flags),
         importance=flags.importance,
         calibration=flags.data,
         loss="library" if flags.labels else None,

@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from channelcut.cli import budget_flags, parsing, recovery_flags
 from channelcut.cli import flags as groups
-from channelcut.cli import parsing, recovery_flags
 
 NAME = "sweep"
 HELP = "Prune to several shares of the time, and put accuracy beside latency."
@@ -32,7 +32,7 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="LOW:HIGH:N",
         help="shares of the time: 0.3:0.9:7 for seven from 0.3 to 0.9, or some joined by commas",
     )
-    groups.add_table(group)
+    budget_flags.add_table(group)
     groups.add_choice(group)
     parser.set_defaults(keep=[], macs=None, params=None, latency_ms=None, prove="whole")
     groups.add_coupling(parser)
