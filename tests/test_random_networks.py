@@ -18,7 +18,7 @@ import channelcut as cc
 
 settings.register_profile(
     "ci",
-    max_examples=60,
+    max_examples=40,
     derandomize=True,
     deadline=None,
     print_blob=True,
@@ -67,9 +67,9 @@ def test_every_kind_is_drawn() -> None:
 
 def test_most_networks_are_really_cut() -> None:
     """Refusals alone would pass every other test here."""
-    outcomes = [check(seeded(i), options_of(i)) for i in range(10_000, 10_040)]
-    assert sum(o.status == "proven" for o in outcomes) > 20
-    assert sum(o.checked for o in outcomes) > 5
+    outcomes = [check(seeded(i), options_of(i)) for i in range(10_000, 10_024)]
+    assert sum(o.status == "proven" for o in outcomes) > 12
+    assert sum(o.checked for o in outcomes) > 3
 
 
 def test_a_description_can_be_pasted_and_stored() -> None:
