@@ -147,7 +147,7 @@ class _Loop:
         try:
             return self.scored.planned(replace(self.budget, latency=min(asked, 1.0)), self.watch)
         except BudgetError as error:
-            if self.cuts or error.nearest is None:
+            if error.nearest is None:
                 return None
             return self.scored.planned(replace(self.budget, latency=error.nearest), self.watch)
 

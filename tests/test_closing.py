@@ -108,6 +108,14 @@ def test_a_budget_out_of_reach_names_the_nearest_that_was_measured() -> None:
         closed(scored(model), Budget(latency=0.3), Machine(model, lambda w, _: 0.6 + 0.4 * w), Stopwatch())
 
 
+def test_the_least_widths_are_timed_before_a_budget_is_refused() -> None:
+    model = network()
+    machine = Machine(model, lambda w, _: w**0.5)
+    with pytest.raises(cc.BudgetError, match=r"2 plans were built and timed.*is latency=0\.6[0-4]"):
+        closed(scored(model), Budget(latency=0.5, min_keep=0.6), machine, Stopwatch())
+    assert machine.calls[0] > machine.calls[1] > 0.5
+
+
 def test_a_plan_that_is_no_faster_is_made_again_with_coarser_widths() -> None:
     model = network()
     machine = Machine(model, lambda w, found: w if all(c % 16 == 0 for c in found) else 1.2)
