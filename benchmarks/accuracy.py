@@ -202,7 +202,11 @@ def opened(name: str, folder: Path) -> Network:
     """A network of the table by its name."""
     if name == "resnet56":
         return resnet56()
-    return ultralytics(name, data_folder(folder)) if name in ULTRALYTICS else detector(name)
+    if name not in ULTRALYTICS:
+        return detector(name)
+    own = folder / name  # one data set a network, which several in one run would write over
+    own.mkdir(exist_ok=True)
+    return ultralytics(name, data_folder(own))
 
 
 class Rows:
