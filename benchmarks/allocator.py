@@ -30,7 +30,7 @@ import channelcut as cc
 from benchmarks.ultralytics_map import coco_model
 from benchmarks.zoo.data import coco128, fit_image, require_assets
 from benchmarks.zoo.registry import ENTRIES
-from channelcut.adapters import adapter_of
+from channelcut.adapters import deployed_groups
 from channelcut.allocation import Budget, allocate
 from channelcut.allocation.budget import steps_and_means
 from channelcut.allocation.descent import descend
@@ -42,7 +42,7 @@ from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.progress import Stopwatch
-from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.protocol import WidthCost
 from channelcut.cost.roofline import roofline
@@ -135,7 +135,7 @@ def rows_of(name: str, known: Sequence[str]) -> Iterator[tuple[str, dict[str, An
         return
     case = NETWORKS[name]()
     groups = cc.analyze(case.model, case.example)
-    groups = deployed_costs(case.model, groups, DEFAULT, adapter_of(case.model).undeployed(case.model, DEFAULT))
+    groups = deployed_groups(case.model, groups, DEFAULT)
     batches: list[Inputs] = [] if case.images is None else [((part,), {}) for part in torch.split(case.images, 16)]
     criterion = Criterion("l2" if case.images is None else "fisher", batches)
     scores = criterion.scored(case.model, groups, Stopwatch()).values

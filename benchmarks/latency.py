@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.adapters import adapter_of, deployed_form
+from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.allocation import admissible_widths
 from channelcut.allocation.steps import width_alignment
 from channelcut.bench.environment import environment
@@ -37,7 +37,7 @@ from channelcut.core.deployed import DEFAULT
 from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.quiet import quietly
-from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 from channelcut.cost.measured import MeasuredCost
@@ -131,8 +131,7 @@ class Network:
     def __init__(self, name: str, table: Path | None, clock: LayerClock, seconds: float | None) -> None:
         self.model, self.example = opened(name)
         groups = cc.analyze(self.model, self.example)
-        gone = adapter_of(self.model).undeployed(self.model, DEFAULT)
-        self.groups = deployed_costs(self.model, groups, DEFAULT, gone)
+        self.groups = deployed_groups(self.model, groups, DEFAULT)
         self.clock, start = clock, time.perf_counter()
         options = MeasureOptions() if seconds is None else MeasureOptions(limit_s=seconds)
         self.cost: MeasuredCost = cc.measure(

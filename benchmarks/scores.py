@@ -29,7 +29,7 @@ import channelcut as cc
 from benchmarks.zoo import ultralytics_coco
 from benchmarks.zoo.data import cifar10, coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, Entry
-from channelcut.adapters import adapter_of
+from channelcut.adapters import deployed_groups
 from channelcut.adapters.ultralytics.weighing import detections
 from channelcut.allocation import Budget, allocate
 from channelcut.bench.environment import environment
@@ -43,7 +43,7 @@ from channelcut.core.labels import Targets
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.tensors import named_tensors
-from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost import network_costs
 from channelcut.cutting import cut, make_plan
 from channelcut.labelled import targets_of
 from channelcut.ranking import Criterion
@@ -98,9 +98,8 @@ def case(name: str) -> Case:
     images = entry.calibration(CIFAR_IMAGES if classifies else IMAGES)
     data: Any = cifar10("train", TRAINING) if classifies else list(coco128("train", 128))[IMAGES:]
     groups = cc.analyze(model, images[:1])
-    gone = adapter_of(model).undeployed(model, DEFAULT)
     batches: list[Inputs] = [((part,), {}) for part in torch.split(images, 32)]
-    return Case(name, entry, model, deployed_costs(model, groups, DEFAULT, gone), batches, data)
+    return Case(name, entry, model, deployed_groups(model, groups, DEFAULT), batches, data)
 
 
 def rows_of(case: Case, criterion: str, budgets: Sequence[float]) -> Any:

@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
-from channelcut.adapters import Adapter, adapter_of
+from channelcut.adapters import Adapter, deployed_groups
 from channelcut.api import analyze
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.progress import Stopwatch
-from channelcut.cost import deployed_costs
 from channelcut.cost.devices import device_named
 from channelcut.cost.roofline import roofline
 from channelcut.latency.api import measure
@@ -95,8 +94,7 @@ def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: S
         described = device_named(options.target) if options.target else None
         groups = analyze(model, example, **coupling)
     if described is not None:
-        groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
-        found = roofline(groups, described, options.target_precision)
+        found = roofline(deployed_groups(model, groups, deploy), described, options.target_precision)
         return replace(options, prune=replace(prune, cost=found))
     cost = measure(
         model, example, groups=groups, threads=threads, table=options.table, deploy=deploy, progress=watch.progress

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from channelcut.adapters import adapter_of
+from channelcut.adapters import deployed_groups
 from channelcut.allocation import LIMITS, Budget, allocate, excluded, kept_shares
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import UserError
@@ -21,7 +21,7 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.specs import InputSpec
 from channelcut.core.tensors import named_tensors
 from channelcut.core.unused import sizes, unused_modules
-from channelcut.cost import deployed_costs, network_costs
+from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.protocol import WidthCost
 from channelcut.cutting import PlanContext
@@ -85,9 +85,9 @@ class Ranked:
             return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
 
 
-def alignment(align: int | str, cost: WidthCost | None, otherwise: int = 1) -> int:
+def alignment(align: int | str, cost: WidthCost | None) -> int:
     """The multiple of kept widths that is meant: of `auto` the step of what time is spent on, where that is known."""
-    return int(getattr(cost, "step", otherwise)) if align == AUTO else cast(int, align)  # a budget checks it
+    return int(getattr(cost, "step", 1)) if align == AUTO else cast(int, align)  # a budget checks it
 
 
 def ranked(
@@ -115,7 +115,7 @@ def ranked(
     """
     check_fits(model, groups)
     check_named(output_paths([groups.graph]), deploy.outputs, "outputs")
-    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+    groups = deployed_groups(model, groups, deploy)
     held = excludes(exclude)
     groups = excluded(model, groups, held)
     shares = kept_shares(model, groups, keep) if isinstance(keep, Mapping) else None

@@ -66,10 +66,8 @@ def cut_within(
         UserError: a budget of time comes without `cost`.
         BudgetError: the budget cannot be met, in measurement either.
     """
-    if not budget.timed:
-        plan = scored.planned(budget, watch)
-        return plan, applied(scored.model, plan, watch)
-    scored, target = scored.timed(cost), getattr(cost, "target", None)
+    scored = scored.timed(cost) if budget.timed else scored
+    target = getattr(cost, "target", None) if budget.timed else None
     if target is None or budget.in_shares(scored.whole_ms).latency == 1:  # predicted alone, or met by the original
         plan = scored.planned(budget, watch)
         return plan, applied(scored.model, plan, watch)

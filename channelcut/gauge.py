@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from channelcut.adapters import adapter_of
+from channelcut.adapters import deployed_form
 from channelcut.bench.engines import Comparison, measure_files
 from channelcut.bench.measure import BenchOptions
 from channelcut.core.deployed import DEFAULT, Deploy
@@ -80,8 +80,8 @@ class Gauge(AbstractContextManager["Gauge"]):
     def _written(self, model: nn.Module, name: str) -> Path:
         path = self._path(name)
         with self.watch.stage("export"):
-            owner = adapter_of(self.model)
-            onnx_from_deployed(owner.deployed(model, positional_inputs(model, self.example), self.deploy), path)
+            form = deployed_form(model, positional_inputs(model, self.example), self.deploy)
+            onnx_from_deployed(form, path)
         return path
 
     def _path(self, name: str) -> Path:

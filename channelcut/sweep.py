@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from channelcut.adapters import adapter_of
-from channelcut.begun import Begun, begin, deployed_as
+from channelcut.begun import Begun, begin
 from channelcut.bench.environment import environment
-from channelcut.bench.onnx import measure_onnx
-from channelcut.compress import ORIGINAL, finished
+from channelcut.compress import finished
 from channelcut.core.checked import read_json, write_json
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.measurement import Measurement
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cutting.storage import fresh_folder
-from channelcut.gauge import ratio_of
-from channelcut.onnx_out.deployed import onnx_from_deployed
+from channelcut.gauge import Gauge, ratio_of
 from channelcut.options import CompressOptions
 from channelcut.report.front import render_front
 from channelcut.sources import Source
@@ -83,10 +80,13 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
         if not any(point["name"] == name for point in known):
             points.append(_cut(source, begun, target, out / name, progress))
             _write(out, content, points)
-    for other in options.beside:
-        if not any(point["name"] == other.name for point in known):
-            points.append(_beside(other, begun, watch))
-            _write(out, content, points)
+    missing = [other for other in options.beside if not any(point["name"] == other.name for point in known)]
+    if missing:
+        deploy, bench = begun.options.prune.deploy, begun.options.bench
+        with Gauge(begun.model, begun.example, deploy, bench=bench, watch=watch) as gauge:
+            for other in missing:
+                points.append(_beside(other, begun, gauge, watch))
+                _write(out, content, points)
     _write(out, content, points)
     return content | {"points": points}
 
@@ -146,49 +146,37 @@ def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progr
             report = finished(source, mine, folder, out, watch)
     except BudgetError as error:
         return found | {"refused": str(error)}
-    measured, plan = report["measurement"], report["options"]
     rows = [row for row in report.get("accuracy", {}).get("rows", []) if row["network"] == "pruned"]
     restored = [row["metrics"] for row in rows if row["metrics"]]
-    wall = {"estimate": measured["ratio"], "low": measured["ratio_low"], "high": measured["ratio_high"]}
-    ratio = measured["thread"] or wall
-    return found | {
+    return found | _timed(Measurement.from_dict(report["measurement"])) | {
         "folder": out.name,
-        "ratio": ratio["estimate"], "low": ratio["low"], "high": ratio["high"],
-        "ms": measured["candidate"]["statistics"]["median_ms"],
-        "plans": len(plan.get("trials", [])),
+        "plans": len(report["options"].get("trials", [])),
         "macs": report["cost"]["after"]["macs"] / report["cost"]["before"]["macs"],
-        "kept_importance": plan.get("kept_importance"),
         "metrics": restored[-1] if restored else {},
     }  # fmt: skip
 
 
-def _beside(other: Source, begun: Begun, watch: Stopwatch) -> dict[str, Any]:
+def _timed(measured: Measurement) -> dict[str, float]:
+    """What a point says of its time beside the original."""
+    ratio = ratio_of(measured)
+    return {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": measured.candidate.median_ms}
+
+
+def _beside(other: Source, begun: Begun, gauge: Gauge, watch: Stopwatch) -> dict[str, Any]:
     """A network as it is, timed and evaluated as the original was; or why it cannot be."""
     found: dict[str, Any] = {"name": other.name, "kind": "beside"}
     try:
         with watch.stage("load"):
             model, _ = other.open()
-        form = deployed_as(adapter_of(model), model, begun.example, begun.options.prune.deploy)
-        with tempfile.TemporaryDirectory() as name:
-            files = Path(name) / ORIGINAL, Path(name) / "beside.onnx"
-            with watch.stage("export"):
-                for form_, path in zip((begun.form, form), files, strict=True):
-                    onnx_from_deployed(form_, path)
-            with watch.stage("bench"):
-                measured = measure_onnx(*files, begun.options.bench)
-        metrics: Mapping[str, Any] = {}
+        timed, metrics = _timed(gauge(model)), {}
         if begun.evaluations is not None:
             evaluations = copy.copy(begun.evaluations)
             evaluations.rows = []
             evaluations.add("evaluate", [(other.name, "module", model)])
-            metrics = evaluations.rows[0]["metrics"]
+            metrics = dict(evaluations.rows[0]["metrics"])
     except UserError as error:
         return found | {"refused": str(error)}
-    ratio = ratio_of(measured)
-    return found | {
-        "ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": measured.candidate.median_ms,
-        "metrics": dict(metrics),
-    }  # fmt: skip
+    return found | timed | {"metrics": metrics}
 
 
 def _write(out: Path, content: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:

@@ -15,6 +15,8 @@ from channelcut.adapters.ultralytics.adapter import Ultralytics
 from channelcut.adapters.ultralytics.data import calibration_images, is_data_set
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
+from channelcut.core.groups import Groups
+from channelcut.cost import deployed_costs
 from channelcut.recovery.images import Preprocessing, load_images
 
 # The first that owns a network has it.
@@ -29,6 +31,11 @@ def adapter_of(model: nn.Module) -> Adapter:
 def deployed_form(model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, dynamic: bool = False) -> Deployed:
     """What of a network runs in production, see `Adapter.deployed`."""
     return adapter_of(model).deployed(model, inputs, deploy, dynamic=dynamic)
+
+
+def deployed_groups(model: nn.Module, groups: Groups, deploy: Deploy) -> Groups:
+    """The groups of a network with the work of its deployed form alone, see `cost.deployed_costs`."""
+    return deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
 
 
 def images_of(

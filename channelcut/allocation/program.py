@@ -40,10 +40,8 @@ BEST, ENOUGH = 1e-9, 1e-3  # the gap of a solution that is the best one, and one
 STARTS = 3  # solutions that are improved
 SMALL = 200_000  # combinations that are all looked at
 LARGEST = 6_000  # variables of an integer program
-ROUNDS, CLOSE = (
-    4,
-    1e-3,
-)  # solutions for a cost that is no sum of pairs, and the part of the limit by which they may miss
+ROUNDS = 4  # solutions for a cost that is no sum of pairs
+CLOSE = 1e-3  # the part of the limit by which they may miss
 
 
 @dataclass(frozen=True)

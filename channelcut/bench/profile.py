@@ -25,10 +25,10 @@ from channelcut.onnx_out.files import load_onnx
 from channelcut.onnx_out.runtime import onnxruntime, session_from_model
 
 FORMAT = "channelcut-profile-1"
-_WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 _FUSED = {"Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "Add", "Sum"}
 _NOTABLE = 0.01
-_SUFFIX = "_kernel_time"
+SUFFIX = "_kernel_time"
 
 
 def profile_pair(
@@ -104,20 +104,25 @@ def machine_balance(threads: int = 1) -> dict[str, float]:
 
 def layer_times(path: Path, runs: int, threads: int = 1) -> dict[str, dict[str, Any]]:
     """Median microseconds, operator, MACs, bytes moved and output width by layer, from ONNX Runtime's profiler."""
-    ort = onnxruntime()
     inputs, _ = inputs_for(load(path), 1, seed=0)
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for _ in range(runs + 3):
-            session.run(None, inputs)
-        events = json.loads(Path(session.end_profiling()).read_text())
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    events = profiled(path, inputs, runs + 3, options)
     names, weights = layers_of(path)
     return layers_from_events(events, names, weights, skip=3)
+
+
+def profiled(path: Path, inputs: Mapping[str, Any], runs: int, options: Any) -> list[dict[str, Any]]:
+    """Run a file and return the events of ONNX Runtime's profiler; `options`: of the session."""
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for _ in range(runs):
+            session.run(None, inputs)
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
+    return events
 
 
 def layers_from_events(
@@ -135,8 +140,8 @@ def layers_from_events(
     facts: dict[str, dict[str, Any]] = {}
     for event in events:
         node = event.get("name", "")
-        if event.get("cat") == "Node" and node.endswith(_SUFFIX):
-            node = node.removesuffix(_SUFFIX)
+        if event.get("cat") == "Node" and node.endswith(SUFFIX):
+            node = node.removesuffix(SUFFIX)
             times[node].append(float(event["dur"]))
             facts[node] = event["args"]
     layers: dict[str, dict[str, Any]] = {}
@@ -149,7 +154,7 @@ def layers_from_events(
         shape = (weights or {}).get(layer)
         row["macs"] += _macs(op, arguments, shape)
         row["bytes"] += sum(int(arguments.get(k, 0)) for k in ("activation_size", "parameter_size", "output_size"))
-        if op in _WEIGHTED:
+        if op in WEIGHTED:
             row["width"] = _width(op, _shapes(arguments, "output_type_shape"), shape)
     for row in layers.values():
         row["intensity"] = 2 * row["macs"] / max(row["bytes"], 1)
@@ -157,7 +162,7 @@ def layers_from_events(
 
 
 def _layer_of(node: str, op: str, names: Mapping[str, str]) -> str:
-    if op in _WEIGHTED:
+    if op in WEIGHTED:
         for name in (node, node.removesuffix("_nchwc"), node.partition("/")[0]):
             if name in names:
                 return names[name]
@@ -173,7 +178,7 @@ def layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for node in graph.node:
         read = [i for i in node.input[1:] if i in weights]
-        if node.op_type in _WEIGHTED:
+        if node.op_type in WEIGHTED:
             layer = (read[0].rpartition(".")[0] or read[0]).removeprefix("model.") if read else node.name
             if read and "Conv" in node.op_type:
                 shapes[layer] = weights[read[0]]
@@ -187,7 +192,7 @@ def layers_of(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
 
 def _macs(op: str, arguments: Mapping[str, Any], weight: tuple[int, ...] | None) -> int:
     inputs, outputs = (_shapes(arguments, f"{side}_type_shape") for side in ("input", "output"))
-    if op not in _WEIGHTED or len(inputs) < 2 or not outputs:
+    if op not in WEIGHTED or len(inputs) < 2 or not outputs:
         return 0
     if "Conv" in op:
         # Every output value of a convolution sums over one filter; every input value of a transposed one feeds one.

@@ -253,8 +253,9 @@ def read_keep(flags: Namespace) -> float | dict[str, float] | None:
     """
     plain = [value for pattern, value in flags.keep if pattern is None]
     patterns = {pattern: value for pattern, value in flags.keep if pattern is not None}
-    limits = ("macs", "params", "latency", "latency_ms")
-    budget = next((f"--{name.replace('_', '-')}" for name in limits if getattr(flags, name) is not None), None)
+    from channelcut.allocation import LIMITS
+
+    budget = next((f"--{name.replace('_', '-')}" for name in LIMITS if getattr(flags, name) is not None), None)
     if budget is None and not flags.keep:
         raise UserError(
             "Nothing says how much to keep. Give --latency, --latency-ms, --macs, --params or --keep, such as "
@@ -288,7 +289,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         exclude=tuple(flags.exclude),
         min_channels=flags.min_channels,
         min_keep=flags.min_keep,
-        align=flags.align if _timed(flags) or vars(flags).get("target") else read_align(flags),
+        align=flags.align if _timed(flags) or flags.target else read_align(flags),
         importance=flags.importance,
         calibration=flags.data,
         loss="library" if flags.labels else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from channelcut.cli import budget_flags, parsing, recovery_flags
 from channelcut.cli import flags as groups
@@ -34,7 +33,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     budget_flags.add_table(group)
     groups.add_choice(group)
-    parser.set_defaults(keep=[], macs=None, params=None, latency_ms=None, prove="whole")
+    parser.set_defaults(keep=[], macs=None, params=None, latency_ms=None, target="", prove="whole")
     groups.add_coupling(parser)
     groups.add_deploy(parser)
     recovery_flags.add(parser)
@@ -64,6 +63,8 @@ def run(flags: Namespace) -> int:
     from channelcut.bench.measure import BenchOptions
     from channelcut.cli.console import Bars, console, print_json, printing_to_stderr
     from channelcut.options import CompressOptions
+    from channelcut.report.front import front_rows
+    from channelcut.report.terminal import listed
     from channelcut.sweep import SweepOptions, sweep
 
     flags.latency = flags.targets[0]
@@ -85,23 +86,7 @@ def run(flags: Namespace) -> int:
     if flags.json:
         print_json(found)
     elif not flags.quiet:
-        print_front(found, console())
-        console().print(f"Front: {out / 'sweep.html'}", soft_wrap=True)
+        screen = console()
+        screen.print(listed(*front_rows(found["points"]), screen))
+        screen.print(f"Front: {out / 'sweep.html'}", soft_wrap=True)
     return 0
-
-
-def print_front(found: dict[str, Any], out: Any) -> None:
-    """The points as a table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from channelcut.report.front import front_rows
-
-    heads, rows = front_rows(found["points"])
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(heads):
-        table.add_column(name, justify="right" if place > 1 else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    out.print(table)

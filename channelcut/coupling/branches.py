@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from channelcut.core.graph import Graph, Node, Ref, refs, specs
+from channelcut.core.graph import Graph, Node, Ref, specs
 from channelcut.core.schema import bound_arguments
 from channelcut.ops.registry import op
 
@@ -34,7 +34,7 @@ def residual_blocks(graph: Graph) -> tuple[Block, ...]:
     nodes = [node for node in graph.nodes if node.kind == "call"]
     readers: dict[int, list[int]] = {}
     for node in graph.nodes:
-        for ref in node.inputs if node.kind == "call" else refs(node.args) if node.kind == "output" else ():
+        for ref in node.inputs:
             readers.setdefault(ref.index, []).append(node.index)
     found = {}
     for path in dict.fromkeys(path for node in nodes for path in _above(node.site.module)):

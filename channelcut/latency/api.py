@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from channelcut.adapters import adapter_of, deployed_form
+from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.api import analyze
 from channelcut.bench.layers.clock import MeasureOptions
 from channelcut.core.deployed import DEFAULT, Deploy
@@ -18,7 +18,6 @@ from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import check_kind, check_network, check_values, positional_inputs
 from channelcut.core.progress import Progress, Stopwatch
-from channelcut.cost import deployed_costs
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.table import Table
 from channelcut.latency.clocks import clock_of
@@ -90,7 +89,7 @@ def measure(
     clock = clock_of(backend, threads, precision)
     times = Table.open(clock.target(), None if table is None else Path(table))
     watch = Stopwatch(progress)
-    groups = deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+    groups = deployed_groups(model, groups, deploy)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deployed.onnx"
         with watch.stage("export"):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from channelcut.allocation import LIMITS
 from channelcut.core.errors import UserError
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.report.numbers import change, comparison, count, scaled, significant, unit
@@ -15,7 +16,6 @@ MIB = 2**20
 
 Writer = Callable[[float | None], str]
 
-_LIMITS = ("macs", "params", "latency", "latency_ms")
 _EXACT = 5e-6  # a gap of less is one of rounding
 
 
@@ -243,7 +243,7 @@ def options_of(report: Part) -> str:
     options = report.part("options")
     told = (name for name, value in options.data.items() if value is not None and name not in _APART)
     found = options.part("allocation")
-    beside = {name: f" ({allocation_words(found)})" for name in _LIMITS if found}
+    beside = {name: f" ({allocation_words(found)})" for name in LIMITS if found}
     return ", ".join(f"{name} {options.text(name)}{beside.get(name, '')}" for name in told)
 
 

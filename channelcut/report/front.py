@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from string import Template
 from typing import Any
 
 from channelcut.report.accuracy import metric_words
 from channelcut.report.charts import Axis, label, line, svg
-from channelcut.report.markup import Html, escaped, join, table, tag
+from channelcut.report.html import page
+from channelcut.report.markup import Html, table, tag
 from channelcut.report.overview import section
 
 _LEFT, _WIDTH, _TOP, _HEIGHT = 60.0, 620.0, 20.0, 300.0
@@ -26,20 +25,19 @@ def metric_of(points: Sequence[Mapping[str, Any]]) -> str:
 def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headers and text rows, the fastest last; a point that was refused says why."""
     metric = metric_of(points)
-    last = metric_words(metric) if metric else "Importance kept"
-    heads = ("Network", "", "Time", "95 % interval", "ms", "MACs", last)
+    heads = ("Network", "", "Time", "95 % interval", "ms", "MACs", *([metric_words(metric)] if metric else []))
     rows: list[tuple[str, ...]] = []
     for point in sorted(points, key=lambda p: -(p.get("ratio") or p.get("target") or 0.0)):
         start = (point["name"], _KINDS[point["kind"]])
         if "refused" in point:
-            rows.append((*start, point["refused"], "", "", "", ""))
+            rows.append((*start, point["refused"], *[""] * (len(heads) - 3)))
             continue
         interval = f"{point['low']:.3f} to {point['high']:.3f}" if "low" in point else ""
-        shown = (point.get("metrics") or {}).get(metric) if metric else point.get("kept_importance")
+        shown = (point.get("metrics") or {}).get(metric)
         macs = f"{point['macs']:.3f}" if point.get("macs") is not None else ""
         ms = f"{point['ms']:.2f}" if point.get("ms") is not None else ""
         value = "" if shown is None else f"{shown:.3f}"
-        rows.append((*start, f"{point['ratio']:.3f}", interval, ms, macs, value))
+        rows.append((*start, f"{point['ratio']:.3f}", interval, ms, macs, *([value] if metric else [])))
     return heads, rows
 
 
@@ -77,7 +75,6 @@ def render_front(content: Mapping[str, Any]) -> str:
     listed = table(heads, rows, "Points by time", range(2, len(heads)))
     lead = "Times are shares of the original's, each measured beside it in turns."
     drawn = section("front", "Front", tag("p", lead), front_chart(content["points"]), listed)
-    template = Template((resources.files("channelcut.report") / "template.html").read_text(encoding="utf-8"))
     name = str(content["model"])
     header = tag("header", tag("p", "channelcut sweep", class_="kicker"), tag("h1", name))
-    return template.substitute(title=escaped(name), header=header, navigation="", body=join([drawn.drawn()], "\n"))
+    return page(name, header, [drawn.drawn()])

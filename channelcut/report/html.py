@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from string import Template
 from typing import Any
@@ -41,13 +41,15 @@ def render_html(report: Mapping[str, Any]) -> str:
         evidence.seconds(content),
     ]
     sections = [section for section in found if section is not None]
+    title = content.text("model") or "Model without a name"
+    body = [overview.tiles(content, measurement), *(section.drawn() for section in sections)]
+    return page(title, overview.header(content, measurement), body, _navigation(sections))
+
+
+def page(title: str, header: Html, body: Iterable[str | None], navigation: str = "") -> str:
+    """One page that refers to nothing outside itself; `body` are its parts, None is nothing."""
     template = Template((resources.files("channelcut.report") / "template.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escaped(content.text("model") or "Model without a name"),
-        header=overview.header(content, measurement),
-        navigation=_navigation(sections),
-        body=join([overview.tiles(content, measurement), *(section.drawn() for section in sections)], "\n"),
-    )
+    return template.substitute(title=escaped(title), header=header, navigation=navigation, body=join(body, "\n"))
 
 
 def _navigation(sections: Sequence[Section]) -> Html:

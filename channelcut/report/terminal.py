@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -133,8 +133,13 @@ def _accuracy(report: Part, console: Console) -> Table | None:
     heads, rows = accuracy_rows(report)
     if not rows:
         return None
-    title = _shown(f"Accuracy: {accuracy_words(report)}", console)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    return listed(heads, rows, console, f"Accuracy: {accuracy_words(report)}")
+
+
+def listed(heads: Sequence[str], rows: Iterable[Sequence[str]], console: Console, title: str = "") -> Table:
+    """Text rows as a table of the terminal: two columns of words, then numbers."""
+    shown = _shown(title, console) if title else None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=shown, title_justify="left")
     for place, name in enumerate(heads):
         table.add_column(name, justify="right" if place > 1 else "left", overflow="fold")
     for row in rows:

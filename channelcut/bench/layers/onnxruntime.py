@@ -10,7 +10,6 @@ With one thread, times are processor time of the calling thread, which other pro
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import defaultdict
@@ -23,9 +22,10 @@ import numpy as np
 import onnx
 
 from channelcut.bench.inputs import inputs_for
-from channelcut.bench.layers.clock import Kernel, Overhead, Run
+from channelcut.bench.layers.clock import Kernel, Overhead, Run, clocked
 from channelcut.bench.layers.lone import RESIDUAL, empty_model, lone_model
 from channelcut.bench.layers.processor import processor
+from channelcut.bench.profile import SUFFIX, WEIGHTED, profiled
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry
 from channelcut.cost.table import Target
@@ -35,8 +35,6 @@ from channelcut.onnx_out.runtime import failures, onnxruntime
 
 _BLOCKED = "com.microsoft.nchwc"
 _BORDERS = {"ReorderInput", "ReorderOutput"}
-_WEIGHTED = {"Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
-_SUFFIX = "_kernel_time"
 _WARM = 3
 # Of what a kernel took in several runs, this share were faster: what another process interrupts is above it.
 _QUANTILE = 0.1
@@ -76,7 +74,6 @@ class OnnxRuntimeClock:
 
     def network(self, path: Path) -> Run:
         """The whole file as it is deployed."""
-        load(path)  # its errors name the file
         inputs, _ = inputs_for(load(path), 1, seed=0)
         return self._bound(str(path), inputs)
 
@@ -85,13 +82,7 @@ class OnnxRuntimeClock:
         inputs, _ = inputs_for(load(path), 1, seed=0)
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
-            options = self._options(optimised)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for _ in range(runs + _WARM):
-                session.run(None, inputs)
-            events = json.loads(Path(session.end_profiling()).read_text())
+            events = profiled(path, inputs, runs + _WARM, self._options(optimised))
             nodes = {node.name: node for node in load_onnx(optimised, weights=False).graph.node}
         return _kernels(events, nodes, load_onnx(path, weights=False))
 
@@ -134,14 +125,11 @@ class OnnxRuntimeClock:
         for value, result in zip(session.get_outputs(), binding.get_outputs(), strict=True):
             held.append(result)
             binding.bind_ortvalue_output(value.name, result)
-        clock = time.thread_time if self.threads == 1 else time.perf_counter
 
-        def run(keep: Any = held) -> float:  # noqa: ARG001  what is bound must live as long as the session
-            start = clock()
+        def work(keep: Any = held) -> None:  # noqa: ARG001  what is bound must live as long as the session
             session.run_with_iobinding(binding)
-            return (clock() - start) * 1000
 
-        return run
+        return clocked(work, time.thread_time if self.threads == 1 else time.perf_counter)
 
 
 def _outputs_anywhere(session: Any, binding: Any) -> Any:
@@ -201,9 +189,9 @@ def _kernels(events: list[dict[str, Any]], nodes: Mapping[str, Any], file: onnx.
     operators: dict[str, str] = {}
     for event in events:
         name = event.get("name", "")
-        if event.get("cat") == "Node" and name.endswith(_SUFFIX):
-            times[name.removesuffix(_SUFFIX)].append(float(event["dur"]) / 1000)
-            operators[name.removesuffix(_SUFFIX)] = event["args"]["op_name"]
+        if event.get("cat") == "Node" and name.endswith(SUFFIX):
+            times[name.removesuffix(SUFFIX)].append(float(event["dur"]) / 1000)
+            operators[name.removesuffix(SUFFIX)] = event["args"]["op_name"]
     values = {v for node in file.graph.node for v in node.output} | {v.name for v in file.graph.input}
     written = {node.name: tuple(node.output) for node in file.graph.node}
     made = {output: node for node in nodes.values() for output in node.output}
@@ -226,5 +214,5 @@ def _kernels(events: list[dict[str, Any]], nodes: Mapping[str, Any], file: onnx.
             ]
         ms = float(np.quantile(taken[_WARM:] or taken, _QUANTILE))
         op = operators[name]
-        found.append(Kernel(name, op, ms, names, tuple(near), op in _WEIGHTED))
+        found.append(Kernel(name, op, ms, names, tuple(near), op in WEIGHTED))
     return found

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from channelcut.bench.inputs import inputs_for
-from channelcut.bench.layers.clock import Kernel, Overhead, Run
+from channelcut.bench.layers.clock import Kernel, Overhead, Run, clocked
 from channelcut.bench.layers.lone import empty_model, lone_model
 from channelcut.bench.layers.processor import processor
 from channelcut.core.errors import UserError
@@ -67,13 +67,11 @@ class OpenVINOClock:
         for port in request.model_inputs:
             request.set_tensor(port, self.api.Tensor(generator.random(tuple(port.shape), np.float32)))
         request.infer()
-        clock = self._clock()
+        whole = clocked(request.infer, self._clock())
         borders: dict[str, float] = {}
 
         def run() -> float:
-            start = clock()
-            request.infer()
-            ms = (clock() - start) * 1000
+            ms = whole()
             for kernel in request.get_profiling_info():
                 if kernel.node_type == _BORDER:
                     taken = kernel.real_time.total_seconds() * 1000
@@ -86,14 +84,7 @@ class OpenVINOClock:
         """The whole file as it is deployed."""
         runner = load(path, EngineOptions(threads=self.threads))
         inputs, _ = inputs_for(runner, 1, seed=0)
-        once, clock = runner.prepared(inputs), self._clock()
-
-        def run() -> float:
-            start = clock()
-            once()
-            return (clock() - start) * 1000
-
-        return run
+        return clocked(runner.prepared(inputs), self._clock())
 
     def kernels(self, path: Path, runs: int) -> list[Kernel]:
         """The kernels of the compiled file, each with the time that interruptions leave alone."""

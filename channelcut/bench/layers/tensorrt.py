@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import onnx
 
 from channelcut.bench.inputs import inputs_for
-from channelcut.bench.layers.clock import Kernel, Run
+from channelcut.bench.layers.clock import Kernel, Run, clocked
 from channelcut.bench.layers.lone import lone_model
+from channelcut.bench.layers.reading import WEIGHTED
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry
 from channelcut.cost.table import Target
@@ -30,7 +30,6 @@ from channelcut.precision.cast import cast, castable, prepared
 
 _BORDER = "Reformatting"
 _RUNS = 5  # of a lone engine, whose median is one sample
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 class TensorRTClock:
@@ -65,14 +64,7 @@ class TensorRTClock:
         """The whole file as an engine, through a CUDA graph."""
         runner = self._runner(load_onnx(path), graph=True)
         inputs, _ = inputs_for(runner, 1, seed=0)
-        once = runner.prepared(inputs)
-
-        def run() -> float:
-            start = time.perf_counter()
-            once()
-            return (time.perf_counter() - start) * 1000
-
-        return run
+        return clocked(runner.prepared(inputs))
 
     def kernels(self, path: Path, runs: int) -> list[Kernel]:
         """The layers of the file's engine."""
@@ -100,7 +92,7 @@ def kernels_of(times: dict[str, float], model: onnx.ModelProto) -> list[Kernel]:
     for name, ms in times.items():
         made = [nodes[part] for part in _parts(name, nodes)]
         values = tuple(value for node in made for value in node.output)
-        weighted = any(node.op_type in _WEIGHTED for node in made)
+        weighted = any(node.op_type in WEIGHTED for node in made)
         op = next((node.op_type for node in made), name.partition(" ")[0])
         found.append(Kernel(name, op, ms, frozenset({*(n.name for n in made), *values}), values, weighted))
     return found

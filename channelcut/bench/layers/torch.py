@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 import channelcut
 from channelcut.bench.inputs import inputs_for
-from channelcut.bench.layers.clock import Kernel, Run
+from channelcut.bench.layers.clock import Kernel, Run, clocked
 from channelcut.bench.layers.lone import input_shape
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry
@@ -69,15 +69,7 @@ class TorchClock:
         options = EngineOptions(precision=self.precision, graph=True)
         runner = runner_from_onnx(path, options, self.device.type)
         inputs, _ = inputs_for(runner, 1, seed=0)
-        once = runner.prepared(inputs)
-        clock = self._clock()
-
-        def run() -> float:
-            start = clock()
-            once()
-            return (clock() - start) * 1000
-
-        return run
+        return clocked(runner.prepared(inputs), self._clock())
 
     def kernels(self, path: Path, runs: int) -> list[Kernel]:
         """Every operator of the file, run by itself on what it reads in the network."""
@@ -106,13 +98,11 @@ class TorchClock:
         with torch.no_grad():
             work()
         if self.device.type != "cuda":
-            clock = self._clock()
+            timed = clocked(work, self._clock())
 
             def once() -> float:
                 with torch.no_grad():
-                    start = clock()
-                    work()
-                    return (clock() - start) * 1000
+                    return timed()
 
             return once
         graph = _captured(work)
