@@ -209,7 +209,7 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         "# Widths under a limit",
         "",
-        f"`{content['command']}`, one thread, other work beside it ({content['environment']['cpu']}). The loss is",
+        f"`{content['command']}`, one thread ({content['environment']['cpu']}). The loss is",
         "what the program minimises; the gap is how far it may be above the least one at most; the descent is greedy,",
         "at the same limit. Seconds are wall and processor time of the allocation alone.",
         "",

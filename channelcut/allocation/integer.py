@@ -21,7 +21,7 @@ from channelcut.cost.protocol import Pairwise
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-NODES = 500  # after which HiGHS stops with what it has: the same on every machine
+NODES = 200  # after which HiGHS stops with what it has: the same on every machine
 SECONDS = 120.0  # a guard alone, which a machine should never come to
 
 

@@ -36,7 +36,7 @@ Values = NDArray[np.float64]
 Widths = NDArray[np.int64]
 Places = NDArray[np.int64]
 
-BEST, ENOUGH = 1e-9, 1e-3  # the gap of a solution that is the best one, and one that is worth no integer program
+BEST, ENOUGH = 1e-9, 2e-3  # the gap of a solution that is the best one, and one that is worth no integer program
 STARTS = 3  # solutions that are improved
 SMALL = 200_000  # combinations that are all looked at
 LARGEST = 6_000  # variables of an integer program
@@ -102,7 +102,7 @@ def solve(program: Program) -> Solution | None:
     tables = cost.pairwise(steps)
     room = 1e-9 * abs(program.limit)
     shift, best, exact = 0.0, None, True
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         found = _within(losses, tables, program.limit + room - shift)
         if found is None:
             break
@@ -111,9 +111,9 @@ def solve(program: Program) -> Solution | None:
         exact = exact and abs(apart) <= room
         if price <= program.limit + room and (best is None or found.loss < best.loss):
             best = found
-        if exact or abs(apart - shift) <= CLOSE * abs(program.limit):
+        if exact or (best is not None and abs(apart - shift) <= CLOSE * abs(program.limit)):
             break
-        shift = apart
+        shift = apart + (number * CLOSE / 2 * abs(program.limit) if best is None else 0.0)
     if best is None and exact:
         return None
     if best is None or not exact:

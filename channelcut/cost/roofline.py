@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from channelcut.core.graph import Node, specs
 from channelcut.core.groups import Groups, Ids, Work
@@ -45,31 +46,31 @@ class Layer:
     each: multiply-accumulates for one channel read and one written, 0 channels counting as one.
     positions: at which it writes. reads, writes, weights: bytes in all at full width.
     cin, cout: the channels as linear functions of widths, [constant, coefficient of each group], shape (1 + groups,).
-    sums: whether it sums over the channels that it reads.
+    sums: whether it sums over the channels that it reads. Several layers at once have arrays in these places.
     """
 
     name: str
-    each: float
-    positions: float
-    reads: float
-    writes: float
-    weights: float
+    each: float | Values
+    positions: float | Values
+    reads: float | Values
+    writes: float | Values
+    weights: float | Values
     cin: Values
     cout: Values
-    full: tuple[float, float]
-    sums: bool
+    full: tuple[float | Values, float | Values]
+    sums: bool | NDArray[np.bool_]
 
     def ms(self, device: Device, precision: str, cin: Values, cout: Values, *, smooth: bool = False) -> Values:
         """Its time with these channels, arrays of one shape; `smooth`: without rounding those that it reads."""
         tile = device.tiles[precision]
         read, written = cin if smooth else _up(cin, tile), _up(cout, tile)
-        macs = self.each * (read if self.sums else 1.0) * written
-        rate = device.rates[precision] if self.sums else device.plain
+        macs = self.each * np.where(self.sums, read, 1.0) * written
+        rate = np.where(self.sums, device.rates[precision], device.plain)
         if device.processors:
             macs = macs / _used(self.positions, written, device.processors)
         share_in, share_out = cin / self.full[0], cout / self.full[1]
         moved = self.reads * share_in + self.writes * share_out
-        moved = moved + self.weights * share_out * (share_in if self.sums else 1.0)
+        moved = moved + self.weights * share_out * np.where(self.sums, share_in, 1.0)
         found: Values = 1e3 * np.maximum(macs / rate, moved / device.bandwidth)
         return found
 
@@ -93,17 +94,31 @@ class RooflineCost:
 
     def __call__(self, widths: Widths) -> float:
         """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""
-        w = np.concatenate([[1.0], widths])
-        return sum(self.by_layer(widths).values()) + float(self.others @ w)
+        return float(self._each(widths).sum() + self.others @ np.concatenate([[1.0], widths]))
 
     def by_layer(self, widths: Widths) -> dict[str, float]:
         """The milliseconds of each layer by its place."""
-        w = np.concatenate([[1.0], widths])
         found: dict[str, float] = {}
-        for layer in self.layers:
-            ms = layer.ms(self.device, self.precision, np.array([layer.cin @ w]), np.array([layer.cout @ w]))
-            found[layer.name] = found.get(layer.name, 0.0) + float(ms[0])
+        for layer, ms in zip(self.layers, self._each(widths).tolist(), strict=True):
+            found[layer.name] = found.get(layer.name, 0.0) + ms
         return found
+
+    def _each(self, widths: Widths) -> Values:
+        """The milliseconds of each layer, shape (layers,)."""
+        if not self.layers:
+            return np.zeros(0)
+        w, together = np.concatenate([[1.0], widths]), self._together
+        return together.ms(self.device, self.precision, together.cin @ w, together.cout @ w)
+
+    @cached_property
+    def _together(self) -> Layer:
+        """All layers at once, which takes numpy as long as one."""
+        cin, cout = (np.stack([getattr(layer, side) for layer in self.layers]) for side in ("cin", "cout"))
+        names = ("each", "positions", "reads", "writes", "weights")
+        parts = {name: np.array([getattr(layer, name) for layer in self.layers]) for name in names}
+        full = np.array([layer.full for layer in self.layers]).T
+        sums = np.array([layer.sums for layer in self.layers])
+        return Layer("all", **parts, cin=cin, cout=cout, full=(full[0], full[1]), sums=sums)
 
     def on(self, groups: Groups) -> RooflineCost:
         """The same of another coupling of the network, some of whose groups have been pinned since."""
@@ -227,7 +242,7 @@ def _up(channels: Values, tile: int) -> Values:
     return rounded
 
 
-def _used(positions: float, channels: Values, processors: int) -> Values:
+def _used(positions: float | Values, channels: Values, processors: int) -> Values:
     """The part of the multiprocessors' time in which they compute what is asked for, with the blocks that suit best."""
     parts = []
     for high, wide in BLOCKS:
