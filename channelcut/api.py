@@ -13,10 +13,9 @@ from channelcut import steps
 from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
 from channelcut.choosing import AUTO, alignment, excludes, ranked
-from channelcut.closing import cut_within
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
-from channelcut.core.errors import ArithmeticNeeded, UserError
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
 from channelcut.core.inputs import (
@@ -33,10 +32,12 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
 from channelcut.cost.protocol import WidthCost
+from channelcut.depth.pruning import pruned_with_blocks
 from channelcut.labelled import rereadable, targets_of
+from channelcut.pruning import Asked, pruned
 from channelcut.ranking import criterion, images_for, traced_example
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
-from channelcut.restoring import as_result, check_restore, restored_by
+from channelcut.restoring import check_restore
 from channelcut.scoring import Importance, check_importance
 
 
@@ -276,6 +277,7 @@ def prune(
     min_channels: int = 1,
     min_keep: float = 0.1,
     align: int | str = AUTO,
+    blocks: str | Iterable[str] | None = None,
     importance: Importance | None = None,
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
@@ -308,6 +310,8 @@ def prune(
         min_channels: see `plan`.
         min_keep: see `plan`.
         align: see `plan`.
+        blocks: residual blocks that go as wholes, before widths meet what is left of the budget: their paths, or
+            `auto` for those without which least is lost within it, in one program with the widths. See `drop_blocks`.
         importance: see `plan`.
         drop_unused: see `plan`.
         deploy: see `plan`.
@@ -370,23 +374,15 @@ def prune(
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
     chosen_by = criterion(model, importance, batches, deploy, targets)
-    graphs = steps.traced(model, inputs, options, watch)
-    groups = steps.coupled(model, graphs, inputs, options, watch)
-    scored = ranked(model, groups, keep, chosen_by, held, watch, drop_unused=drop_unused, deploy=deploy)
-    step, small = cut_within(scored, budget, cost, x, watch)
-    try:
-        proof = steps.proven(small, step, inputs, watch, each=prove == "each")
-    except ArithmeticNeeded as needed:
-        graphs = steps.traced(model, inputs, options, watch, arithmetic=True)
-        if steps.same_run(groups.graph, graphs[0]):
-            raise steps.unproven(step, inputs, needed.proof) from None
-        groups = steps.coupled(model, graphs, inputs, options, watch)
-        scored = ranked(model, groups, keep, chosen_by, held, watch, drop_unused=drop_unused, deploy=deploy)
-        step, small = cut_within(scored, budget, cost, x, watch)
-        proof = steps.proven(small, step, inputs, watch, each=prove == "each")
-    done = restored_by(small, step, batches, restore, rescale, watch)
-    _say_if_met(step, 4)
-    return as_result(done, step, proof, watch)
+    asked = Asked(
+        budget, chosen_by, options, batches, cost, held, drop_unused, deploy, prove == "each", restore, rescale
+    )
+    if blocks is None:
+        result = pruned(model, x, inputs, asked, watch)
+    else:
+        result = pruned_with_blocks(model, x, inputs, blocks, asked, watch)
+    _say_if_met(result.step, 4)
+    return result
 
 
 def _say_if_met(plan: Plan, level: int) -> None:

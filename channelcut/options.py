@@ -40,6 +40,7 @@ class PruneOptions:
     rescale: str = "auto"
     restore: str = "compensate"
     drop_unused: bool = False
+    blocks: str | tuple[str, ...] | None = None
     deploy: Deploy = DEFAULT
     tracer: str = "auto"
     grouped: str = "auto"

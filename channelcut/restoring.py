@@ -26,6 +26,7 @@ from channelcut.core.record import Record, add_change, noticed, put_record, reco
 from channelcut.core.result import Compensation, PruneResult, Recalibration, Rescaling
 from channelcut.core.sensitivity import images_in, images_of, projections
 from channelcut.core.tensors import named_tensors
+from channelcut.coupling.branches import residual_blocks
 from channelcut.cutting import PlanContext
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.align import Misaligned, align
@@ -96,16 +97,34 @@ class Restored:
 
 
 def restored_by(
-    smaller: nn.Module, plan: Plan, batches: Sequence[Inputs], restore: str, choice: str, watch: Stopwatch
+    smaller: nn.Module,
+    plan: Plan,
+    batches: Sequence[Inputs],
+    restore: str,
+    choice: str,
+    watch: Stopwatch,
+    towards: tuple[nn.Module, Plan] | None = None,
 ) -> Restored:
-    """The cut model, rescaled, and then restored as is asked for; where no layer can be refitted, recalibrated."""
+    """The cut model, rescaled, and then restored as is asked for; where no layer can be refitted, recalibrated.
+
+    Args:
+        smaller: the cut.
+        plan: that led to it.
+        batches: what calibrates.
+        restore: see `channelcut.prune`.
+        choice: its `rescale`.
+        watch: takes the time.
+        towards: the network that compensation reproduces, and the plan that leads from it to the cut, where another was
+            cut before; by default that which `plan` was made for.
+    """
     smaller, rescaling = rescaled(smaller, plan, batches, choice, watch)
     if not batches or restore == "none":
         return Restored(smaller, rescaling)
     compensation = None
     if restore == "compensate":
         context = _context(plan)
-        smaller, compensation = compensated(context.model, smaller, plan, batches, context.groups.deploy, watch)
+        original, whole = towards or (context.model, plan)
+        smaller, compensation = compensated(original, smaller, whole, batches, context.groups.deploy, watch)
         if compensation.refitted:
             return Restored(smaller, rescaling, compensation)
     with watch.stage("recalibrate"):
@@ -213,7 +232,8 @@ def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) ->
     graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
     if any(graph.unsettled for graph in graphs):
         raise UserError("values decide how the forward goes on")
-    twins = {new.index: old.index for old, new in align(*graphs) if old is not None and new is not None}
+    gone = {node for block in residual_blocks(graphs[0]) if block.module in plan.dropped for node in block.nodes}
+    twins = {new.index: old.index for old, new in align(*graphs, gone) if old is not None and new is not None}
     return Pair(*graphs, twins, named_tensors(original), named_tensors(smaller), plan), batches
 
 

@@ -94,7 +94,17 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
 def _said(options: SweepOptions) -> dict[str, Any]:
     """What all points have in common, as data."""
     prune, how = options.compress.prune, options.compress
-    names = ("exclude", "min_channels", "min_keep", "align", "importance", "restore", "rescale", "drop_unused")
+    names = (
+        "exclude",
+        "min_channels",
+        "min_keep",
+        "align",
+        "importance",
+        "restore",
+        "rescale",
+        "drop_unused",
+        "blocks",
+    )
     found = {name: getattr(prune, name) for name in names}
     found |= {"data": str(prune.calibration), "recover": how.recover, "sparsify": how.sparsify}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,12 @@ class Budget:
             return self
         return replace(self, latency_ms=None, latency=min(1.0, self.latency_ms / whole_ms))
 
+    def limited(self, limit: float) -> Budget:
+        """The same with another limit on what it limits."""
+        assert self.limit is not None
+        changed: Any = {self.limit[0]: limit}
+        return replace(self, **changed)
+
     @property
     def timed(self) -> bool:
         """Whether it limits time."""
@@ -163,7 +170,7 @@ def allocate(
     else:
         name, given = budget.limit
         losses = losses_at(groups, means, steps, costs[name], unit)
-        solution = _within(losses, steps, costs[name], given)
+        solution = within(losses, steps, costs[name], given)
         if solution is None:
             raise _refused(groups, steps, costs[name], budget.limit)
         widths = solution.widths
@@ -272,7 +279,7 @@ def _descending(group: Group, scores: Scores) -> list[NDArray[np.int64]]:
     return [lane[np.argsort(-scores[lane], kind="stable")] for lane in group.lanes]
 
 
-def _within(losses: list[Scores], steps: list[Widths], cost: WidthCost, given: float) -> Solution | None:
+def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, given: float) -> Solution | None:
     """The widths that lose least within a limit; by descent where the cost is a bare function. None: none meet it."""
     full = np.array([step[-1] for step in steps], dtype=np.int64)
     limit = given * cost(full) if given <= 1 else given

@@ -187,6 +187,13 @@ def add_choice(group: Any) -> None:
         "data.yaml's train split or of batches() and loss() beside a factory, instead of by the outputs",
     )
     group.add_argument(
+        "--blocks",
+        type=parsing.blocks,
+        metavar="auto|NAME[,NAME]",
+        help="residual blocks that go as wholes, by the paths of their modules; auto: those without which least is "
+        "lost within the budget, in one program with the widths",
+    )
+    group.add_argument(
         "--drop-unused",
         action="store_true",
         help="modules that the forward never reads, such as a head that training alone needs, go as wholes",
@@ -296,6 +303,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         rescale=flags.rescale,
         restore=flags.restore,
         drop_unused=flags.drop_unused,
+        blocks=flags.blocks,
         deploy=read_deploy(flags),
         prove=flags.prove,
         **read_coupling(flags),

@@ -266,6 +266,11 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def blocks(text: str) -> str | tuple[str, ...]:
+    """`auto`, or some modules."""
+    return text if text == "auto" else names(text)
+
+
 def stem(model: str) -> str:
     """A model's name for files: `resnet50` of `torchvision:resnet50`, `det` of `nets/det.py:build`."""
     origin, _, rest = model.rpartition(":")

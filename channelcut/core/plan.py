@@ -84,7 +84,8 @@ class Plan:
         before: what the model costs for the example input: multiply-accumulates and parameters.
         after: what is left of that.
         options: what was asked for.
-        dropped: the modules that the forward never reads and that go as wholes (`drop_unused`), by their paths.
+        dropped: the modules that go as wholes, by their paths: those that the forward never reads (`drop_unused`), and
+            residual blocks.
         changes: what has changed the weights since the cut, in order (and before the first, `sparsify`), such as
             `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as
             those of a head for other classes, `resized` holds the new extents, `attributes` the numbers that follow.

@@ -122,6 +122,17 @@ class MeasuredCost:
         full = np.array([group.width for group in groups.groups], np.int64)
         return replace(self, full_widths=full, kept=kept)
 
+    def without(self, modules: Sequence[str]) -> MeasuredCost:
+        """The same for the network without the layers of these modules, each an identity; their rest is left in."""
+        gone = tuple(f"{module}." for module in modules)
+        left = tuple(layer for layer in self.layers if not self._tensor(layer).startswith(gone))
+        return replace(self, layers=left)
+
+    def _tensor(self, layer: MeasuredLayer) -> str:
+        """The weight of a layer; empty where no slot says which it is."""
+        found = np.flatnonzero(layer.writes[1:])
+        return self.slots[int(found[0])][0] if len(found) else ""
+
     def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
         """The same as sums over groups and pairs: exact where a layer reads one group and writes one.
 

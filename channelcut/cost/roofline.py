@@ -61,7 +61,7 @@ class Layer:
     sums: bool | NDArray[np.bool_]
 
     def ms(self, device: Device, precision: str, cin: Values, cout: Values, *, smooth: bool = False) -> Values:
-        """Its time with these channels, arrays of one shape; `smooth`: without rounding those that it reads."""
+        """Its time with these channels, arrays of one shape, 0 without any; `smooth`: those it reads not rounded."""
         tile = device.tiles[precision]
         read, written = cin if smooth else _up(cin, tile), _up(cout, tile)
         macs = self.each * np.where(self.sums, read, 1.0) * written
@@ -72,7 +72,7 @@ class Layer:
         moved = self.reads * share_in + self.writes * share_out
         moved = moved + self.weights * share_out * np.where(self.sums, share_in, 1.0)
         found: Values = 1e3 * np.maximum(macs / rate, moved / device.bandwidth)
-        return found
+        return np.where((cin > 0) & (cout > 0), found, 0.0)
 
 
 @dataclass(frozen=True)

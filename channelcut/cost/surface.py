@@ -154,11 +154,12 @@ class Surface:
     constant: float = 0.0
 
     def at(self, cin: Values, cout: Values) -> Values:
-        """The times at pairs of widths of one shape."""
-        fixed = self.constant
+        """The times at pairs of widths of one shape; 0 where there is no channel, because then there is no layer."""
+        fixed, there = self.constant, (cin > 0) & (cout > 0)
+        cin, cout = np.maximum(cin, 1), np.maximum(cout, 1)
         product = (self.ins.at(cin) - fixed) * (self.outs.at(cout) - fixed) / (self.full - fixed)
         found: Values = fixed + product * _bilinear(self.grid_ins, self.grid_outs, self.rest, cin, cout)
-        return found
+        return np.where(there, found, 0.0)
 
 
 def surface(extent: Extent, times: Mapping[Widths, float], step: int) -> Surface | None:

@@ -18,10 +18,12 @@ class Block:
 
     module: its path.
     sums: the nodes that add a branch to what the module was given, in order, and which of their two operands that is.
+    nodes: all that it computes.
     """
 
     module: str
     sums: tuple[tuple[int, int], ...]
+    nodes: frozenset[int]
 
 
 def residual_blocks(graph: Graph) -> tuple[Block, ...]:
@@ -82,7 +84,7 @@ def _block(graph: Graph, inside: Sequence[Node], path: str, readers: dict[int, l
     unary = all(len([r for r in node.inputs if _computed(graph.nodes[r.index])]) == 1 for node in after)
     if not sums or len(after) > _AFTER or not unary:
         return None
-    return Block(path, tuple(sums)) if end == (after[-1].index if after else current) else None
+    return Block(path, tuple(sums), frozenset(own)) if end == (after[-1].index if after else current) else None
 
 
 def _computed(node: Node) -> bool:

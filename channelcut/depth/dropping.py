@@ -47,8 +47,8 @@ def ranked(model: nn.Module, groups: Groups, found: Mapping[str, Block], batches
     wanted = [outputs_of(model, batch) for batch in batches]
     price = {}
     for path in found:
-        moved = distance(steps.applied(model, _plan(model, groups, (path,)), Stopwatch()), batches, wanted)
-        macs = sum(work.macs for work in groups.work if _in(work.site.module, (path,)))
+        moved = distance(steps.applied(model, block_plan(model, groups, (path,)), Stopwatch()), batches, wanted)
+        macs = sum(work.macs for work in groups.work if inside(work.site.module, (path,)))
         price[path] = moved / max(macs, 1.0)
     return sorted(found, key=lambda path: price[path])
 
@@ -60,7 +60,7 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
         ProofError: it does not compute what the original does with their branches zero.
     """
     paths = tuple(block.module for block in blocks)
-    plan = _plan(model, groups, paths)
+    plan = block_plan(model, groups, paths)
     smaller = steps.applied(model, plan, watch)
     with watch.stage("prove"):
         again = trace(smaller, *inputs, front_end=groups.graph.front_end, arithmetic=not groups.graph.hollow)
@@ -83,15 +83,17 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
     return PruneResult(smaller, chosen, proof, groups, plan, seconds=watch.seconds)
 
 
-def _plan(model: nn.Module, groups: Groups, paths: tuple[str, ...]) -> Plan:
+def block_plan(model: nn.Module, groups: Groups, paths: tuple[str, ...]) -> Plan:
     """The plan that drops these modules and keeps every channel."""
     kept, costs = np.ones(groups.channel_count, dtype=bool), network_costs(model, groups)
     context = PlanContext(model, groups, kept, np.ones(groups.channel_count), costs, paths)
-    left = replace(groups, work=tuple(work for work in groups.work if not _in(work.site.module, paths)))
+    left = replace(groups, work=tuple(work for work in groups.work if not inside(work.site.module, paths)))
     plan = context.plan({"blocks": list(paths)})
     macs = network_costs(model, left)["macs"](full_widths(groups.groups))
-    return replace(plan, after=replace(plan.after, macs=macs))
+    there = tuple(group for group in plan.groups if not inside(group.name, paths))
+    return replace(plan, groups=there, after=replace(plan.after, macs=macs))
 
 
-def _in(module: str, paths: Sequence[str]) -> bool:
-    return any(f"{module}.".startswith(f"{path}.") for path in paths)
+def inside(name: str, paths: Sequence[str]) -> bool:
+    """Whether a module or a tensor, by its name, is in one of these modules."""
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)

@@ -46,6 +46,11 @@ def in_rounds(
             f"rounds={rounds} with a budget of time: times were measured of the uncut network, and each round cuts "
             "another. Expected one round, or macs, params or keep."
         )
+    if rounds > 1 and prunes.get("blocks") is not None:
+        raise UserError(
+            f"rounds={rounds} with blocks: each round would leave out more of them. Expected one round; or leave them "
+            "out first, with cc.drop_blocks, and prune what is left in rounds."
+        )
     if isinstance(asked.data, Iterator):
         asked = replace(asked, data=list(asked.data))  # every round goes through all of it
     prunes = {**prunes, "progress": asked.progress}

@@ -1,0 +1,150 @@
+"""Depth and width under one budget: the blocks that a program chooses go first, and widths meet what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from channelcut.allocation import LIMITS, Budget
+from channelcut.choosing import AUTO, Ranked
+from channelcut.closing import TOLERANCE
+from channelcut.core.errors import BudgetError, UserError
+from channelcut.core.inputs import Inputs
+from channelcut.core.plan import Plan
+from channelcut.core.progress import Stopwatch
+from channelcut.core.record import put_record, record_of
+from channelcut.core.result import PruneResult
+from channelcut.cost.bilinear import full_widths
+from channelcut.coupling.branches import residual_blocks
+from channelcut.cutting import compose
+from channelcut.depth.dropping import dropped, named
+from channelcut.depth.wholes import wholes
+from channelcut.gauge import Gauge, ratio_of
+from channelcut.pruning import Asked, cut_and_proven, finished, scored_channels
+from channelcut.restoring import as_result, restored_by
+
+Blocks = str | Iterable[str]
+_COMPARED = 2  # batches tell how far the outputs move without a block
+
+
+def pruned_with_blocks(
+    model: nn.Module, x: Any, inputs: Inputs, blocks: Blocks, asked: Asked, watch: Stopwatch
+) -> PruneResult:
+    """The network without some residual blocks, cut in width to what the budget leaves, each proven, and restored.
+
+    Args:
+        model: the network.
+        x: an example, as for `channelcut.prune`.
+        inputs: the same with the further entries.
+        blocks: the paths of blocks, or `auto`: those that the program of the budget leaves out.
+        asked: what is asked for.
+        watch: takes the time.
+
+    Raises:
+        UserError: a path is no residual block, or the budget or the cost is none that blocks can be chosen by.
+        BudgetError: the budget cannot be met.
+        ProofError: one of the two cuts could not be proven.
+    """
+    _check(asked, blocks)
+    scored = scored_channels(model, inputs, asked, watch)
+    scored = scored.timed(asked.cost) if asked.budget.timed else scored
+    found = {block.module: block for block in residual_blocks(scored.groups.graph)}
+    chosen = _least_missed(scored, inputs, asked, watch) if blocks == AUTO else named(blocks, found)
+    if not chosen:
+        return finished(scored, x, inputs, asked, watch)
+    first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
+    shorter = scored_channels(first.model, inputs, asked, watch)
+    rest, share = _rest(scored, shorter, first, x, asked, watch)
+    last, small, proof = first.step, first.model, first.proof
+    if rest is not None:
+        try:
+            last, small, proof = cut_and_proven(shorter, x, inputs, rest, watch)
+        except BudgetError as error:
+            raise _of_the_rest(error, chosen) from error
+    step = first.step if rest is None else compose(first.step, last)
+    step = replace(step, options=_options(last if rest is not None else None, scored, asked, chosen, share))
+    done = restored_by(small, last, asked.batches, asked.restore, asked.rescale, watch, (model, step))
+    return _as_one(as_result(done, last, proof, watch), scored, step)
+
+
+def _check(asked: Asked, blocks: Blocks) -> None:
+    if blocks == AUTO and asked.budget.limit is None:
+        raise UserError(
+            "blocks='auto' chooses by what a budget limits, and keep limits nothing. Give macs, params or latency, or "
+            "name the blocks."
+        )
+    if asked.budget.timed and not hasattr(asked.cost, "on"):
+        raise UserError(
+            f"Blocks under a budget of time need a cost that is known without them, and cost={asked.cost!r} is a "
+            "function of the widths alone. Expected what channelcut.measure gives, or a roofline."
+        )
+
+
+def _least_missed(scored: Ranked, inputs: Inputs, asked: Asked, watch: Stopwatch) -> Sequence[str]:
+    """The blocks that the program leaves out."""
+    budget = asked.budget.in_shares(scored.whole_ms) if asked.budget.timed else asked.budget
+    free = wholes(scored, budget, asked.batches[:_COMPARED] or [inputs], watch)
+    if not free:
+        return ()
+    with watch.stage("allocate"):
+        return scored.blocks_to_go(budget, free)
+
+
+def _rest(
+    scored: Ranked, shorter: Ranked, first: PruneResult, x: Any, asked: Asked, watch: Stopwatch
+) -> tuple[Asked | None, float]:
+    """What is asked of the network without the blocks, or None where it is met; and the share of time it takes."""
+    budget = asked.budget
+    if budget.limit is None:
+        return asked, 1.0
+    name, given = budget.limit
+    if not budget.timed:
+        limit = given * scored.costs[name](full_widths(scored.groups.groups)) if given <= 1 else given
+        left = replace(asked, budget=budget.limited(limit))
+        return (None if getattr(first.step.after, name) <= limit else left), 1.0
+    cost: Any = asked.cost
+    cost = cost.without(first.step.dropped) if hasattr(cost, "without") else cost
+    target = getattr(cost, "target", None)
+    share = shorter.timed(cost).whole_ms / scored.whole_ms
+    if target is not None:
+        with Gauge(scored.model, x, asked.deploy, target.backend, watch=watch) as gauge:
+            share = ratio_of(gauge(first.model)).estimate
+    wanted = budget.in_shares(scored.whole_ms).latency
+    assert wanted is not None
+    if wanted / share >= 1 - TOLERANCE:
+        return None, share
+    return replace(asked, cost=cost, budget=replace(budget, latency_ms=None, latency=wanted / share)), share
+
+
+def _of_the_rest(error: BudgetError, chosen: Sequence[str]) -> BudgetError:
+    return BudgetError(f"Without {', '.join(chosen)}, and in shares of the network that is left: {error}")
+
+
+def _options(last: Plan | None, scored: Ranked, asked: Asked, chosen: Sequence[str], share: float) -> dict[str, Any]:
+    """What was asked for, as data: of the original, with the blocks that went and trials in shares of its time."""
+    given = asked.budget
+    found = {n: v for n, v in last.options.items() if n not in LIMITS} if last is not None else _recorded(given)
+    if given.limit is not None:
+        found[given.limit[0]] = given.limit[1]
+    parts = ("asked", "predicted", "ratio", "low", "high")
+    if "trials" in found:
+        found["trials"] = [trial | {part: trial[part] * share for part in parts} for trial in found["trials"]]
+    found |= {"full_ms": scored.whole_ms} if given.timed else {}
+    return found | {"blocks": list(chosen)}
+
+
+def _recorded(budget: Budget) -> dict[str, Any]:
+    return {"align": budget.align, "min_keep": budget.min_keep, "min_channels": budget.min_channels}
+
+
+def _as_one(result: PruneResult, scored: Ranked, step: Plan) -> PruneResult:
+    """The result as one cut of the original."""
+    record = record_of(result.model)
+    assert record is not None
+    plan = replace(record.plan, options=step.options)
+    put_record(result.model, plan, record.rounds, record.weights)
+    changed = replace(step, changes=plan.changes)
+    return replace(result, plan=plan, step=changed, groups=scored.groups)

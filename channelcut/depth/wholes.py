@@ -1,0 +1,77 @@
+"""Which residual blocks may go as wholes in a program of widths, and what is lost with each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from channelcut import steps
+from channelcut.allocation import Budget, Whole
+from channelcut.choosing import Ranked
+from channelcut.core.groups import Groups
+from channelcut.core.progress import Stopwatch
+from channelcut.core.reasons import EXCLUDED
+from channelcut.cost.bilinear import full_widths
+from channelcut.coupling.branches import Block, residual_blocks
+from channelcut.depth.dropping import block_plan, inside
+from channelcut.recovery.rescale import distance, outputs_of
+
+_PART = 0.5  # of a block's operations that have to go with its own groups
+
+
+def wholes(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: Stopwatch) -> list[Whole]:
+    """The blocks that may go, with their losses in the unit of the losses of channels.
+
+    What tells blocks apart is how far the outputs move without each alone, D² in deviations of the outputs. How much
+    that is beside a channel is for the criterion to say: without all channels of a group in it a block adds nothing,
+    so that the loss of the cheapest such group is that of the block as well. The losses are D² · κ, where κ is the
+    median of these over D².
+
+    Args:
+        scored: the network with its scores and costs.
+        budget: a limit.
+        batches: inputs that outputs are compared on.
+        watch: takes the time.
+    """
+    free = [(block, inner) for block in residual_blocks(scored.groups.graph) if (inner := _own(scored, block))]
+    if not free:
+        return []
+    emptied = scored.emptied(budget)
+    with watch.stage("score blocks"):
+        wanted = [outputs_of(scored.model, batch) for batch in batches]
+        found: list[tuple[Block, tuple[int, ...], float]] = []
+        for number, (block, inner) in enumerate(free):
+            watch.progress("score blocks", number, len(free))
+            without = steps.applied(scored.model, block_plan(scored.model, scored.groups, (block.module,)), Stopwatch())
+            apart = distance(without, batches, wanted) ** 2
+            if np.isfinite(apart):
+                found.append((block, inner, apart))
+    ratios = [min(emptied[g] for g in inner) / apart for _, inner, apart in found if apart > 0]
+    scale = float(np.median(ratios)) if ratios else 0.0
+    return [Whole(block.module, inner, scale * apart) for block, inner, apart in found]
+
+
+def _own(scored: Ranked, block: Block) -> tuple[int, ...]:
+    """The groups whose channels are in a block alone; none where it may not go, or would leave most of its cost."""
+    groups = scored.groups
+    held = [pin for pin in groups.pins if pin.reason.startswith(EXCLUDED.text)]
+    if any(inside(pin.module, (block.module,)) for pin in held):
+        return ()
+    owner = groups.group_of()
+    owners: dict[bool, set[int]] = {True: set(), False: set()}
+    for slot in groups.slots:
+        owners[inside(slot.tensor, (block.module,))].update(owner[slot.channels].tolist())
+    own = tuple(sorted(owners[True] - owners[False] - {-1}))
+    if not own or (scored.shares is not None and bool((scored.shares[list(own)] > 0).any())):
+        return ()
+    return own if _saves(groups, block.module, own, scored) else ()
+
+
+def _saves(groups: Groups, module: str, own: Sequence[int], scored: Ranked) -> bool:
+    macs, full = scored.costs["macs"], full_widths(groups.groups)
+    without = full.copy()
+    without[list(own)] = 0
+    whole = sum(work.macs for work in groups.work if inside(work.site.module, (module,)))
+    return bool(macs(full) - macs(without) >= _PART * max(whole, 1.0))
