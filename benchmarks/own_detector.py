@@ -4,7 +4,7 @@
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.own_detector --macs 0.6 --seeds 0 --ways recovered
 
 Ways: `compensated` (205 unlabelled training images, no training), `recovered` (`cc.recover`, the uncut network as
-teacher, no labels), `trained` (Ultralytics' trainer, labels, from the compensated network) for a fifth of the epochs
+teacher, no labels), `labelled` (the same with the labels of `train` and Ultralytics' loss beside it), `trained` (Ultralytics' trainer, labels, from the compensated network) for a fifth of the epochs
 that made the uncut one, and `scratch`: the same cut shape from drawn weights, Ultralytics' trainer, all of the epochs.
 Everything is judged on the 72 test images, which nothing else reads, by the protocol of `benchmarks.zoo.registry`;
 the interval is of the difference to the uncut network, the images drawn with replacement, both networks on the same
@@ -116,10 +116,18 @@ class Bench:
 
 def recovered(bench: Bench, macs: float, seed: int) -> nn.Module:
     """With the uncut network as teacher, without labels."""
+    return _taught(bench, macs, seed, bench.images, "recovered")
+
+
+def with_labels(bench: Bench, macs: float, seed: int) -> nn.Module:
+    """With the uncut network as teacher, and labels by Ultralytics' loss and augmentation."""
+    return _taught(bench, macs, seed, str(bench.data), "labelled")
+
+
+def _taught(bench: Bench, macs: float, seed: int, data: Any, name: str) -> nn.Module:
     options = cc.RecoverOptions(batch=BATCH, seed=seed)
-    out = bench.work / f"recovered-{macs}-{seed}"
-    done: Any = cc.recover(bench.model, bench.cut(macs), bench.images, epochs=_fifth(), out=out, options=options)
-    model: nn.Module = done.model
+    out = bench.work / f"{name}-{macs}-{seed}"
+    model: nn.Module = cc.recover(bench.model, bench.cut(macs), data, epochs=_fifth(), out=out, options=options).model
     return model
 
 
@@ -153,6 +161,7 @@ Way = Callable[[Bench, float, int], nn.Module]
 WAYS: dict[str, Way] = {
     "compensated": lambda bench, macs, seed: bench.cut(macs).model,  # noqa: ARG005
     "recovered": recovered,
+    "labelled": with_labels,
     "trained": by_their_trainer,
     "scratch": scratch,
 }
