@@ -4,8 +4,9 @@
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.own_detector --macs 0.6 --seeds 0 --ways recovered
 
 Ways: `compensated` (205 unlabelled training images, no training), `recovered` (`cc.recover`, the uncut network as
-teacher, no labels), `labelled` (the same with the labels of `train` and Ultralytics' loss beside it), `trained` (Ultralytics' trainer, labels, from the compensated network) for a fifth of the epochs
-that made the uncut one, and `scratch`: the same cut shape from drawn weights, Ultralytics' trainer, all of the epochs.
+teacher, no labels), `labelled` (the same, with the labels of `train` and Ultralytics' loss beside the teacher),
+`trained` (Ultralytics' trainer, labels, from the compensated network) for a fifth of the epochs that made the uncut
+one, and `scratch`: the same cut shape from drawn weights, Ultralytics' trainer, all of the epochs.
 Everything is judged on the 72 test images, which nothing else reads, by the protocol of `benchmarks.zoo.registry`;
 the interval is of the difference to the uncut network, the images drawn with replacement, both networks on the same
 ones (Efron 1979, paired percentile bootstrap). A row that is there is not measured again.
