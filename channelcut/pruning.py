@@ -22,7 +22,7 @@ from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
 from channelcut.cost.protocol import WidthCost
 from channelcut.ranking import Criterion
-from channelcut.restoring import as_result, restored_by
+from channelcut.restoring import as_result, restored_by, unrestored
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def finished(scored: Ranked, x: Any, inputs: Inputs, asked: Asked, watch: Stopwa
     """The same from scored channels on."""
     step, small, proof = cut_and_proven(scored, x, inputs, asked, watch)
     done = restored_by(small, step, asked.batches, asked.restore, asked.rescale, watch)
-    return as_result(done, step, proof, watch)
+    return as_result(done, unrestored(small, step, proof, steps.context_of(step).groups), watch)
 
 
 def scored_channels(model: nn.Module, inputs: Inputs, asked: Asked, watch: Stopwatch) -> Ranked:

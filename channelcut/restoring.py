@@ -16,6 +16,7 @@ from channelcut.core.deployed import Deploy
 from channelcut.core.entries import FORWARD, call_entry
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.graph import tensor_paths
+from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
 from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_values
 from channelcut.core.plan import Plan
@@ -296,17 +297,25 @@ def compensate(
     check_callable(progress, "progress", "progress(stage, done, total)")
     watch, batches = Stopwatch(progress), images_for(model, result.groups, images, preprocessing)
     done = _again(model, result, batches, watch)
-    return replace(as_result(done, result.step, result.proof, watch), groups=result.groups, rescaling=result.rescaling)
+    return replace(as_result(done, result, watch), rescaling=result.rescaling)
 
 
-def as_result(done: Restored, step: Plan, proof: Proof, watch: Stopwatch) -> PruneResult:
-    """What `prune` returns of a network that has been restored."""
+def unrestored(small: nn.Module, step: Plan, proof: Proof, groups: Groups) -> PruneResult:
+    """A cut as a result; its plan leads from the original class, over all rounds."""
+    record = record_of(small)
+    assert record is not None
+    return PruneResult(small, record.plan if len(record.rounds) > 1 else step, proof, groups, step)
+
+
+def as_result(done: Restored, cut: PruneResult, watch: Stopwatch) -> PruneResult:
+    """The result of a cut, with the network as it was restored."""
     record = record_of(done.model)
     assert record is not None
-    chosen = record.plan if len(record.rounds) > 1 else replace(step, changes=record.plan.changes)
-    found, small = _context(step).groups, done.model.eval()
-    more = done.recalibration, watch.seconds, done.rescaling, done.compensation
-    return PruneResult(small, chosen, proof, found, step, *more)
+    chosen = record.plan if len(record.rounds) > 1 else replace(cut.step, changes=record.plan.changes)
+    return replace(
+        cut, model=done.model.eval(), plan=chosen, recalibration=done.recalibration, rescaling=done.rescaling,
+        compensation=done.compensation, seconds=watch.seconds,
+    )  # fmt: skip
 
 
 def _context(plan: Plan) -> PlanContext:

@@ -90,6 +90,20 @@ def test_a_block_that_adds_nothing_goes_and_the_rest_is_cut_to_the_budget() -> N
     assert mild.plan.to_dict() == cc.prune(model, X, macs=0.8, calibration=images).plan.to_dict()
 
 
+def test_what_is_left_learns_from_the_whole_original() -> None:
+    model, images = network(), torch.rand(32, 3, 12, 12)
+    result = cc.prune(model, X, macs=0.4, blocks=["2"], calibration=images, restore="none")
+    again = cc.compensate(model, result, images)
+    assert again.compensation is not None
+    assert again.compensation.refitted
+    assert again.plan.options["blocks"] == ["2"]
+    options = cc.RecoverOptions(batch=8, learning_rate=1e-3)
+    taught = cc.recover(model, again, images, epochs=2, options=options)
+    assert taught.recovery is not None
+    assert taught.recovery.after < taught.recovery.before
+    assert [change["step"] for change in taught.plan.changes] == ["compensate", "recover"]
+
+
 def test_blocks_alone_that_meet_a_budget_leave_all_widths(tmp_path: Path) -> None:
     model = network()
     result = cc.prune(model, X, macs=0.9, blocks=["3"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from channelcut.depth.dropping import dropped, named
 from channelcut.depth.wholes import wholes
 from channelcut.gauge import Gauge, ratio_of
 from channelcut.pruning import Asked, cut_and_proven, finished, scored_channels
-from channelcut.restoring import as_result, restored_by
+from channelcut.restoring import as_result, restored_by, unrestored
 
 Blocks = str | Iterable[str]
 _COMPARED = 2  # batches tell how far the outputs move without a block
@@ -66,8 +66,9 @@ def pruned_with_blocks(
             raise _of_the_rest(error, chosen) from error
     step = first.step if rest is None else compose(first.step, last)
     step = replace(step, options=_options(last if rest is not None else None, scored, asked, chosen, share))
+    _recorded_as(small, step.options)
     done = restored_by(small, last, asked.batches, asked.restore, asked.rescale, watch, (model, step))
-    return _as_one(as_result(done, last, proof, watch), scored, step)
+    return as_result(done, unrestored(small, step, proof, scored.groups), watch)
 
 
 def _check(asked: Asked, blocks: Blocks) -> None:
@@ -126,7 +127,7 @@ def _of_the_rest(error: BudgetError, chosen: Sequence[str]) -> BudgetError:
 def _options(last: Plan | None, scored: Ranked, asked: Asked, chosen: Sequence[str], share: float) -> dict[str, Any]:
     """What was asked for, as data: of the original, with the blocks that went and trials in shares of its time."""
     given = asked.budget
-    found = {n: v for n, v in last.options.items() if n not in LIMITS} if last is not None else _recorded(given)
+    found = {n: v for n, v in last.options.items() if n not in LIMITS} if last is not None else _floors(given)
     if given.limit is not None:
         found[given.limit[0]] = given.limit[1]
     parts = ("asked", "predicted", "ratio", "low", "high")
@@ -136,15 +137,12 @@ def _options(last: Plan | None, scored: Ranked, asked: Asked, chosen: Sequence[s
     return found | {"blocks": list(chosen)}
 
 
-def _recorded(budget: Budget) -> dict[str, Any]:
+def _floors(budget: Budget) -> dict[str, Any]:
     return {"align": budget.align, "min_keep": budget.min_keep, "min_channels": budget.min_channels}
 
 
-def _as_one(result: PruneResult, scored: Ranked, step: Plan) -> PruneResult:
-    """The result as one cut of the original."""
-    record = record_of(result.model)
+def _recorded_as(small: nn.Module, options: Mapping[str, Any]) -> None:
+    """Let the record of a cut say what was asked for of the original."""
+    record = record_of(small)
     assert record is not None
-    plan = replace(record.plan, options=step.options)
-    put_record(result.model, plan, record.rounds, record.weights)
-    changed = replace(step, changes=plan.changes)
-    return replace(result, plan=plan, step=changed, groups=scored.groups)
+    put_record(small, replace(record.plan, options=options), record.rounds, record.weights)
