@@ -69,6 +69,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "yolov8n 0.8": {"macs": 0.8, "epochs": 8},
     "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
     "yolo26n 0.9": {"macs": 0.9, "epochs": 4},
+    "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4},
 }
 
 
