@@ -129,6 +129,7 @@ def _options(last: Plan | None, scored: Ranked, asked: Asked, chosen: Sequence[s
     found = {n: v for n, v in last.options.items() if n not in LIMITS} if last is not None else _recorded(given)
     if given.limit is not None:
         found[given.limit[0]] = given.limit[1]
+    found.pop("kept_importance", None)  # of the widths alone
     parts = ("asked", "predicted", "ratio", "low", "high")
     if "trials" in found:
         found["trials"] = [trial | {part: trial[part] * share for part in parts} for trial in found["trials"]]
