@@ -129,7 +129,7 @@ def plan(
             1); of all widths within it, those that lose least.
         params: what may remain of the parameters: a share (at most 1) or a number (above 1).
         latency: what may remain of the time that the network takes: a share, as `cost` predicts it.
-        latency_ms: the same in milliseconds.
+        latency_ms: the same in milliseconds, of a whole batch.
         cost: of a budget of time: a function of the widths of all groups that returns milliseconds, such as
             `channelcut.measure` returns, or `channelcut.cost.roofline.roofline` where the device is not at hand.
         exclude: layers whose outputs keep their width: patterns on the names of modules (which stand for all layers in

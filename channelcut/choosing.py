@@ -90,7 +90,17 @@ class Ranked:
             context = PlanContext(self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped)
             said = self.criterion.said(budget, self.scored) | chosen.to_dict()
             said |= {"full_ms": self.whole_ms} if budget.timed else {}
+            said |= self._importance_of(chosen.kept)
             return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
+
+    def _importance_of(self, kept: NDArray[np.bool_]) -> dict[str, float]:
+        """The share of the summed importance of all channels that could go that is kept, shape (channel_count,)."""
+        channels = np.concatenate([group.channels for group in self.groups.groups])
+        values = self.scored.values[channels]
+        whole = float(values.sum())
+        if not np.isfinite(whole) or whole <= 0 or values.min() < 0:
+            return {}  # of a function of the user's
+        return {"kept_importance": round(float(values[kept[channels]].sum()) / whole, 6)}
 
 
 def alignment(align: int | str, cost: WidthCost | None) -> int:

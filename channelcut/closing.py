@@ -20,7 +20,7 @@ from channelcut.core.errors import BudgetError
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.cost.protocol import WidthCost
-from channelcut.gauge import BENCH, Gauge, Gauging, ratio_of
+from channelcut.gauge import Gauging, gauge_for, ratio_of
 from channelcut.steps import applied, context_of
 
 TOLERANCE = 0.03  # of the budget
@@ -59,11 +59,12 @@ def cut_within(
         scored: the network and its scores.
         budget: what may remain.
         cost: for a budget of time what it is predicted by; one with a `target` was measured here.
-        example: an example input, as for `channelcut.prune`.
+        example: an example input, as for `channelcut.prune`; both are timed at the batch of `cost`.
         watch: takes the time.
 
     Raises:
-        UserError: a budget of time comes without `cost`.
+        UserError: a budget of time comes without `cost`, or with one that was measured at another size than that of
+            the example.
         BudgetError: the budget cannot be met, in measurement either.
     """
     scored = scored.timed(cost) if budget.timed else scored
@@ -71,8 +72,7 @@ def cut_within(
     if target is None or budget.in_shares(scored.whole_ms).latency == 1:  # predicted alone, or met by the original
         plan = scored.planned(budget, watch)
         return plan, applied(scored.model, plan, watch)
-    bench = replace(BENCH, threads=target.threads)
-    with Gauge(scored.model, example, scored.groups.deploy, target.backend, bench, watch) as gauge:
+    with gauge_for(scored.model, example, cost, scored.groups.deploy, watch) as gauge:
         return closed(scored, budget, gauge, watch)
 
 

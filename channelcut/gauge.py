@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,8 @@ from channelcut.adapters import deployed_form
 from channelcut.bench.engines import Comparison, measure_files
 from channelcut.bench.measure import BenchOptions
 from channelcut.core.deployed import DEFAULT, Deploy
-from channelcut.core.inputs import positional_inputs
+from channelcut.core.errors import UserError
+from channelcut.core.inputs import of_batch, positional_inputs, shapes_of
 from channelcut.core.measurement import Measurement, Ratio
 from channelcut.core.progress import Stopwatch
 from channelcut.onnx_out.deployed import onnx_from_deployed
@@ -87,6 +88,44 @@ class Gauge(AbstractContextManager["Gauge"]):
     def _path(self, name: str) -> Path:
         assert self._folder is not None, "a Gauge is used as a context: with Gauge(...) as gauge"
         return Path(self._folder.name) / f"{name}.onnx"
+
+
+def gauge_for(
+    model: nn.Module, example: Any, cost: Any, deploy: Deploy = DEFAULT, watch: Stopwatch | None = None
+) -> Gauge:
+    """The gauge of cuts that are planned by a measured cost: on its back end, threads and batch.
+
+    Args:
+        model: the original.
+        example: an example input, as for `channelcut.prune`; of its size are the times.
+        cost: what `channelcut.measure` returned; its `target` and `shapes` say what it was measured with.
+        deploy: which form of both is timed.
+        watch: takes the time of it.
+
+    Raises:
+        UserError: the cost was measured at another size than that of the example.
+    """
+    bench = replace(BENCH, threads=cost.target.threads)
+    timed = _as_measured(positional_inputs(model, example), getattr(cost, "shapes", ()))
+    return Gauge(model, timed, deploy, cost.target.backend, bench, watch or Stopwatch())
+
+
+def _as_measured(inputs: tuple[Any, ...], measured: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
+    """The inputs at the batch of those that a cost was measured with."""
+    given = shapes_of(inputs)
+    if not measured or given == measured:
+        return inputs
+    if [shape[1:] for shape in given] != [shape[1:] for shape in measured]:
+        raise UserError(
+            f"cost was measured with inputs of {_words(measured)}, and the example is {_words(given)}: a cut would be "
+            "planned for one size and timed at another. Measure with inputs of the size that is deployed, and prune "
+            "with the same ones: cost = channelcut.measure(model, x)."
+        )
+    return of_batch(inputs, next(shape[0] for shape in measured if shape))
+
+
+def _words(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return ", ".join("x".join(map(str, shape)) or "one number" for shape in shapes)
 
 
 def ratio_of(measured: Measurement) -> Ratio:

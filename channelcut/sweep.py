@@ -62,7 +62,8 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
 
     Returns:
         The content of `sweep.json`: `points`, each with `kind` (`original`, `cut`, `beside`), `ratio`, `low` and
-        `high` of the original's time, `ms`, `metrics`, or why there is none (`refused`).
+        `high` of the original's time, `ms`, `macs`, `kept_importance` (the share of the summed importance of all
+        channels that could go), `metrics`, or why there is none (`refused`).
 
     Raises:
         UserError: `out` holds a sweep of another model or other options, or the caller's input is at fault.
@@ -137,6 +138,7 @@ def _original(begun: Begun) -> dict[str, Any]:
         "name": "original",
         "kind": "original",
         "ratio": 1.0,
+        "kept_importance": 1.0,
         "ms": getattr(cost, "full_ms", None),
         "metrics": metrics,
     }
@@ -162,6 +164,7 @@ def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progr
         "folder": out.name,
         "plans": len(report["options"].get("trials", [])),
         "macs": report["cost"]["after"]["macs"] / report["cost"]["before"]["macs"],
+        "kept_importance": report["options"].get("kept_importance"),
         "metrics": restored[-1] if restored else {},
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ import channelcut as cc
 from channelcut.allocation import Budget
 from channelcut.choosing import Ranked, ranked
 from channelcut.closing import TOLERANCE, closed
+from channelcut.core.inputs import shapes_of
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.cost import macs_cost
-from channelcut.gauge import Gauge, ratio_of
+from channelcut.cost.table import Target
+from channelcut.gauge import Gauge, gauge_for, ratio_of
 from channelcut.ranking import Criterion
 
 EXAMPLE = torch.rand(1, 3, 12, 12)
@@ -160,3 +163,40 @@ def test_a_cut_is_timed_beside_its_original() -> None:
     assert (found.baseline.name, found.candidate.name) == ("original", "pruned")
     assert ratio_of(replace(found, thread=Ratio(0.5, 0.4, 0.6))).estimate == 0.5
     assert ratio_of(replace(found, thread=None)).estimate == found.ratio
+
+
+def test_a_cut_is_timed_as_its_cost_was_measured() -> None:
+    """At the same batch and with the same threads; a cost of another size is refused."""
+    model = network()
+    cost = SimpleNamespace(target=Target("a machine", "openvino", "1", threads=2), shapes=((4, 3, 12, 12),))
+    gauge = gauge_for(model, EXAMPLE, cost)
+    assert shapes_of(gauge.example) == cost.shapes
+    assert (gauge.backend, gauge.bench.threads) == ("openvino", 2)
+    with pytest.raises(cc.UserError, match=r"inputs of 4x3x12x12, and the example is 1x3x24x24"):
+        gauge_for(model, torch.rand(1, 3, 24, 24), cost)
+
+
+def test_a_budget_of_time_is_met_at_the_batch_of_its_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, timed = network(), list[object]()
+    groups = cc.analyze(model, EXAMPLE)
+    flops = macs_cost(groups)
+
+    @dataclass(frozen=True)
+    class Cost:
+        target = Target("a machine", "onnxruntime", "1")
+        shapes = ((2, 3, 12, 12),)
+        pairwise = flops.pairwise
+
+        def __call__(self, widths: np.ndarray) -> float:
+            return flops(widths)
+
+    def stand_in(gauge: Gauge, smaller: nn.Module) -> Measurement:
+        timed.append(gauge.example[0].shape[0])
+        return measured(weights(smaller) / weights(model))
+
+    monkeypatch.setattr(Gauge, "__call__", stand_in)
+    result = cc.prune(model, EXAMPLE, latency=0.5, cost=Cost())
+    assert set(timed) == {2}
+    assert result.plan.options["trials"]

@@ -312,8 +312,9 @@ def test_onnxruntime_runs_lone_layers() -> None:
 
 
 def test_measuring_with_onnxruntime(model: nn.Module, groups: cc.Groups, tmp_path: Path) -> None:
-    cost = cc.measure(model, EXAMPLE, groups=groups, table=tmp_path / "t", options=replace(QUICK, step=32))
+    cost = cc.measure(model, EXAMPLE, groups=groups, batch=2, table=tmp_path / "t", options=replace(QUICK, step=32))
     assert len(cost.layers) == 7
+    assert cost.shapes == ((2, 3, 16, 16),)
     assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
     assert cost.target.backend == "onnxruntime"
     with pytest.raises(UserError, match="known: onnxruntime"):

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 import channelcut as cc
-from channelcut.allocation import lagrangian, minsum
+from channelcut.allocation import lagrangian, minsum, search
 from channelcut.allocation import program as programs
-from channelcut.allocation.integer import integer_program
 from channelcut.allocation.minsum import floors, minimise
 from channelcut.allocation.program import Program, solve
+from channelcut.allocation.search import branch_and_bound, loss_at
 from channelcut.cost.protocol import Pairwise
 from channelcut.report.facts import allocation_words, options_of
 from channelcut.report.reader import Part
@@ -84,7 +84,7 @@ def test_no_bound_is_above_what_it_bounds() -> None:
         assert isinstance(program.cost, Tables)
         dual = lagrangian.relax(program.losses, program.cost.tables, program.limit)
         fitting = {
-            places: programs.loss_at(program.losses, np.array(places))
+            places: loss_at(program.losses, np.array(places))
             for places in itertools.product(*(range(len(step)) for step in program.steps))
             if program.cost.tables.at(places) <= program.limit
         }
@@ -108,14 +108,40 @@ def test_the_gap_says_how_far_the_bound_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(gaps) > 0.01  # five groups of five widths are coarse: there is something to say
 
 
-def test_the_integer_program_equals_brute_force() -> None:
-    for seed in range(4):
-        program = drawn(seed)
+def test_branch_and_bound_equals_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hardly anything enumerated; where it is stopped, its bound is one."""
+    monkeypatch.setattr(search, "SMALL", 2)
+    for seed in range(6):
+        program = drawn(seed, staircase=seed % 2 == 1)
         assert isinstance(program.cost, Tables)
-        found = integer_program(program.losses, program.cost.tables, program.limit, 1e-9)
+        least = brute(program)
+        found = branch_and_bound(program.losses, program.cost.tables, program.limit, 1e-9)
         assert found.places is not None
-        assert programs.loss_at(program.losses, found.places) == pytest.approx(brute(program), abs=1e-9)
-        assert found.bound == pytest.approx(brute(program), abs=1e-6)
+        assert loss_at(program.losses, found.places) == pytest.approx(least, abs=1e-9)
+        assert found.bound == pytest.approx(least, abs=1e-6)
+        with monkeypatch.context() as stopped:
+            stopped.setattr(search, "NODES", 2)
+            assert branch_and_bound(program.losses, program.cost.tables, program.limit, 1e-9).bound <= least
+        assert branch_and_bound(program.losses, program.cost.tables, program.limit, 1e-9, least).places is None
+
+
+@pytest.mark.parametrize("seed", [23, 32])
+def test_widths_that_miss_the_limit_by_a_millionth_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], seed: int
+) -> None:
+    """Within a solver's tolerance they would be; HiGHS 1.12 also prints on the process's stdout where it meets them."""
+    monkeypatch.setattr(search, "SMALL", 2)
+    program = drawn(seed, groups=4, most=4)
+    assert isinstance(program.cost, Tables)
+    tables = program.cost.tables
+    best = search.enumerated(program.losses, tables, program.limit)
+    assert best is not None
+    price = tables.at(best.tolist())
+    limit = price - 1e-6 * abs(price - tables.constant)
+    next_best = search.enumerated(program.losses, tables, limit)
+    found = branch_and_bound(program.losses, tables, limit, 1e-9).places
+    assert found is not None and next_best is not None and found.tolist() == next_best.tolist() != best.tolist()
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("largest", [minsum.LARGEST, 8])
@@ -178,7 +204,7 @@ def test_no_widths_within_the_limit() -> None:
 @pytest.mark.parametrize(
     ("method", "gap", "words"),
     [
-        ("integer program", 1e-7, "the least loss, by integer program"),
+        ("branch and bound", 1e-7, "the least loss, by branch and bound"),
         ("Lagrangian relaxation", 2.1e-4, "within 0.021 % of the least loss, by Lagrangian relaxation"),
         ("descent", 1.0, "by descent, without a bound"),
     ],

@@ -59,6 +59,7 @@ def test_points_are_made_once_beside_smaller_networks(source: Source, tmp_path: 
     assert "cannot be met" in refused["refused"]
     assert cut["metrics"]["widths"] < original["metrics"]["widths"] == 32
     assert cut["macs"] == pytest.approx(0.5, abs=0.05)
+    assert cut["macs"] < cut["kept_importance"] < 1 == original["kept_importance"]
     assert 0 < cut["low"] <= cut["ratio"] <= cut["high"]
     assert small["metrics"] == {"widths": 8.0}
     assert small["ratio"] > 0
@@ -80,17 +81,19 @@ def test_the_front_is_drawn_and_listed() -> None:
     points = [
         {"name": "original", "kind": "original", "ratio": 1.0, "ms": 4.0, "metrics": {"map50": 0.6, "map": 0.4}},
         {"name": "latency-0.500", "kind": "cut", "target": 0.5, "ratio": 0.51, "low": 0.5, "high": 0.52, "ms": 2.0,
-         "macs": 0.45, "metrics": {"map50": 0.5, "map": 0.3}},
+         "macs": 0.45, "kept_importance": 0.8, "metrics": {"map50": 0.5, "map": 0.3}},
         {"name": "latency-0.100", "kind": "cut", "target": 0.1, "refused": "no"},
     ]  # fmt: skip
     assert metric_of(points) == "map"
     heads, rows = front_rows(points)
     assert heads[-1] == "mAP50-95"
     assert [row[0] for row in rows] == ["original", "latency-0.500", "latency-0.100"]
-    assert rows[1][2:] == ("0.510", "0.500 to 0.520", "2.00", "0.450", "0.300")
+    assert rows[1][2:] == ("0.510", "0.500 to 0.520", "2.00", "0.450", "0.800", "0.300")
     assert rows[2][2] == "no"
     assert str(front_chart(points)).count("<circle") == 2
     assert front_chart(points[:1]) is None
+    unevaluated = [point | {"metrics": {}, "kept_importance": 0.9} for point in points]
+    assert "Kept importance over" in str(front_chart(unevaluated))
 
 
 def test_budgets_are_read_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,13 +113,14 @@ class Dual:
         return self.relaxation.floors(self.multiplier, self.limit)
 
 
-def relax(losses: Sequence[Values], cost: Pairwise, limit: float) -> Dual:
+def relax(losses: Sequence[Values], cost: Pairwise, limit: float, near: float = 0.0) -> Dual:
     """Find the multiplier whose bound is best.
 
     Args:
         losses: of each group at each of its widths.
         cost: the same, over groups and pairs of them.
         limit: what the cost may be.
+        near: a multiplier that is close to it, such as that of a program with a few more widths.
     """
     relaxation = Relaxation(losses, cost)
 
@@ -134,10 +135,12 @@ def relax(losses: Sequence[Values], cost: Pairwise, limit: float) -> Dual:
     if low[1] <= limit:
         return Dual(low[0], 0.0, [widest], relaxation, limit)
     multiplier, factor = (worst - low[0]) / max(abs(low[1]), 1e-300), 4.0
-    if max(len(v) for v in losses) > WHOLE:
-        (multiplier, near), factor, low = _zoomed(losses, cost, limit), 1.001, None
-        relaxation = Relaxation(losses, centred(cost, near))
-        relaxation.starts = [_around(len(v), int(i))[:-1] for v, i in zip(losses, near, strict=True)]
+    if near:
+        multiplier, factor, low = near, 1.1, None
+    elif max(len(v) for v in losses) > WHOLE:
+        (multiplier, centres), factor, low = _zoomed(losses, cost, limit), 1.001, None
+        relaxation = Relaxation(losses, centred(cost, centres))
+        relaxation.starts = [_around(len(v), int(i))[:-1] for v, i in zip(losses, centres, strict=True)]
     for _ in range(STEPS):
         value, places = relaxation.least(multiplier, limit)
         best = max(best, (value, multiplier))

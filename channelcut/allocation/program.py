@@ -9,7 +9,7 @@ A loss is a table for each group; the cost is one for each group and each pair o
    elimination for nearly all networks: the best multiplier gives a lower bound (`lagrangian`, `minsum`).
 2. What was met on the way is brought within the limit and improved by moves of one and two groups (`polish`).
 3. A width whose own lower bound is above the loss that has been reached is in no better solution. What is left is
-   looked at as a whole, or solved by HiGHS to its end or to a bound (`integer`), where it is small enough.
+   looked at as a whole, or searched by branch and bound (`search`), where it is small enough.
 
 The gap is what the loss may be above the least one at most, as a share of it. Where a cost is no sum of pairs, all of
 this is done on its closest sum, and repeated with a limit that makes up for the difference at the solution; what then
@@ -27,19 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channelcut.allocation.descent import Descent
-from channelcut.allocation.integer import enumerated, integer_program, size
 from channelcut.allocation.lagrangian import Dual, relax
 from channelcut.allocation.polish import polish, repair, widened
+from channelcut.allocation.search import SMALL, branch_and_bound, enumerated, loss_at, size
 from channelcut.cost.protocol import Pairwise, WidthCost
 
 Values = NDArray[np.float64]
 Widths = NDArray[np.int64]
 Places = NDArray[np.int64]
 
-BEST, ENOUGH = 1e-9, 2e-3  # the gap of a solution that is the best one, and one that is worth no integer program
+BEST, ENOUGH = 1e-9, 2e-3  # the gap of a solution that is the best one, and one that is worth no search
 STARTS = 3  # solutions that are improved
-SMALL = 200_000  # combinations that are all looked at
-LARGEST = 6_000  # variables of an integer program
+LARGEST = 6_000  # numbers in the tables of what is searched
 ROUNDS = 4  # solutions for a cost that is no sum of pairs
 CLOSE = 1e-3  # the part of the limit by which they may miss
 
@@ -166,7 +165,7 @@ def _within(losses: Sequence[Values], tables: Pairwise, limit: float) -> _Found 
 
 
 def _closed(losses: Sequence[Values], tables: Pairwise, limit: float, dual: Dual, places: Places) -> _Found:
-    """The same places or better ones, with the gap as far closed as an integer program of what is left does it."""
+    """The same places or better ones, with the gap as far closed as a search of what is left does it."""
     loss = loss_at(losses, places)
     relaxed = _Found(places, loss, dual.bound, "Lagrangian relaxation")
     gap = loss - dual.bound
@@ -178,8 +177,8 @@ def _closed(losses: Sequence[Values], tables: Pairwise, limit: float, dual: Dual
     if prod(map(len, kept)) <= SMALL:
         chosen, bound, method = enumerated(part, fewer, limit), np.inf, "enumeration"
     elif gap > ENOUGH * loss and size([len(some) for some in kept], tables) <= LARGEST:
-        whole = integer_program(part, fewer, limit, BEST)
-        chosen, bound, method = whole.places, whole.bound, "integer program"
+        whole = branch_and_bound(part, fewer, limit, BEST, loss)
+        chosen, bound, method = whole.places, whole.bound, "branch and bound"
     else:
         return relaxed
     if chosen is not None:
@@ -187,11 +186,6 @@ def _closed(losses: Sequence[Values], tables: Pairwise, limit: float, dual: Dual
         if tables.at(better.tolist()) <= limit and loss_at(losses, better) < loss:
             places, loss = better, loss_at(losses, better)
     return _Found(places, loss, max(dual.bound, min(bound, loss)), method)
-
-
-def loss_at(losses: Sequence[Values], places: Places) -> float:
-    """The summed loss of places."""
-    return float(sum(values[i] for values, i in zip(losses, places, strict=True)))
 
 
 def finite(losses: Sequence[Values]) -> list[Values]:

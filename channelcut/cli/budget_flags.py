@@ -16,7 +16,8 @@ def add_budgets(group: Any) -> None:
         "--latency",
         type=parsing.share,
         metavar="SHARE",
-        help="share of the time to keep, as measured here: layers are timed first, and cuts until one meets it",
+        help="share of the time to keep, as measured here at the batch and size of --input: layers are timed first, "
+        "and cuts until one meets it",
     )
     budget.add_argument(
         "--latency-ms", type=parsing.milliseconds, metavar="MS", help="the same in milliseconds, such as 4.5"

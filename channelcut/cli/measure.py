@@ -43,7 +43,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default="fp32",
         help="of the layers, where the back end has both (default fp32)",
     )
-    target.add_argument("--batch", type=positive, metavar="N", help="items a run computes (default as in the example)")
+    target.add_argument("--batch", type=positive, metavar="N", help="items a run computes (default as in --input)")
     target.add_argument(
         "--table",
         type=Path,
@@ -124,6 +124,7 @@ def described(found: MeasuredCost) -> dict[str, Any]:
     return {
         "target": vars(found.target),
         "table": str(found.table) if found.table else None,
+        "inputs": [list(shape) for shape in found.shapes],
         "full_ms": found.full_ms,
         "half_width": found.half_width,
         "lone_sum_ms": found.full_ms / found.scale,
@@ -142,8 +143,9 @@ def print_cost(found: MeasuredCost) -> None:
     from channelcut.cli.console import console
 
     out = console()
+    sizes = ", ".join("x".join(map(str, shape)) for shape in found.shapes)
     known = f"layers known to ±{found.half_width:.1%}"
-    out.print(f"{found.full_ms:.2f} ms uncut ({known}) with {found.target}", markup=False, soft_wrap=True)
+    out.print(f"{found.full_ms:.2f} ms uncut ({known}) at {sizes} with {found.target}", markup=False, soft_wrap=True)
     out.print(
         f"Widths pay in steps of {found.step}. {len(found.layers)} layers; timed alone they and the rest add up to "
         f"{1 / found.scale:.2f} of the network's time, which predictions are scaled by.",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from channelcut.core.errors import UserError
 from channelcut.core.words import kind_of, with_article
@@ -62,6 +63,25 @@ def positional_inputs(model: nn.Module, x: Any) -> tuple[Any, ...]:
             "the last one."
         )
     return bound.args
+
+
+def shapes_of(inputs: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the tensors in inputs, in their order."""
+    return tuple(tuple(value.shape) for value in pytree.tree_leaves(inputs) if isinstance(value, Tensor))
+
+
+def of_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
+    """The inputs with another batch: the first item, repeated.
+
+    Raises:
+        UserError: that is no number of items.
+    """
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(f"batch={batch!r}: expected a number of items, at least 1.")
+    repeated: tuple[Any, ...] = pytree.tree_map_only(
+        Tensor, lambda t: torch.cat([t[:1]] * batch) if t.ndim else t, inputs
+    )
+    return repeated
 
 
 def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:

@@ -64,7 +64,8 @@ class MeasuredCost:
     layers, others: its parts. scale: see above. full_ms: the whole network uncut, as it was measured. step: widths that
     are multiples of this end a step of the target's staircase. slots: the axes of parameters that shares are mixtures
     of. full_widths: of the groups that it is a function of; kept: the share of every slot that they keep, see
-    `slot_shares`. notes: what a reader has to know. table: the file that holds the times.
+    `slot_shares`. notes: what a reader has to know. table: the file that holds the times. shapes: of the inputs that
+    were timed, batch first.
     """
 
     target: Target
@@ -78,6 +79,7 @@ class MeasuredCost:
     scale: float = 1.0
     notes: tuple[str, ...] = ()
     table: Path | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, widths: Widths) -> float:
         """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""

@@ -52,7 +52,8 @@ class PlanContext:
             self._follow(kept, self.groups.groups[index], slot, wanted)
         by_hand = [name for name in plan.options.get("by_hand", []) if name != slot.tensor]
         options = {**plan.options, "by_hand": [*by_hand, slot.tensor]}
-        options.pop("allocation", None)  # what was proven of the widths is of others
+        for name in ("allocation", "kept_importance"):  # what was found of the widths is of others
+            options.pop(name, None)
         return replace(self, kept=kept).plan(options)
 
     def _output(self, tensor: str) -> Slot:

@@ -22,7 +22,7 @@ from channelcut.coupling.branches import residual_blocks
 from channelcut.cutting import compose
 from channelcut.depth.dropping import dropped, named
 from channelcut.depth.wholes import wholes
-from channelcut.gauge import Gauge, ratio_of
+from channelcut.gauge import gauge_for, ratio_of
 from channelcut.pruning import Asked, cut_and_proven, finished, scored_channels
 from channelcut.restoring import as_result, restored_by, unrestored
 
@@ -111,7 +111,7 @@ def _rest(
     target = getattr(cost, "target", None)
     share = shorter.timed(cost).whole_ms / scored.whole_ms
     if target is not None:
-        with Gauge(scored.model, x, asked.deploy, target.backend, watch=watch) as gauge:
+        with gauge_for(scored.model, x, cost, asked.deploy, watch) as gauge:
             share = ratio_of(gauge(first.model)).estimate
     wanted = budget.in_shares(scored.whole_ms).latency
     assert wanted is not None
@@ -130,6 +130,7 @@ def _options(last: Plan | None, scored: Ranked, asked: Asked, chosen: Sequence[s
     found = {n: v for n, v in last.options.items() if n not in LIMITS} if last is not None else _floors(given)
     if given.limit is not None:
         found[given.limit[0]] = given.limit[1]
+    found.pop("kept_importance", None)  # of the widths alone
     parts = ("asked", "predicted", "ratio", "low", "high")
     if "trials" in found:
         found["trials"] = [trial | {part: trial[part] * share for part in parts} for trial in found["trials"]]

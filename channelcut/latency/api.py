@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.api import analyze
 from channelcut.bench.layers.clock import MeasureOptions
 from channelcut.core.deployed import DEFAULT, Deploy
-from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import check_kind, check_network, check_values, positional_inputs
+from channelcut.core.inputs import check_kind, check_network, check_values, of_batch, positional_inputs, shapes_of
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.table import Table
@@ -51,7 +49,8 @@ def measure(
         groups: what `analyze` found in the model; by default it is analyzed here.
         backend: what runs the layers: `onnxruntime`, or another of those that `channelcut measure --help` names.
         threads: CPU threads.
-        batch: how many items one run computes; by default as many as `x` holds.
+        batch: how many items one run computes; by default as many as `x` holds. A plan by this cost is timed at that
+            batch too, whatever the example of `prune` holds.
         precision: of the layers, `fp32`, or `fp16` where the back end has it.
         table: the file that times are kept in; by default one in the user's cache directory, named after the device,
             the back end, its version, the precision and the threads.
@@ -90,20 +89,10 @@ def measure(
     times = Table.open(clock.target(), None if table is None else Path(table))
     watch = Stopwatch(progress)
     groups = deployed_groups(model, groups, deploy)
+    inputs = positional_inputs(model, x)
+    inputs = inputs if batch is None else of_batch(inputs, batch)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deployed.onnx"
         with watch.stage("export"):
-            onnx_from_deployed(deployed_form(model, _of_batch(positional_inputs(model, x), batch), deploy), path)
-        return measured(path, groups, clock, times, options, watch)
-
-
-def _of_batch(inputs: tuple[Any, ...], batch: int | None) -> tuple[Any, ...]:
-    """The inputs with another batch: the first item, repeated."""
-    if batch is None:
-        return inputs
-    if not isinstance(batch, int) or batch < 1:
-        raise UserError(f"batch={batch!r}: expected a number of items, at least 1.")
-    repeated: tuple[Any, ...] = pytree.tree_map_only(
-        Tensor, lambda t: torch.cat([t[:1]] * batch) if t.ndim else t, inputs
-    )
-    return repeated
+            onnx_from_deployed(deployed_form(model, inputs, deploy), path)
+        return replace(measured(path, groups, clock, times, options, watch), shapes=shapes_of(inputs))

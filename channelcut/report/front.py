@@ -13,6 +13,7 @@ from channelcut.report.overview import section
 
 _LEFT, _WIDTH, _TOP, _HEIGHT = 60.0, 620.0, 20.0, 300.0
 _CLASSES = {"original": "before", "cut": "after", "beside": "bad"}
+_IMPORTANCE, _KEPT = "kept_importance", "Kept importance"
 _KINDS = {"original": "original", "cut": "cut", "beside": "as it is"}
 
 
@@ -25,7 +26,16 @@ def metric_of(points: Sequence[Mapping[str, Any]]) -> str:
 def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headers and text rows, the fastest last; a point that was refused says why."""
     metric = metric_of(points)
-    heads = ("Network", "", "Time", "95 % interval", "ms", "MACs", *([metric_words(metric)] if metric else []))
+    heads = (
+        "Network",
+        "",
+        "Time",
+        "95 % interval",
+        "ms",
+        "MACs",
+        "Kept importance",
+        *([metric_words(metric)] if metric else []),
+    )
     rows: list[tuple[str, ...]] = []
     for point in sorted(points, key=lambda p: -(p.get("ratio") or p.get("target") or 0.0)):
         start = (point["name"], _KINDS[point["kind"]])
@@ -34,17 +44,27 @@ def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], li
             continue
         interval = f"{point['low']:.3f} to {point['high']:.3f}" if "low" in point else ""
         shown = (point.get("metrics") or {}).get(metric)
-        macs = f"{point['macs']:.3f}" if point.get("macs") is not None else ""
+        macs, importance = (_three(point.get(name)) for name in ("macs", _IMPORTANCE))
         ms = f"{point['ms']:.2f}" if point.get("ms") is not None else ""
-        value = "" if shown is None else f"{shown:.3f}"
-        rows.append((*start, f"{point['ratio']:.3f}", interval, ms, macs, *([value] if metric else [])))
+        row = (*start, f"{point['ratio']:.3f}", interval, ms, macs, importance)
+        rows.append((*row, *([_three(shown)] if metric else [])))
     return heads, rows
 
 
+def _three(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _height_of(point: Mapping[str, Any], metric: str) -> float | None:
+    """What is drawn of a point: the metric, or where nothing was evaluated the importance that is kept."""
+    found = (point.get("metrics") or {}).get(metric) if metric else point.get(_IMPORTANCE)
+    return None if "refused" in point or not found else float(found)
+
+
 def front_chart(points: Sequence[Mapping[str, Any]]) -> Html | None:
-    """Accuracy over time, a mark for each point; None where nothing was evaluated."""
+    """Accuracy over time, or kept importance where nothing was evaluated; None for fewer than two points."""
     metric = metric_of(points)
-    found = [(p, float(p["metrics"][metric])) for p in points if metric and (p.get("metrics") or {}).get(metric)]
+    found = [(p, value) for p in points if (value := _height_of(p, metric)) is not None]
     if len(found) < 2:
         return None
     ratios, values = [p["ratio"] for p, _ in found], [value for _, value in found]
@@ -65,7 +85,8 @@ def front_chart(points: Sequence[Mapping[str, Any]]) -> Html | None:
             drawn.append(line(across.at(point["low"]), y, across.at(point["high"]), y, "interval"))
         drawn += [tag("circle", cx=x, cy=y, r=5.0, class_=_CLASSES[point["kind"]])]
         drawn += [label(x + 9, y + 4, point["name"] if point["kind"] != "cut" else f"{point['ratio']:.2f}")]
-    says = f"{metric_words(metric)} over the share of the original's time, {len(found)} points."
+    what = metric_words(metric) if metric else _KEPT
+    says = f"{what} over the share of the original's time, {len(found)} points."
     return svg(_LEFT + _WIDTH + 60, bottom + 24, says, *drawn)
 
 
