@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from channelcut.adapters import deployed_groups
-from channelcut.allocation import LIMITS, Budget, Whole, allocate, blocks_to_go, emptied, excluded, kept_shares
+from channelcut.allocation import LIMITS, Budget, Candidate, allocate, blocks_to_go, emptied, excluded, kept_shares
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, check_named, output_paths, specs
@@ -41,7 +41,7 @@ class Ranked:
     costs: `macs`, `params` and what else is limited, as functions of the widths.
     shares: what `keep` by pattern asks of each group; None where it does not.
     held: what was excluded.
-    dropped: unused modules that go as wholes.
+    dropped: unused modules that go as candidates.
     """
 
     model: nn.Module
@@ -73,12 +73,14 @@ class Ranked:
         return self.costs["latency"](full_widths(self.groups.groups))
 
     def emptied(self, budget: Budget) -> NDArray[np.float64]:
-        """What is lost where a group has no channel left, shape (groups,), see `allocation.whole`."""
+        """What is lost where a group has no channel left, shape (groups,), see `allocation.blocks`."""
         return emptied(self.groups, self.scored.values, budget, self.costs, unit_of(self.criterion.chosen))
 
-    def blocks_to_go(self, budget: Budget, wholes: Sequence[Whole]) -> tuple[str, ...]:
-        """The blocks without which least is lost within a limit, see `allocation.whole`."""
-        return blocks_to_go(self.groups, self.scored.values, budget, self.costs, unit_of(self.criterion.chosen), wholes)
+    def blocks_to_go(self, budget: Budget, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+        """The blocks without which least is lost within a limit, see `allocation.blocks`."""
+        return blocks_to_go(
+            self.groups, self.scored.values, budget, self.costs, unit_of(self.criterion.chosen), candidates
+        )
 
     def planned(self, budget: Budget, watch: Stopwatch) -> Plan:
         """The plan that meets a budget, with its context."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
-from channelcut.allocation import Budget, Whole, blocks_to_go
+from channelcut.allocation import Budget, Candidate, blocks_to_go
 from channelcut.allocation.budget import steps_and_means
 from channelcut.allocation.worth import losses_at
 from channelcut.cli import parsing
@@ -51,8 +51,8 @@ def test_the_program_equals_brute_force(limit: float, losses: tuple[float, ...])
     cost, rng = network_costs(model, groups), np.random.default_rng(0)
     scores, budget = rng.random(groups.channel_count), Budget(macs=limit, align=2)
     inner = [[g.index for g in groups.groups if g.name.startswith(f"{block}.")] for block in (2, 3, 4)]
-    wholes = [Whole(str(b), tuple(own), loss) for b, own, loss in zip((2, 3, 4), inner, losses, strict=True)]
-    found = blocks_to_go(groups, scores, budget, cost, "loss", wholes)
+    candidates = [Candidate(str(b), tuple(own), loss) for b, own, loss in zip((2, 3, 4), inner, losses, strict=True)]
+    found = blocks_to_go(groups, scores, budget, cost, "loss", candidates)
 
     steps, means, _ = steps_and_means(groups, scores, budget)
     tables = losses_at(groups, means, steps, cost["macs"], "loss")
@@ -170,5 +170,7 @@ def test_a_group_is_gone_with_its_block_or_not_at_all() -> None:
     costs = network_costs(model, groups)
     own = tuple(g.index for g in groups.groups if g.name.startswith("2."))
     assert len(own) == 2
-    apart = blocks_to_go(groups, np.ones(groups.channel_count), Budget(macs=0.7), costs, "loss", [Whole("2", own, 0.0)])
+    apart = blocks_to_go(
+        groups, np.ones(groups.channel_count), Budget(macs=0.7), costs, "loss", [Candidate("2", own, 0.0)]
+    )
     assert apart == ("2",)

@@ -20,8 +20,8 @@ from channelcut.core.result import PruneResult
 from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import residual_blocks
 from channelcut.cutting import compose
+from channelcut.depth.candidates import candidates
 from channelcut.depth.dropping import dropped, named
-from channelcut.depth.wholes import wholes
 from channelcut.gauge import gauge_for, ratio_of
 from channelcut.pruning import Asked, cut_and_proven, finished, scored_channels
 from channelcut.restoring import as_result, restored_by, unrestored
@@ -87,7 +87,7 @@ def _check(asked: Asked, blocks: Blocks) -> None:
 def _least_missed(scored: Ranked, inputs: Inputs, asked: Asked, watch: Stopwatch) -> Sequence[str]:
     """The blocks that the program leaves out."""
     budget = asked.budget.in_shares(scored.whole_ms) if asked.budget.timed else asked.budget
-    free = wholes(scored, budget, asked.batches[:_COMPARED] or [inputs], watch)
+    free = candidates(scored, budget, asked.batches[:_COMPARED] or [inputs], watch)
     if not free:
         return ()
     with watch.stage("allocate"):

@@ -18,7 +18,7 @@ _APART = 10.0  # times the cost of the whole network: what no solution can affor
 
 
 @dataclass(frozen=True)
-class Whole:
+class Candidate:
     """A block that may go.
 
     module: its path.
@@ -70,7 +70,12 @@ def emptied(groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str, 
 
 
 def blocks_to_go(
-    groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str, WidthCost], unit: str, wholes: Sequence[Whole]
+    groups: Groups,
+    scores: Scores,
+    budget: Budget,
+    costs: Mapping[str, WidthCost],
+    unit: str,
+    candidates: Sequence[Candidate],
 ) -> tuple[str, ...]:
     """The blocks without which, and with the best widths of all else, least is lost within a limit.
 
@@ -80,7 +85,7 @@ def blocks_to_go(
         budget: a limit, with its alignment and floors.
         costs: the costs that are limited, as functions of the widths; 0 for a layer without channels.
         unit: of the scores, see `allocate`.
-        wholes: the blocks that may go.
+        candidates: the blocks that may go.
 
     Returns:
         Their paths; none where widths alone lose less, or where no widths meet the limit.
@@ -90,14 +95,14 @@ def blocks_to_go(
     steps, means, _ = steps_and_means(groups, scores, budget)
     losses = losses_at(groups, means, steps, costs[name], unit)
     links = []
-    for whole in wholes:
-        links += list(pairwise(whole.groups))
-        for place, g in enumerate(whole.groups):
+    for candidate in candidates:
+        links += list(pairwise(candidate.groups))
+        for place, g in enumerate(candidate.groups):
             steps[g] = np.concatenate([[0], steps[g]])
-            losses[g] = np.concatenate([[0.0 if place else whole.loss], losses[g]])
+            losses[g] = np.concatenate([[0.0 if place else candidate.loss], losses[g]])
     full = np.array([step[-1] for step in steps], np.int64)
     cost = TogetherCost(costs[name], tuple(links), _APART * costs[name](full))
     found = within(losses, steps, cost, given)
     if found is None:
         return ()
-    return tuple(whole.module for whole in wholes if found.widths[whole.groups[0]] == 0)
+    return tuple(candidate.module for candidate in candidates if found.widths[candidate.groups[0]] == 0)

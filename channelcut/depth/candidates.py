@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from channelcut import steps
-from channelcut.allocation import Budget, Whole
+from channelcut.allocation import Budget, Candidate
 from channelcut.choosing import Ranked
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
@@ -21,7 +21,7 @@ from channelcut.recovery.rescale import distance, outputs_of
 _PART = 0.5  # of a block's operations that have to go with its own groups
 
 
-def wholes(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: Stopwatch) -> list[Whole]:
+def candidates(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: Stopwatch) -> list[Candidate]:
     """The blocks that may go, with their losses in the unit of the losses of channels.
 
     What tells blocks apart is how far the outputs move without each alone, D² in deviations of the outputs. How much
@@ -50,7 +50,7 @@ def wholes(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: Stopwa
                 found.append((block, inner, apart))
     ratios = [min(emptied[g] for g in inner) / apart for _, inner, apart in found if apart > 0]
     scale = float(np.median(ratios)) if ratios else 0.0
-    return [Whole(block.module, inner, scale * apart) for block, inner, apart in found]
+    return [Candidate(block.module, inner, scale * apart) for block, inner, apart in found]
 
 
 def _own(scored: Ranked, block: Block) -> tuple[int, ...]:
