@@ -142,8 +142,10 @@ def test_layers_without_channels_take_no_time() -> None:
 
 def test_what_is_excluded_stays() -> None:
     model = network()
-    result = cc.prune(model, X, macs=0.6, blocks="auto", exclude=["2.*"])
-    assert "2" not in result.plan.dropped
+    images = torch.rand(32, 3, 12, 12)
+    asked: dict[str, Any] = {"macs": 0.42, "blocks": "auto", "calibration": images}
+    assert "2" in cc.prune(model, X, exclude=["3.c"], **asked).plan.dropped
+    assert "2" not in cc.prune(model, X, exclude=["2.c"], **asked).plan.dropped
 
 
 def test_what_cannot_be() -> None:
