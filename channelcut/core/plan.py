@@ -252,7 +252,7 @@ def _value(value: Any, place: str) -> Any:
 def _group(data: Any, place: str) -> GroupPlan:
     expect(data, Mapping, place, "an object")
     name, lanes = field(data, "name", str, "text", place), count(data, "lanes", place, 1)
-    width, kept = count(data, "width", place, 1), count(data, "kept", place, 1)
+    width, kept = count(data, "width", place, 1), count(data, "kept", place, 0)
     if kept > width:
         raise Wrong(f"{place} keeps {kept} of {width}")
     return GroupPlan(name, lanes, width, kept, _counts(data.get("counts", ()), lanes, f"{place}.counts"))

@@ -12,7 +12,7 @@ from torch import nn
 from channelcut import steps
 from channelcut.core.errors import ProofError, UserError
 from channelcut.core.groups import Groups
-from channelcut.core.plan import Plan
+from channelcut.core.plan import GroupPlan, Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.record import noticed, record_of
 from channelcut.core.result import PruneResult
@@ -90,8 +90,13 @@ def block_plan(model: nn.Module, groups: Groups, paths: tuple[str, ...]) -> Plan
     left = replace(groups, work=tuple(work for work in groups.work if not inside(work.site.module, paths)))
     plan = context.plan({"blocks": list(paths)})
     macs = network_costs(model, left)["macs"](full_widths(groups.groups))
-    there = tuple(group for group in plan.groups if not inside(group.name, paths))
-    return replace(plan, groups=there, after=replace(plan.after, macs=macs))
+    left_over = tuple(_emptied(group) if inside(group.name, paths) else group for group in plan.groups)
+    return replace(plan, groups=left_over, after=replace(plan.after, macs=macs))
+
+
+def _emptied(group: GroupPlan) -> GroupPlan:
+    """A group that is gone."""
+    return replace(group, kept=0, counts=tuple((before, 0) for before, _ in group.counts))
 
 
 def inside(name: str, paths: Sequence[str]) -> bool:
