@@ -135,7 +135,7 @@ def test_points_through_ray_are_those_of_one_process(source: Source, tmp_path: P
         os._exit(1)
 """
     (tmp_path / "nets.py").write_text(FACTORY.replace("(model):\n", f"(model):\n{dies}"))
-    asked = options(source, 0.6, 0.5)
+    asked = options(source, 0.6)
     alone = sweep(source, tmp_path / "alone", asked)
     marker.write_text(str(os.getpid()))
     known = [row["name"] for row in alone["points"]]
