@@ -81,11 +81,11 @@ def run(
     left = [case for case in every if (*case, where.device, where.precision) not in done]
     for place, (name, batch) in enumerate(left):
         seconds = limit_s - (time.monotonic() - start) - _RESERVE_S
-        if seconds <= 0:
+        # One network after the other: a table that is not whole when time is up is gone on with by another run.
+        found = rows_of(*build(name), batch, where, seconds) if seconds > 0 else []
+        if not found:
             print(f"{len(left) - place} networks and batches left; run again to go on")
             return len(left) - place
-        # The tables are shared and stay: what a network may take is its part of what is left.
-        found = rows_of(*build(name), batch, where, seconds / (len(left) - place))
         case = {"model": name, "batch": batch, "device": where.device, "precision": where.precision}
         rows += [case | row for row in found]
         data = {"command": "python -m benchmarks.gpu --plans", "environment": environment(1), "rows": rows}
@@ -95,7 +95,7 @@ def run(
 
 
 def rows_of(model: nn.Module, shape: tuple[int, ...], batch: int, where: Where, seconds: float) -> list[dict[str, Any]]:
-    """The plans of a network at one batch: what is predicted, and what is measured beside the original."""
+    """The plans of a network at one batch, predicted and measured beside the original; none where time was too short."""
     x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
     files = where.folder / "original.onnx", where.folder / "pruned.onnx"
     where.folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +106,8 @@ def rows_of(model: nn.Module, shape: tuple[int, ...], batch: int, where: Where, 
         cost = cost_of(files[0], groups, where, seconds)
     except (ChannelcutError, RuntimeError) as problem:
         return [{"error": " ".join(str(problem).split())[:400]}]
+    if time.monotonic() - begin >= seconds:
+        return []
     facts = {"table_s": time.monotonic() - begin, "full_ms": cost.full_ms, "step": cost.step, "notes": list(cost.notes)}
     return [{"target": t} | facts | planned(model, groups, cost, t, x, files, where) for t in TARGETS]
 
