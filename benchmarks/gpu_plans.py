@@ -95,7 +95,7 @@ def run(
 
 
 def rows_of(model: nn.Module, shape: tuple[int, ...], batch: int, where: Where, seconds: float) -> list[dict[str, Any]]:
-    """The plans of a network at one batch, predicted and measured beside the original; none where time was too short."""
+    """The plans of a network at one batch, predicted and measured; none where time was too short for its table."""
     x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
     files = where.folder / "original.onnx", where.folder / "pruned.onnx"
     where.folder.mkdir(parents=True, exist_ok=True)
