@@ -3,6 +3,7 @@
     python -m benchmarks.gpu --prepare DIR                 # without a GPU: prune everything, write ONNX files into DIR
     python -m benchmarks.gpu --prepare DIR --pack PARTS    # and pack them into parts of at most 60 MiB, without weights
     python -m benchmarks.gpu --unpack PARTS --read DIR --quick    # on the GPU, within 8 minutes; run again to go on
+    python -m benchmarks.gpu --plans DIR              # on the GPU: tables of layers, plans by them, see gpu_plans
 
 Preparing needs ultralytics and torchvision for their models and skips, by name, what is not installed. Measuring needs
 torch, onnx and what channelcut needs to read ONNX. Weights are random: times do not depend on them. `--stand-in` runs
@@ -172,6 +173,15 @@ def _backends(*, stand_in: bool) -> list[str]:
     return ["torch_cuda", *others]
 
 
+def plans(folder: Path, out: Path, seconds: float, *, stand_in: bool) -> int:
+    """Tables and plans, within 8 minutes; another run goes on."""
+    from benchmarks.gpu_plans import Where
+    from benchmarks.gpu_plans import run as planned
+
+    where = Where(folder, "cpu", "fp32", seconds) if stand_in else Where(folder, seconds=seconds)
+    return planned(out.with_name("gpu_plans.json"), where, QUICK_S)
+
+
 def main() -> None:
     """Parse and run."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,6 +189,7 @@ def main() -> None:
     flags.add_argument("--pack", type=Path, metavar="PARTS", help="with --prepare: pack its files")
     flags.add_argument("--unpack", type=Path, metavar="PARTS", help="with --read: unpack into its folder first")
     flags.add_argument("--read", type=Path, metavar="DIR")
+    flags.add_argument("--plans", type=Path, metavar="DIR", help="time layers, plan by them; DIR keeps the tables")
     flags.add_argument("--models", nargs="+", default=list(SOURCES), choices=list(SOURCES))
     flags.add_argument("--cuts", type=int, default=len(CUTS), help="how many of the budgets and alignments to prepare")
     flags.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
@@ -189,8 +200,12 @@ def main() -> None:
     flags.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     chosen = flags.parse_args()
     start = time.monotonic()
+    if chosen.plans is not None:
+        plans(chosen.plans, chosen.out, chosen.seconds, stand_in=chosen.stand_in)
     if chosen.prepare is None and chosen.read is None:
-        flags.error("give --prepare DIR, --read DIR or both")
+        if chosen.plans is None:
+            flags.error("give --prepare DIR, --read DIR, both, or --plans DIR")
+        return
     if chosen.prepare is not None:
         prepare(chosen.prepare, chosen.models, list(CUTS[: chosen.cuts]), chosen.size)
         if chosen.pack is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +55,17 @@ class Begun:
     start: nn.Module
 
 
-def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
-    """Open the model, evaluate it, and read what calibrates: what has to fail fails early."""
+def begin(
+    source: Source, options: CompressOptions, watch: Stopwatch, known: Sequence[Mapping[str, Any]] | None = None
+) -> Begun:
+    """Open the model, evaluate it, and read what calibrates: what has to fail fails early.
+
+    Args:
+        source: the model.
+        options: what is asked for.
+        watch: takes the time.
+        known: the accuracy of the original, where it has been evaluated elsewhere.
+    """
     deploy = options.prune.deploy
     if options.target:
         device_named(options.target).check(options.target_precision)
@@ -65,7 +75,9 @@ def begin(source: Source, options: CompressOptions, watch: Stopwatch) -> Begun:
         form = deployed_as(owner, model, example, deploy)
     data = evaluated_data(model, options.prune.calibration, example)
     evaluations = evaluations_by(owner, model, data, example, deploy, watch) if options.evaluate else None
-    if evaluations is not None:
+    if evaluations is not None and known is not None:
+        evaluations.rows += map(dict, known)
+    elif evaluations is not None:
         evaluations.add("evaluate the original", [("original", "module", model)])
     given = options.prune.calibration
     options, prepared = with_samples(options, owner, model, example, watch)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from channelcut.begun import Begun, begin
 from channelcut.bench.environment import environment
 from channelcut.compress import finished
 from channelcut.core.checked import read_json, write_json
+from channelcut.core.crew import RayCrew, shared
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
-from channelcut.core.progress import Progress, Stopwatch
+from channelcut.core.progress import Progress, Stopwatch, silent
 from channelcut.cutting.storage import fresh_folder
 from channelcut.gauge import Gauge, ratio_of
+from channelcut.latency.clocks import clock_of
+from channelcut.latency.measuring import check_worker
 from channelcut.options import CompressOptions
 from channelcut.report.front import render_front
 from channelcut.sources import Source
@@ -25,6 +31,8 @@ from channelcut.sources.provenance import weights_digest
 
 FORMAT = "channelcut-sweep-1"
 CONTENT, PAGE = "sweep.json", "sweep.html"
+_STAGE = "points"
+_ORDER = ("original", "cut", "beside")
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,15 @@ class SweepOptions:
     compress: what is made at every point; its budget is left to the sweep.
     targets: shares of the original's time.
     beside: networks that are measured and evaluated as they are, such as the next smaller one of the family.
+    workers: processes that make points at once, through Ray; 0: this one alone. Each needs cores of its own.
+    ray_address: of a running cluster for the workers, all of which see the folder; None: this machine.
     """
 
     compress: CompressOptions
     targets: tuple[float, ...]
     beside: tuple[Source, ...] = ()
+    workers: int = 0
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         if not self.targets or not all(0 < target <= 1 for target in self.targets):
@@ -76,11 +88,10 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
     begun = begin(source, replace(options.compress, prune=first, measure=True), watch)
     content: dict[str, Any] = {"format": FORMAT, **asked, "environment": environment(options.compress.bench.threads)}
     points = [_original(begun), *known]
-    for target in options.targets:
-        name = f"latency-{target:.3f}"
-        if not any(point["name"] == name for point in known):
-            points.append(_cut(source, begun, target, out / name, progress))
-            _write(out, content, points)
+    there = {point["name"] for point in known}
+    for point in _made(source, begun, [t for t in options.targets if _name(t) not in there], out, options, watch):
+        points.append(point)
+        _write(out, content, points)
     missing = [other for other in options.beside if not any(point["name"] == other.name for point in known)]
     if missing:
         deploy, bench = begun.options.prune.deploy, begun.options.bench
@@ -88,8 +99,52 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
             for other in missing:
                 points.append(_beside(other, begun, gauge, watch))
                 _write(out, content, points)
-    _write(out, content, points)
-    return content | {"points": points}
+    return content | {"points": _write(out, content, points)}
+
+
+def _name(target: float) -> str:
+    return f"latency-{target:.3f}"
+
+
+def _made(
+    source: Source, begun: Begun, targets: Sequence[float], out: Path, options: SweepOptions, watch: Stopwatch
+) -> Iterator[dict[str, Any]]:
+    """The points that are missing, in this process or by workers; one whose worker died is made by another."""
+    if not targets or not (options.workers or options.ray_address):
+        for target in targets:
+            yield _cut(source, begun, target, out / _name(target), watch.progress)
+        return
+    prune = replace(options.compress.prune, latency=targets[0], cost=begun.options.prune.cost)
+    asked = replace(options.compress, prune=prune, measure=True, evaluate=begun.evaluations is not None)
+    rows = begun.evaluations.rows if begun.evaluations is not None else []
+    make = partial(_PointMaker, source, asked, out.resolve(), rows)
+    size = min(max(1, options.workers), len(targets))
+    threads = options.compress.bench.threads
+
+    def report(done: int, total: int, words: str) -> None:
+        watch.progress(_STAGE, done, total)
+        watch.note(_STAGE, words)
+
+    with RayCrew(make, "making points", size, threads, address=options.ray_address) as crew, watch.stage(_STAGE):
+        for found in shared(crew, targets, report, 1):
+            for target, point in found.items():
+                refused = {"name": _name(target), "kind": "cut", "target": target, "refused": point}
+                yield refused if isinstance(point, str) else point
+
+
+class _PointMaker:
+    """What a worker does: it opens the model for itself, and takes what was measured of the original as it is."""
+
+    def __init__(self, source: Source, options: CompressOptions, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        torch.set_num_threads(options.bench.threads)  # the process is the worker's own
+        target = getattr(options.prune.cost, "target", None)
+        if target is not None:
+            check_worker(clock_of(target.backend, target.threads, target.precision).target(), target)
+        self.source, self.out = source, out
+        self.begun = begin(source, options, Stopwatch(), known=rows)
+
+    def __call__(self, targets: Sequence[float]) -> dict[float, dict[str, Any]]:
+        return {t: _cut(self.source, self.begun, t, self.out / _name(t), silent) for t in targets}
 
 
 def _said(options: SweepOptions) -> dict[str, Any]:
@@ -141,10 +196,11 @@ def _original(begun: Begun) -> dict[str, Any]:
         "kept_importance": 1.0,
         "ms": getattr(cost, "full_ms", None),
         "metrics": metrics,
+        **{name: begun.form.words[name] for name in ("suppression",) if name in begun.form.words},
     }
 
 
-def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progress | None) -> dict[str, Any]:
+def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progress) -> dict[str, Any]:
     """One point: what `compress` makes, or why there is none."""
     options = replace(begun.options, prune=replace(begun.options.prune, latency=target))
     evaluations = copy.copy(begun.evaluations)
@@ -169,10 +225,11 @@ def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progr
     }  # fmt: skip
 
 
-def _timed(measured: Measurement) -> dict[str, float]:
+def _timed(measured: Measurement) -> dict[str, Any]:
     """What a point says of its time beside the original."""
-    ratio = ratio_of(measured)
-    return {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": measured.candidate.median_ms}
+    ratio, boxes = ratio_of(measured), measured.details.get("suppression", {})
+    found = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": measured.candidate.median_ms}
+    return found | ({"suppression": boxes["candidate"]} if boxes else {})
 
 
 def _beside(other: Source, begun: Begun, gauge: Gauge, watch: Stopwatch) -> dict[str, Any]:
@@ -192,8 +249,11 @@ def _beside(other: Source, begun: Begun, gauge: Gauge, watch: Stopwatch) -> dict
     return found | timed | {"metrics": metrics}
 
 
-def _write(out: Path, content: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:
+def _write(out: Path, content: Mapping[str, Any], points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write what there is, and return it: the original, cuts from the slowest on, and what stands beside them."""
     out.mkdir(parents=True, exist_ok=True)
-    said = {**content, "points": list(points)}
+    ordered = sorted(points, key=lambda point: (_ORDER.index(point["kind"]), -point.get("target", 0.0)))
+    said = {**content, "points": ordered}
     write_json(out / CONTENT, said)
     write_atomically(out / PAGE, render_front(said).encode())
+    return ordered

@@ -12,8 +12,9 @@ import pytest
 from onnx import numpy_helper
 from torch import nn
 
-from benchmarks import engines, gpu, gpu_files
+from benchmarks import engines, gpu, gpu_files, gpu_plans
 from benchmarks.honesty import network
+from channelcut.bench.layers.clock import MeasureOptions
 from channelcut.core.errors import UserError
 from channelcut.onnx_out.files import all_tensors, load_onnx
 from tests.test_engine import convnet
@@ -136,3 +137,26 @@ def test_prepare_writes_both_precisions_and_keeps_what_is_there(
     gpu.prepare(tmp_path, ["nanodet_m"], [gpu.CUTS[0]], 64)
     again = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     assert [n for n in files if again[n] != files[n]] == ["nanodet_m.original.fp16.onnx"]
+
+
+def test_tables_and_plans_on_a_stand_in(tmp_path: Path) -> None:
+    """Layers timed, plans by the table, cut and timed: all on the CPU."""
+
+    def tiny(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+        layers = nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1)
+        return nn.Sequential(*layers).eval(), (3, 24, 24)
+
+    quick = MeasureOptions(min_rounds=2, max_rounds=2, network_runs=2, step=8)
+    out, where = tmp_path / "gpu_plans.json", gpu_plans.Where(tmp_path / "tables", "cpu", "fp32", 0.2, quick)
+    assert gpu_plans.run(out, where, 0.0, names=["tiny"], batches=[2], build=tiny) == 1, "no time, nothing measured"
+    assert gpu_plans.run(out, where, 120.0, names=["tiny"], batches=[2], build=tiny) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["target"] for row in rows] == list(gpu_plans.TARGETS)
+    for row in rows:
+        assert row["predicted"] <= row["target"] + 1e-9
+        assert row["measurement"]["ratio"] > 0
+        assert 0 < row["kept_importance"] < 1
+    assert "no GPU" in out.with_suffix(".md").read_text()
+    assert [path.suffix for path in where.folder.iterdir()].count(".jsonl") == 1
+    before = out.read_bytes()
+    assert gpu_plans.run(out, where, 120.0, names=["tiny"], batches=[2], build=tiny) == 0 and out.read_bytes() == before

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import channelcut as cc
 from channelcut.allocation import excluded
 from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run
-from channelcut.bench.layers.crew import Died, shared
 from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
 from channelcut.bench.layers.steps import step_of, sweep
+from channelcut.core.crew import Died, shared
 from channelcut.core.errors import UserError
 from channelcut.cost import deployed_costs, network_costs
 from channelcut.cost.kinds import TOGETHER, Entry, LayerKind, Widths
@@ -422,7 +422,7 @@ def test_what_a_dead_worker_had_is_timed_by_another() -> None:
     crew = Mortals(3, Widths(8, 5))
     found: dict[Entry, Timing | str] = {}
     told: list[int] = []
-    for rows in shared(crew, entries, lambda done, total, words: told.append(done)):
+    for rows in shared(crew, entries, lambda done, total, words: told.append(done), 48):
         assert not set(rows) & set(found)
         found |= rows
     assert set(found) == set(entries)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ import channelcut as cc
 from channelcut.bench.measure import BenchOptions
 from channelcut.cli import main
 from channelcut.cli.parsing import shares
+from channelcut.core.crew import Died
 from channelcut.cost import macs_cost
 from channelcut.options import CompressOptions, PruneOptions
 from channelcut.report.front import front_chart, front_rows, metric_of
@@ -75,6 +79,73 @@ def test_points_are_made_once_beside_smaller_networks(source: Source, tmp_path: 
     other = replace(asked, compress=replace(asked.compress, prune=replace(asked.compress.prune, min_keep=0.2)))
     with pytest.raises(cc.UserError, match="holds a sweep with other options"):
         sweep(source, out, other)
+
+
+class Mortals:
+    """A crew in this process, of which the first that is given something dies."""
+
+    size, replaced = 2, 0
+
+    def __init__(self, make: Callable[[], Any], *_: object, address: str | None) -> None:
+        self.make, self.does, self.address = make, dict[int, Any](), address
+
+    def __enter__(self) -> Mortals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert Mortals.replaced == 1
+
+    def submit(self, worker: int, lot: Sequence[float]) -> tuple[int, tuple[float, ...]]:
+        return worker, tuple(lot)
+
+    def first(self, answers: Sequence[Any]) -> Any:
+        return answers[0]
+
+    def rows(self, answer: tuple[int, tuple[float, ...]]) -> dict[float, Any]:
+        if not Mortals.replaced:
+            raise Died("killed")
+        does = self.does.setdefault(answer[0], self.does.get(answer[0]) or self.make())
+        return does(answer[1])
+
+    def replace(self, worker: int) -> None:
+        Mortals.replaced += 1
+
+
+def test_what_a_dead_worker_had_is_made_by_another(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("channelcut.sweep.RayCrew", Mortals)
+    found = sweep(source, tmp_path / "front", replace(options(source, 0.6, 0.001), workers=2))
+    original, cut, refused = found["points"]
+    assert cut["macs"] == pytest.approx(0.6, abs=0.05)
+    assert original["metrics"]["widths"] == 32 > cut["metrics"]["widths"]
+    assert "cannot be met" in refused["refused"]
+    assert (tmp_path / "front" / "latency-0.600" / "report.json").is_file()
+
+
+def test_points_through_ray_are_those_of_one_process(source: Source, tmp_path: Path) -> None:
+    """Of which the first worker is killed."""
+    pytest.importorskip("ray")
+    marker = tmp_path / "marker"
+    dies = f"""
+    import os, pathlib
+    marker = pathlib.Path({str(marker)!r})
+    if marker.exists() and marker.read_text() != str(os.getpid()):
+        marker.unlink()
+        os._exit(1)
+"""
+    (tmp_path / "nets.py").write_text(FACTORY.replace("(model):\n", f"(model):\n{dies}"))
+    asked = options(source, 0.6)
+    alone = sweep(source, tmp_path / "alone", asked)
+    marker.write_text(str(os.getpid()))
+    known = [row["name"] for row in alone["points"]]
+    found = sweep(source, tmp_path / "many", replace(asked, workers=2))
+    assert not marker.exists()
+    assert [row["name"] for row in found["points"]] == known
+    for one, other in zip(alone["points"], found["points"], strict=True):
+        assert {k: one[k] for k in ("macs", "kept_importance", "metrics") if k in one} == {
+            k: other[k] for k in ("macs", "kept_importance", "metrics") if k in other
+        }
 
 
 def test_the_front_is_drawn_and_listed() -> None:

@@ -20,8 +20,9 @@ from channelcut.bench.inputs import described, inputs_for
 from channelcut.bench.measure import DEFAULTS, BenchOptions, Progress, Work, measure
 from channelcut.bench.memory import peak_memory
 from channelcut.bench.pinning import pinned
+from channelcut.bench.suppression import suppression_of
 from channelcut.core.errors import UserError
-from channelcut.core.measurement import Latency, Measurement
+from channelcut.core.measurement import Latency, Measurement, suppression_words
 from channelcut.engine.protocol import Arrays, EngineOptions
 from channelcut.engine.registry import require
 from channelcut.onnx_out.files import file_bytes, load_onnx
@@ -83,6 +84,7 @@ def measure_files(
         works = alternating(prepared[0], prepared[3]), alternating(prepared[1], prepared[2])
         found = measure(*works, replace(options, batch=batch), on_progress)
         details: dict[str, Any] = {"backend": what.backend, "batch": batch, "pinned_cores": list(cores), **notes}
+        details["suppression"] = _suppression(what)
         details["file_bytes"] = {"baseline": file_bytes(baseline), "candidate": file_bytes(candidate)}
         if what.stages:
             details["stages"] = stage_times((loaded[0], loaded[1]), inputs)
@@ -91,8 +93,19 @@ def measure_files(
                 name: peak_memory(path, what.backend, (options.threads, options.batch), what.cuda, what.size)
                 for name, path in (("baseline", baseline), ("candidate", candidate))
             }
-    slowed = _subnormal(("baseline", what.baseline), ("candidate", what.candidate))
-    return replace(found, details=details, warnings=(*found.warnings, *slowed))
+    warned = _subnormal(("baseline", what.baseline), ("candidate", what.candidate))
+    if "one side only" in (words := suppression_words(details["suppression"])):
+        warned.append(
+            f"suppression is {words}: the two do not do the same work. Time two files with it or two without "
+            "(--nms chooses, of Ultralytics' detectors)"
+        )
+    return replace(found, details=details, warnings=(*found.warnings, *warned))
+
+
+def _suppression(what: Comparison) -> dict[str, str]:
+    """Where each side's boxes are suppressed; empty where nothing is known of either."""
+    found = {"baseline": suppression_of(what.baseline), "candidate": suppression_of(what.candidate)}
+    return found if any(found.values()) else {}
 
 
 def _subnormal(*files: tuple[str, Path]) -> list[str]:

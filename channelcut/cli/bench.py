@@ -203,8 +203,9 @@ def _verdict(measurement: Measurement) -> str:
 
 
 def _print_details(details: Mapping[str, Any]) -> None:
-    """Sizes, memory and stages, one line for each side."""
+    """Sizes, memory and stages, one line for each side, and whether suppression is in the times."""
     from channelcut.cli.console import console
+    from channelcut.core.measurement import suppression_words
 
     out = console()
     size, memory = details.get("file_bytes", {}), details.get("memory", {})
@@ -213,5 +214,7 @@ def _print_details(details: Mapping[str, Any]) -> None:
         parts += [f"{name.replace('_', ' ')} {value:.1f}" for name, value in memory.get(side, {}).items()]
         parts += [f"{n} {s['median_ms']:.3f} ms" for n, s in details.get("stages", {}).get(side, {}).items()]
         out.print(f"{side}: {', '.join(parts)}", soft_wrap=True)
+    if words := suppression_words(details.get("suppression", {})):
+        out.print(f"suppression: {words}", soft_wrap=True)
     if details.get("wait"):
         out.print(f"wait: {details['wait']}", soft_wrap=True)

@@ -144,7 +144,8 @@ def add_deploy(parser: ArgumentParser) -> None:
         type=parsing.switch,
         metavar="none|true|false",
         help="of Ultralytics' detectors, as their exporter takes it: true puts suppression into the file, false takes "
-        "the head that needs none, none leaves it to whoever runs the file (default: what their exporter does)",
+        "the head that needs none (one-to-one), none leaves it to whoever runs the file (default: what their exporter "
+        "does)",
     )
     group.add_argument(
         "--outputs",
@@ -344,6 +345,19 @@ def read_images(flags: Namespace) -> dict[str, Any]:
     asked = {name: value for name in names if (value := getattr(flags, name)) is not None}
     Preprocessing(**asked)
     return asked
+
+
+def add_workers(group: Any, what: str) -> None:
+    """Processes that share the work, and `what` they do at once."""
+    group.add_argument(
+        "--workers",
+        type=parsing.positive,
+        metavar="N",
+        help=f"{what}, through Ray (default: in this one alone); each needs cores, or a device, of its own",
+    )
+    group.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running Ray cluster, for the workers (default this machine)"
+    )
 
 
 def add_output(parser: ArgumentParser, what: str, default: str) -> None:

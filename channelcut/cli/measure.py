@@ -68,16 +68,7 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="N",
         help="time widths that are multiples of this (default what the target shows)",
     )
-    timing.add_argument(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help="time layers in N processes at once, through Ray (default: in this one alone); each needs cores, or a "
-        "device, of its own",
-    )
-    timing.add_argument(
-        "--ray-address", metavar="ADDRESS", help="of a running Ray cluster, for the workers (default this machine)"
-    )
+    groups.add_workers(timing, "time layers in N processes at once")
 
 
 def run(flags: Namespace) -> int:

@@ -56,6 +56,7 @@ def add_flags(parser: ArgumentParser) -> None:
     output.add_argument(
         "--time-limit", type=float, default=30.0, metavar="S", help="seconds for each latency (default 30)"
     )
+    groups.add_workers(parser.add_argument_group("several at once"), "make points in N processes at once")
 
 
 def run(flags: Namespace) -> int:
@@ -82,7 +83,8 @@ def run(flags: Namespace) -> int:
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The budget .* is met already")
-        found = sweep(source, out, SweepOptions(options, flags.targets, beside), progress)
+        asked = SweepOptions(options, flags.targets, beside, flags.workers or 0, flags.ray_address)
+        found = sweep(source, out, asked, progress)
     if flags.json:
         print_json(found)
     elif not flags.quiet:

@@ -10,6 +10,7 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 
+IN_FILE = "in the file"  # where suppression is
 FORMAT = "channelcut-measurement-1"
 
 # Wall time and processor time of one thread's work differ by this much of the ratio without anybody else's doing.
@@ -195,6 +196,23 @@ class Measurement:
                 f"The measurement file is damaged ({type(problem).__name__}: {problem}). Expected the fields that "
                 "Measurement.to_dict() writes; measure again."
             ) from problem
+
+
+def suppression_words(sides: Mapping[str, str]) -> str:
+    """What was timed of it, such as `timed on neither side (none needed)`; empty where nothing is known.
+
+    Args:
+        sides: what `bench.suppression` says of the `baseline` and the `candidate`.
+    """
+    one, other = sides.get("baseline", ""), sides.get("candidate", "")
+    if not one and not other:
+        return ""
+    if (one == IN_FILE) != (other == IN_FILE):
+        return f"timed on one side only: {one or 'none'} in the baseline, {other or 'none'} in the candidate"
+    if one == IN_FILE:
+        return "timed on both sides"
+    why = one if one == other else f"{one or 'none'} in the baseline, {other or 'none'} in the candidate"
+    return f"timed on neither side ({why})"
 
 
 def _latency_to_dict(latency: Latency) -> dict[str, Any]:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from channelcut.bench.layers import steps
-from channelcut.bench.layers.clock import REFERENCE, Kernel, LayerClock, MeasureOptions, median_ms, timed
-from channelcut.bench.layers.crew import RayCrew, shared
+from channelcut.bench.layers.clock import HELD, REFERENCE, Kernel, LayerClock, MeasureOptions, median_ms, timed
 from channelcut.bench.layers.reading import Deployed, FileLayer, Shares, read_deployed
+from channelcut.core.crew import RayCrew, shared
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
 from channelcut.cost.kinds import Entry
 from channelcut.cost.measured import MeasuredCost, MeasuredLayer, Other, slot_shares
 from channelcut.cost.surface import points, surface
-from channelcut.cost.table import Table
+from channelcut.cost.table import Table, Target, Timing
 
 STAGE = "measure"
 _SWEPT = 4  # layers in which the step is looked for: the costliest
@@ -124,16 +126,19 @@ class _Measuring:
 
         with ExitStack() as stack:
             if (self.options.workers or self.options.ray_address) and missing:
-                workers = max(1, self.options.workers)
-                found = RayCrew(
-                    self.clock, self.options, self.reference_ms, self.table.target, workers, self.options.ray_address
-                )
-                lots = shared(stack.enter_context(found), missing, report)
+                lots = shared(stack.enter_context(self._crew()), missing, report, HELD)
             else:
                 lots = timed(self.clock, missing, self.options, report, self.reference_ms)
             for rows in lots:
                 self.table.add(rows)
                 self.table.read()  # what others have timed meanwhile
+
+    def _crew(self) -> RayCrew[Entry, Timing | str]:
+        target, options = self.table.target, replace(self.options, workers=0)
+        make = partial(_Timing, self.clock, options, self.reference_ms, target)
+        gpus = int(target.backend not in ("onnxruntime", "openvino"))
+        workers = max(1, self.options.workers)
+        return RayCrew(make, "timing layers", workers, target.threads, gpus, self.options.ray_address)
 
     def _surfaces(self, layers: Sequence[FileLayer], step: int) -> tuple[list[MeasuredLayer], list[FileLayer]]:
         """The layers with their times, and those that the back end did not run alone at full width."""
@@ -173,6 +178,36 @@ class _Measuring:
                 "quieter machine, into another table"
             )
         return notes
+
+
+@dataclass
+class _Timing:
+    """What a worker does: the times of a lot, the reference beside them, so that workers need not run at one speed."""
+
+    clock: LayerClock
+    options: MeasureOptions
+    reference_ms: float
+    target: Target
+
+    def __call__(self, lot: Sequence[Entry]) -> dict[Entry, Timing | str]:
+        check_worker(self.clock.target(), self.target)
+        rows: dict[Entry, Timing | str] = {}
+        for found in timed(self.clock, lot, self.options, lambda *_: None, self.reference_ms):
+            rows |= found
+        return rows
+
+
+def check_worker(here: Target, asked: Target) -> None:
+    """Refuse to measure on another target than the table's.
+
+    Raises:
+        UserError: names both.
+    """
+    if here != asked:
+        raise UserError(
+            f"A worker runs on {here}; the table is of {asked}. Times do not carry over: give the cluster's workers of "
+            "one kind, or a table for each kind."
+        )
 
 
 def work(entry: Entry) -> float:

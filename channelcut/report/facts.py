@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from channelcut.allocation import LIMITS
 from channelcut.core.errors import UserError
-from channelcut.core.measurement import Latency, Measurement, Ratio
+from channelcut.core.measurement import Latency, Measurement, Ratio, suppression_words
 from channelcut.report.numbers import change, comparison, count, scaled, significant, unit
 from channelcut.report.reader import Part
 
@@ -109,7 +109,9 @@ def deployed_words(report: Part) -> str:
     """Which form of the network is deployed; empty where it is the whole forward."""
     found = report.part("deployed")
     pairs = [(name, found.text(name)) for name in ("head", "suppression", "library", "warnings")]
-    return "; ".join(f"{name} {text}" if name == "suppression" else text for name, text in pairs if text)
+    timed = suppression_words(dict(report.part("measurement").part("details").part("suppression").data))
+    said = f", {timed.partition(' (')[0]}" if timed else ""
+    return "; ".join(f"{name} {text}{said}" if name == "suppression" else text for name, text in pairs if text)
 
 
 def images_words(report: Part) -> str:

@@ -38,7 +38,8 @@ def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], li
     )
     rows: list[tuple[str, ...]] = []
     for point in sorted(points, key=lambda p: -(p.get("ratio") or p.get("target") or 0.0)):
-        start = (point["name"], _KINDS[point["kind"]])
+        boxes = f", suppression {point['suppression']}" if point.get("suppression") else ""
+        start = (point["name"], _KINDS[point["kind"]] + boxes)
         if "refused" in point:
             rows.append((*start, point["refused"], *[""] * (len(heads) - 3)))
             continue

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from channelcut.core.errors import UserError
@@ -57,6 +57,21 @@ def open_source(
     return replace(source, make=lambda: _loaded(source, file, trust), weights=file.name, weights_file=file)
 
 
+class _FileModule:
+    """The module of a file, loaded where it is first asked for; another process that gets this loads it for itself."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.module: ModuleType | None = None
+
+    def __call__(self) -> ModuleType:
+        self.module = self.module or module_of_file(self.file)
+        return self.module
+
+    def __reduce__(self) -> tuple[type[_FileModule], tuple[Path]]:
+        return _FileModule, (self.file.resolve(),)
+
+
 def _loaded(source: Source, file: Path, trust: bool) -> Any:
     made = source.make()
     model, *own = made if isinstance(made, tuple) else (made,)
@@ -93,7 +108,7 @@ def _named(name: str, choice: str, trust: bool, inputs: Sequence[InputSpec]) -> 
     said = f"as {rest}() makes them"
     if origin.endswith(".py"):
         file = existing(Path(origin))
-        once = cache(lambda: module_of_file(file))
+        once = _FileModule(file)
         return Source(name, lambda: call(once(), rest, name), (), said, beside=once)
     module = module_of_package(origin, name, FORMS)
     return Source(name, lambda: call(module, rest, name), (), said, beside=lambda: module)

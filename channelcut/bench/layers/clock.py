@@ -11,12 +11,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from channelcut.core.crew import Counted
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 from channelcut.cost.table import Target, Timing
@@ -120,23 +121,6 @@ class MeasureOptions:
                 f"MeasureOptions asks for half_width={self.half_width}, limit_s={self.limit_s} and step={self.step}; "
                 "expected numbers above 0."
             )
-
-
-@dataclass
-class Counted:
-    """Progress over layers, with the time left. `report(done, total, words)`."""
-
-    total: int
-    report: Callable[[int, int, str], None]
-    done: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-    def add(self, count: int) -> None:
-        """Count more of them as done."""
-        self.done += count
-        spent = time.perf_counter() - self.started
-        left = spent / max(self.done, 1) * (self.total - self.done)
-        self.report(self.done, self.total, f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
 
 
 def timed(
