@@ -105,6 +105,11 @@ class MixedCost:
         return getattr(self.base, "target", None)
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What the first was measured with; empty where nothing was."""
+        return getattr(self.base, "shapes", ())
+
+    @property
     def step(self) -> int:
         """The least step of the precisions: what the others pay within theirs, their times say."""
         return min(cost.step for cost in self.costs.values())

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from channelcut.core.errors import BudgetError, UserError
+from channelcut.cost.mixed import MixedCost
 from channelcut.onnx_out.files import load_onnx, save_onnx
 from channelcut.onnx_out.metadata import set_metadata
 from channelcut.precision.cast import cast, castable, prepared, simulated
@@ -122,6 +123,49 @@ def convert_mixed(
     return MixedReport(
         Path(out), reached, refused, found.error, found.unrestricted, task.budget, inputs, size, task.seen.what
     )
+
+
+@dataclass
+class LayersLowered:
+    """Writes files of one network with its layers in precisions that were chosen by name.
+
+    cost: has the network's layers in order, and the images that calibrate.
+    precisions: by the names of layers; the others stay float32.
+    report: of the last file.
+    """
+
+    cost: MixedCost
+    precisions: Mapping[str, str]
+    report: MixedReport | None = None
+
+    def __call__(self, source: Path, out: Path, progress: Progress | None = None) -> MixedReport:
+        """Write one, of the network or of a cut of it.
+
+        Args:
+            source: its deployed float32 file.
+            out: where to write.
+            progress: called as progress(stage, done, total).
+
+        Raises:
+            UserError: the file has other layers than the network whose errors were measured.
+        """
+        count = len(layer_outputs(load_onnx(source)))
+        if count != len(self.cost.order):
+            raise UserError(
+                f"{Path(source).name!r} has {count} layers, and errors were measured of {len(self.cost.order)}: which "
+                "of them a precision is meant for is not known. Expected the same form of the same network; measure "
+                "its errors again (channelcut.mixed_cost)."
+            )
+        places = {n: self.precisions[key] for n, key in enumerate(self.cost.order) if key in self.precisions}
+        options = PrecisionOptions(budget=self.cost.max_error)
+        self.report = convert_mixed(source, out, places, self.cost.images, options, progress)
+        return self.report
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The precisions of the layers of the last file that left float32."""
+        reached = {} if self.report is None else self.report.layers
+        return {self.cost.order[place]: precision for place, precision in reached.items()}
 
 
 @dataclass(frozen=True)
