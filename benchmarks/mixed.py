@@ -5,8 +5,8 @@
 Layers are timed in float32 and int8, one thread. `precision`: no channel goes, and the layers are those with which the
 network is quickest within the output error. Its measured share of the time is a budget for the two other ways beside
 those that are given: `width`, all in float32, and `both`, in one program. Ranked by fisher on 64 and compensated with
-512 training images, 64 of which calibrate int8; accuracy is that of the file on 2,000 test images. The share is measured
-once more, of the final file, by what OpenVINO's calls take in turns. A row that is there is not measured again.
+512 training images, 64 of which calibrate int8; accuracy is that of the file on 2,000 test images. The share of
+the final file is measured once more, by what OpenVINO's calls take in turns. A row that is there is not measured again.
 """
 
 from __future__ import annotations

@@ -178,26 +178,19 @@ def test_compress_chooses_widths_and_precisions(tmp_path: Path) -> None:
         "    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 5, 1))\n\n\n"
         "def batches():\n    return [torch.rand(8, 3, 12, 12)]\n"
     )
-    command = [
-        "compress",
-        f"{tmp_path / 'net.py'}:build",
-        "--input",
-        "1x3x12x12",
-        "--no-engine",
-        "--no-bench",
-        "--quiet",
-    ]
+    command = ["compress", f"{tmp_path / 'net.py'}:build", "--input", "1x3x12x12", "--no-engine", "--no-bench"]
+    command += ["--importance", "l2", "--restore", "none", "--quiet"]
     out = tmp_path / "out"
     asked = ["--latency", "0.25", "--target", "orin-nano", "--precision", "auto", "--max-error", "0.05"]
     assert main([*command, *asked, "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text())
     (written,) = report["precision"]
     codes = {"int8": 3, "fp16": 10}
-    assert types(out / "model.mixed.onnx") == [codes.get(written["layers"].get(key, ""), 1) for key in ("0", "2", "4")]
+    assert types(out / "model.mixed.onnx") == [codes.get(written["layers"].get(key, ""), 1) for key in ("0", "2", "3")]
     assert written["lowered"] > 0
     assert 0 < written["error"] <= written["budget"] == 0.05
     assert report["options"]["precision"]["layers"]
-    assert f"{written['lowered']} in int8" in (out / "report.html").read_text() or True
+    assert "model.mixed.onnx" in (out / "report.html").read_text()
 
 
 def test_auto_needs_a_budget_of_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
