@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from channelcut.cli import budget_flags, parsing, recovery_flags
 from channelcut.cli import flags as groups
@@ -64,25 +65,16 @@ def add_flags(parser: ArgumentParser) -> None:
         "models also a data.yaml, on whose val split all results are evaluated; by default what batches() beside a "
         "factory gives",
     )
-    output = parser.add_argument_group("output")
+    _add_output(parser.add_argument_group("output"))
+
+
+def _add_output(output: Any) -> None:
+    """What is made of the cut."""
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
     output.add_argument(
         "--force", action="store_true", help="replace the output folder when the new result is complete"
     )
-    output.add_argument(
-        "--precision",
-        type=parsing.names,
-        default=(),
-        metavar="NAMES",
-        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files; auto (with --latency and --data): "
-        "a precision for each layer is chosen with the widths, for model.mixed.onnx",
-    )
-    output.add_argument(
-        "--max-error",
-        type=float,
-        metavar="X",
-        help="the largest output error of each file of --precision (default as of convert; of auto 0.1)",
-    )
+    _add_precision(output)
     output.add_argument(
         "--capability",
         type=parsing.capabilities,
@@ -108,6 +100,24 @@ def add_flags(parser: ArgumentParser) -> None:
         "--time-limit", type=float, default=30.0, metavar="S", help="seconds for the latency (default 30)"
     )
     output.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
+
+
+def _add_precision(output: Any) -> None:
+    """What is written beside float32."""
+    output.add_argument(
+        "--precision",
+        type=parsing.names,
+        default=(),
+        metavar="NAMES",
+        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files; auto (with --latency and --data): "
+        "a precision for each layer is chosen with the widths, for model.mixed.onnx",
+    )
+    output.add_argument(
+        "--max-error",
+        type=float,
+        metavar="X",
+        help="the largest output error of each file of --precision (default as of convert; of auto 0.1)",
+    )
 
 
 def run(flags: Namespace) -> int:

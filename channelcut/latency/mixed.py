@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,23 @@ def mixed_cost(
     check_values(model)
     groups = deployed_groups(model, analyze(model, x) if groups is None else groups, deploy)
     arrays = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
-    empty = MixedCost(costs, {}, max_error)  # what is wrong with it is said first
+    empty = MixedCost(costs, {}, max_error, images=arrays)  # what is wrong with it is said first
     watch = Stopwatch(progress)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deployed.onnx"
         with watch.stage("export"):
             onnx_from_deployed(deployed_form(model, positional_inputs(model, x), deploy), path)
-        names = {layer.output: layer.name.removesuffix(".weight") for layer in read_deployed(path, groups).layers}
-        order = tuple(names.get(output, output) for output in layer_outputs(load_onnx(path)))
-        lower = list(empty.costs)[1:]
-        with watch.stage(STAGE):
-            errors = sensitivities(
-                path, lower, arrays, progress=lambda _, done, total: watch.progress(STAGE, done, total)
-            )
-    return MixedCost(costs, dict(zip(order, errors, strict=True)), max_error, order, arrays)
+        return _with_errors(empty, path, groups, watch)
+
+
+def _with_errors(cost: MixedCost, path: Path, groups: Groups, watch: Stopwatch) -> MixedCost:
+    """The cost with the errors of the layers of a deployed file."""
+    names = {layer.output: layer.name.removesuffix(".weight") for layer in read_deployed(path, groups).layers}
+    order = tuple(names.get(output, output) for output in layer_outputs(load_onnx(path)))
+
+    def report(_: str, done: int, total: int) -> None:
+        watch.progress(STAGE, done, total)
+
+    with watch.stage(STAGE):
+        errors = sensitivities(path, list(cost.costs)[1:], cost.images, progress=report)
+    return replace(cost, errors=dict(zip(order, errors, strict=True)), order=order)
