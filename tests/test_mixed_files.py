@@ -148,6 +148,15 @@ def test_errors_of_layers_decide(cost: MixedCost) -> None:
     assert strict["layers"] != free["layers"]
 
 
+def test_what_lost_no_channel_is_not_restored() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 5, 1)).eval()
+    calibration = 5 + torch.rand(8, 3, 12, 12)
+    result = cc.prune(model, EXAMPLE, macs=1.0, calibration=calibration, importance="l2")
+    assert result.recalibration is None
+    found = result.model.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
+
+
 def test_the_loop_times_the_file_in_its_precisions(cost: MixedCost, tmp_path: Path) -> None:
     model = network()
     groups = cc.analyze(model, EXAMPLE)
