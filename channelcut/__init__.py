@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from channelcut.cost.measured import MeasuredCost
     from channelcut.depth.api import drop_blocks
     from channelcut.latency.api import measure
+    from channelcut.latency.mixed import mixed_cost
     from channelcut.onnx_in.module import example_inputs_from_onnx, from_onnx
     from channelcut.onnx_out.metadata import onnx_metadata
     from channelcut.ops.call import Call
@@ -60,6 +61,7 @@ _HOME = {
     "channelcut.bench.layers.clock": ("MeasureOptions",),
     "channelcut.cost.measured": ("MeasuredCost",),
     "channelcut.latency.api": ("measure",),
+    "channelcut.latency.mixed": ("mixed_cost",),
     "channelcut.recovering.api": ("prune_in_rounds", "recover", "sparsify"),
     "channelcut.recovery.distil.options": ("RecoverOptions",),
     "channelcut.recovery.images": ("Preprocessing",),
@@ -69,8 +71,8 @@ __all__ = [
     "BudgetError", "Call", "ChannelcutError", "Group", "Groups", "MeasureOptions", "MeasuredCost", "Pin", "Plan",
     "PrecisionOptions", "Preprocessing", "Proof", "ProofError", "PruneResult", "RecoverOptions", "RuleError", "Slot",
     "TraceError", "UserError", "analyze", "apply", "compensate", "convert_precision", "drop_blocks", "elementwise",
-    "example_inputs_from_onnx", "export", "from_onnx", "load", "measure", "onnx_metadata", "plan", "pointwise",
-    "prove", "prune", "prune_in_rounds", "recover", "rule", "save", "sparsify", "ultralytics",
+    "example_inputs_from_onnx", "export", "from_onnx", "load", "measure", "mixed_cost", "onnx_metadata", "plan",
+    "pointwise", "prove", "prune", "prune_in_rounds", "recover", "rule", "save", "sparsify", "ultralytics",
 ]  # fmt: skip
 
 

@@ -12,16 +12,24 @@ from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, eva
 from channelcut.adapters import Adapter, deployed_groups
 from channelcut.api import analyze
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.core.errors import UserError
+from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.cost.devices import device_named
-from channelcut.cost.roofline import roofline
+from channelcut.cost.measured import MeasuredCost
+from channelcut.cost.roofline import RooflineCost, roofline
 from channelcut.latency.api import measure
+from channelcut.latency.mixed import MAX_ERROR, mixed_cost
 from channelcut.options import CompressOptions
 from channelcut.precision.convert import check_precisions
 from channelcut.recovering.steps import check_taught
 from channelcut.samples import with_images, with_samples
 from channelcut.sources import Source
+
+PRECISIONS = ("fp32", "fp16", "int8")
+MEASURED = ("fp32", "int8")  # of these, what this machine's processor computes in
+CALIBRATION = 64  # images that calibrate int8
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,11 @@ def begin(
     deploy = options.prune.deploy
     if options.target:
         device_named(options.target).check(options.target_precision)
+    if options.mixed and not options.prune.timed:
+        raise UserError(
+            "Precisions are chosen with the widths (--precision auto) under a budget of time. Expected --latency or "
+            "--latency-ms beside it; for further files of a cut by another budget, name them: --precision int8."
+        )
     with watch.stage("load"):
         model, example = source.open()
         owner, unheard = source.adapter(model)
@@ -82,36 +95,56 @@ def begin(
     given = options.prune.calibration
     options, prepared = with_samples(options, owner, model, example, watch)
     images: Tensor | None = None
-    if data or options.precisions:
+    if data or options.precisions or options.mixed:
         with watch.stage("images"):
             options, images = with_images(options, model, example)
-        check_precisions(options.precisions, 0 if images is None else len(images))
+        check_precisions(["int8"] if options.mixed else options.precisions, 0 if images is None else len(images))
     if options.recover or options.sparsify:
         check_taught(given, owner)
-    options = with_cost(options, model, example, watch)
+    options = with_cost(options, model, example, images, watch)
     return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
 
 
-def with_cost(options: CompressOptions, model: nn.Module, example: Any, watch: Stopwatch) -> CompressOptions:
+def with_cost(
+    options: CompressOptions, model: nn.Module, example: Any, images: Tensor | None, watch: Stopwatch
+) -> CompressOptions:
     """The options with what time is spent on, where nothing says it yet.
 
-    By the description of the device that is named, else measured here where a budget limits time.
+    By the description of the device that is named, else measured here where a budget limits time; where precisions are
+    chosen with the widths, by each of them.
     """
     prune = options.prune
     if prune.cost is not None or not (prune.timed or options.target):
         return options
-    threads, deploy = options.bench.threads, prune.deploy
     coupling = {name: getattr(prune, name) for name in ("tracer", "grouped", "prunable_outputs", "entries")}
     with watch.stage("cost"):
-        described = device_named(options.target) if options.target else None
         groups = analyze(model, example, **coupling)
-    if described is not None:
-        found = roofline(deployed_groups(model, groups, deploy), described, options.target_precision)
-        return replace(options, prune=replace(prune, cost=found))
-    cost = measure(
-        model, example, groups=groups, threads=threads, table=options.table, deploy=deploy, progress=watch.progress
-    )
-    return replace(options, prune=replace(prune, cost=cost))
+    if not options.mixed:
+        wanted = options.target_precision if options.target else "fp32"
+        return replace(options, prune=replace(prune, cost=_cost_in(wanted, options, model, example, groups, watch)))
+    known = device_named(options.target).rates if options.target else MEASURED
+    costs = {name: _cost_in(name, options, model, example, groups, watch) for name in PRECISIONS if name in known}
+    chosen = images if images is None else images[:CALIBRATION]
+    found = mixed_cost(
+        model, example, costs, chosen, groups=groups, deploy=prune.deploy, progress=watch.progress,
+        max_error=MAX_ERROR if options.max_error is None else options.max_error,
+    )  # fmt: skip
+    return replace(options, prune=replace(prune, cost=found))
+
+
+def _cost_in(
+    precision: str, options: CompressOptions, model: nn.Module, example: Any, groups: Groups, watch: Stopwatch
+) -> MeasuredCost | RooflineCost:
+    """The cost in one precision."""
+    deploy, table = options.prune.deploy, options.table
+    if options.target:
+        return roofline(deployed_groups(model, groups, deploy), options.target, precision)
+    if table is not None and precision != "fp32":  # a table is of one precision
+        table = table.with_name(f"{table.stem}.{precision}{table.suffix}")
+    return measure(
+        model, example, groups=groups, threads=options.bench.threads, table=table, deploy=deploy, precision=precision,
+        progress=watch.progress,
+    )  # fmt: skip
 
 
 def deployed_as(owner: Adapter, model: nn.Module, example: Any, deploy: Deploy) -> Deployed:

@@ -14,25 +14,45 @@ from channelcut.engine.protocol import EngineOptions, EngineReport
 from channelcut.engine.registry import require
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
-from channelcut.precision.convert import convert_precision
+from channelcut.precision.convert import PrecisionOptions, PrecisionReport, convert_precision
+from channelcut.precision.mixed import LayersLowered
 
 MODEL, FOR_ENGINES = "model", "model.tensorrt"
+MIXED = "mixed"
 _INT8_IMAGES = 64
 
 
 def convert_files(
-    folder: Path, stems: Sequence[str], precisions: Sequence[str], images: Tensor | None, watch: Stopwatch
+    folder: Path,
+    stems: Sequence[str],
+    precisions: Sequence[str],
+    images: Tensor | None,
+    watch: Stopwatch,
+    max_error: float | None = None,
 ) -> list[dict[str, Any]]:
     """Write ONNX files in each further precision; int8 calibrates on the first images of the recalibration."""
     chosen = None if images is None else images[:_INT8_IMAGES].float().cpu().numpy()
-    found = []
+    found, options = [], PrecisionOptions(budget=max_error)
     for precision in precisions:
         with watch.stage(f"convert {precision}"):
             for stem in stems:
                 out = folder / f"{stem}.{precision}.onnx"
-                report = convert_precision(folder / f"{stem}.onnx", out, precision, chosen, progress=watch.progress)
+                report = convert_precision(folder / f"{stem}.onnx", out, precision, chosen, options, watch.progress)
                 found.append({**vars(report), "path": out.name})
     return found
+
+
+def write_mixed(folder: Path, stem: str, lower: LayersLowered, watch: Stopwatch) -> dict[str, Any]:
+    """Write a float32 file with its layers in the precisions that a plan chose, as the report tells of it."""
+    out = folder / f"{stem}.{MIXED}.onnx"
+    with watch.stage(f"convert {MIXED}"):
+        made = lower(folder / f"{stem}.onnx", out, watch.progress)
+    refused = tuple(lower.cost.order[place] for place in made.refused)
+    report = PrecisionReport(
+        out, MIXED, made.error, made.asked_error, made.budget, len(made.layers), refused, made.inputs, made.size_bytes,
+        made.compared,
+    )  # fmt: skip
+    return {**vars(report), "path": out.name, "layers": lower.layers}
 
 
 def write_engine_form(

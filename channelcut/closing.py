@@ -19,8 +19,10 @@ from channelcut.choosing import Ranked
 from channelcut.core.errors import BudgetError
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
+from channelcut.cost.mixed import MixedCost
 from channelcut.cost.protocol import WidthCost
 from channelcut.gauge import Gauging, gauge_for, ratio_of
+from channelcut.precision.mixed import LayersLowered
 from channelcut.steps import applied, context_of
 
 TOLERANCE = 0.03  # of the budget
@@ -34,6 +36,7 @@ class Trial:
 
     asked: the limit that the plan was made for. predicted: its time by the cost model. ratio, low, high: its time as
     measured, with the 95 % interval. align: the multiple that its widths are rounded to. macs: what it leaves of them.
+    lowered: how many layers were in a lower precision. error: the output error of that, as measured.
     """
 
     asked: float
@@ -43,6 +46,8 @@ class Trial:
     high: float
     align: int
     macs: float
+    lowered: int = 0
+    error: float = 0.0
 
     @property
     def faster(self) -> bool:
@@ -129,10 +134,10 @@ class _Loop:
             plan = self._plan(asked)
             if plan is None:
                 break
-            kept = context_of(plan).kept.tobytes()
-            if kept in seen:
+            same = context_of(plan).kept.tobytes() + repr(plan.options.get("precision")).encode()
+            if same in seen:
                 break
-            seen.add(kept)
+            seen.add(same)
             trial = self._timed(plan, asked)
             if abs(trial.ratio / self.target - 1) <= TOLERANCE:
                 break
@@ -151,16 +156,26 @@ class _Loop:
 
     def _timed(self, plan: Plan, asked: float) -> Trial:
         smaller = applied(self.scored.model, plan, self.watch)
-        measured = ratio_of(self.gauge(smaller))
+        cost = self.scored.costs[_LATENCY]
+        lower = lowering_of(cost, plan)
+        measured = ratio_of(self.gauge(smaller) if lower is None else self.gauge(smaller, lower))
         kept = context_of(plan).kept
         widths = np.array([group.kept_width(kept) for group in self.scored.groups.groups], np.int64)
-        predicted = self.scored.costs[_LATENCY](widths) / self.scored.whole_ms
+        predicted = (cost if lower is None else lower.cost.assigned(lower.precisions))(widths) / self.scored.whole_ms
         trial = Trial(
             asked, predicted, measured.estimate, measured.low, measured.high, self.budget.align, plan.macs_ratio
         )
+        if lower is not None and lower.report is not None:
+            trial = replace(trial, lowered=len(lower.layers), error=lower.report.error)
         self.trials.append(trial)
         self.cuts.append((trial, plan, smaller))
         return trial
+
+
+def lowering_of(cost: WidthCost | None, plan: Plan) -> LayersLowered | None:
+    """What writes files in the precisions that a plan chose; None where it chose none."""
+    chosen = plan.options.get("precision", {}).get("layers")
+    return LayersLowered(cost, chosen) if chosen and isinstance(cost, MixedCost) else None
 
 
 def _next(trials: Sequence[Trial], target: float) -> float:

@@ -15,7 +15,8 @@ from channelcut.begun import Begun, begin, deployed_as
 from channelcut.bench.environment import environment
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import profile_pair, slower_layers
-from channelcut.building import MODEL, build_engines, convert_files, engine_notes, write_engine_form
+from channelcut.building import MIXED, MODEL, build_engines, convert_files, engine_notes, write_engine_form, write_mixed
+from channelcut.closing import lowering_of
 from channelcut.core.checked import write_json
 from channelcut.core.deployed import Deployed
 from channelcut.core.files import write_atomically
@@ -42,7 +43,7 @@ from channelcut.sources import Source, specs_of
 from channelcut.sources.provenance import provenance, weights_digest
 from channelcut.sources.source import RANDOM
 
-ORIGINAL, PRUNED = "original.onnx", "model.onnx"
+ORIGINAL, PRUNED, MIXED_FILE = "original.onnx", "model.onnx", f"{MODEL}.{MIXED}.onnx"
 STEMS = tuple(file.removesuffix(".onnx") for file in (ORIGINAL, PRUNED))
 
 
@@ -95,12 +96,16 @@ def finished(source: Source, begun: Begun, folder: Path, out: Path, watch: Stopw
         forms = (begun.form, deployed_as(begun.owner, result.model, begun.example, deploy))
         onnx = export_both(forms, real_inputs(options.prune, begun.example), folder, facts, watch)
     found: dict[str, Any] = {"deployed": dict(begun.form.words), "images": begun.prepared, "onnx": onnx}
-    found["precision"] = convert_files(folder, STEMS, options.precisions, begun.images, watch)
+    found["precision"] = convert_files(folder, STEMS, options.precisions, begun.images, watch, options.max_error)
+    lower = lowering_of(options.prune.cost, result.step)
+    if lower is not None:
+        found["precision"].append(write_mixed(folder, MODEL, lower, watch))
     if begun.evaluations is not None:
         begun.evaluations.add("evaluate", made(begun.start, result, folder, options.precisions))
         found["accuracy"] = begun.evaluations.to_dict(begun.form.words)
     found["engines"] = engines(begun, result, folder, facts, watch)
-    measurement = measure_both(folder, options, watch)
+    timed = MIXED_FILE if lower is not None and lower.layers and lower.cost.target is not None else PRUNED
+    measurement = measure_both(folder, timed, options, watch)
     found["measurement"] = measurement.to_dict() if measurement else None
     profile = profile_both(folder, options, result.step.options["align"], watch)
     begun.notes.extend(slower_notes(profile))
@@ -130,6 +135,8 @@ def made(
         for name, file in (("original", ORIGINAL), ("pruned", PRUNED)):
             path = folder / file.replace(".onnx", ending)
             found.append((name, path.name, path))
+    if (folder / MIXED_FILE).exists():
+        found.append(("pruned", MIXED_FILE, folder / MIXED_FILE))
     return found
 
 
@@ -180,14 +187,14 @@ def engines(
     return build_engines(folder, stem, options.backend, options.capabilities, options.precisions, watch)
 
 
-def measure_both(folder: Path, options: CompressOptions, watch: Stopwatch) -> Measurement | None:
-    """Time both ONNX files in turns, where that is asked for."""
+def measure_both(folder: Path, smaller: str, options: CompressOptions, watch: Stopwatch) -> Measurement | None:
+    """Time the original's ONNX file and that of the smaller network in turns, where that is asked for."""
     if not options.measure:
         return None
     with watch.stage("bench"):
         found = measure_onnx(
             folder / ORIGINAL,
-            folder / PRUNED,
+            folder / smaller,
             options.bench,
             lambda done, total: watch.progress("bench", done, total),
         )

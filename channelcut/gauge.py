@@ -22,7 +22,12 @@ from channelcut.core.measurement import Measurement, Ratio
 from channelcut.core.progress import Stopwatch
 from channelcut.onnx_out.deployed import onnx_from_deployed
 
-Gauging = Callable[[nn.Module], Measurement]
+Lower = Callable[[Path, Path], object]
+"""Writes a float32 file in other precisions."""
+
+Gauging = Callable[..., Measurement]
+"""Times a cut, as `Gauge` does."""
+
 BENCH = BenchOptions(time_limit_s=10.0)
 
 
@@ -69,9 +74,13 @@ class Gauge(AbstractContextManager["Gauge"]):
             self._folder.cleanup()
             self._folder = None
 
-    def __call__(self, smaller: nn.Module) -> Measurement:
-        """The times of the original and of a cut, in turns."""
+    def __call__(self, smaller: nn.Module, lower: Lower | None = None) -> Measurement:
+        """The times of the original and of a cut, in turns; of the cut in other precisions where these are written."""
         cut = self._written(smaller, "pruned")
+        if lower is not None:
+            float32, cut = cut, self._path("lowered")
+            with self.watch.stage("convert"):
+                lower(float32, cut)
         report: Callable[[int, int], None] = lambda done, total: self.watch.progress("time", done, total)  # noqa: E731
         compared = Comparison(self._path("original"), cut, self.backend, stages=False, memory=False)
         with self.watch.stage("time"):

@@ -62,6 +62,8 @@ class CompressOptions:
     capabilities: CUDA compute capabilities to build engines for, such as `sm89`; empty builds none.
     backend: `tensorrt_rtx` (ahead of time, no GPU needed) or `tensorrt`.
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
+    mixed: choose a precision for each layer with the widths, under a budget of time; the file is `model.mixed.onnx`.
+    max_error: the largest output error of each such file; None: see `channelcut.convert_precision`.
     measure: time original and pruned with ONNX Runtime.
     profile: time every layer of both with ONNX Runtime, for the report; done too where a budget limits time.
     evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
@@ -86,6 +88,8 @@ class CompressOptions:
     capabilities: tuple[str, ...] = ("sm89",)
     backend: str = "tensorrt_rtx"
     precisions: tuple[str, ...] = ()
+    mixed: bool = False
+    max_error: float | None = None
     measure: bool = True
     profile: bool = False
     evaluate: bool = True

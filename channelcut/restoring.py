@@ -108,6 +108,9 @@ def restored_by(
 ) -> Restored:
     """The cut model, rescaled, and then restored as is asked for; where no layer can be refitted, recalibrated.
 
+    Where nothing was removed nothing has to be restored: the statistics of the training are better than those of some
+    images.
+
     Args:
         smaller: the cut.
         plan: that led to it.
@@ -118,13 +121,16 @@ def restored_by(
         towards: the network that compensation reproduces, and the plan that leads from it to the cut, where another was
             cut before; by default that which `plan` was made for.
     """
+    whole = plan if towards is None else towards[1]
+    if whole.after == whole.before:
+        return Restored(smaller, None)
     smaller, rescaling = rescaled(smaller, plan, batches, choice, watch)
     if not batches or restore == "none":
         return Restored(smaller, rescaling)
     compensation = None
     if restore == "compensate":
         context = _context(plan)
-        original, whole = towards or (context.model, plan)
+        original = context.model if towards is None else towards[0]
         smaller, compensation = compensated(original, smaller, whole, batches, context.groups.deploy, watch)
         if compensation.refitted:
             return Restored(smaller, rescaling, compensation)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from channelcut.allocation.descent import descend
 from channelcut.allocation.layers import check_keep
+from channelcut.allocation.mixed import MixedSolution, quickest, solve_mixed
 from channelcut.allocation.program import Program, Solution, solve
 from channelcut.allocation.steps import admissible_widths, nearest_width, width_alignment
 from channelcut.allocation.worth import losses_at
@@ -20,6 +21,7 @@ from channelcut.core.groups import Group, Groups
 from channelcut.core.reasons import EXCLUDED
 from channelcut.core.unused import unused_words
 from channelcut.cost.bilinear import full_widths
+from channelcut.cost.mixed import MixedCost
 from channelcut.cost.protocol import WidthCost
 
 LIMITS = ("macs", "params", "latency", "latency_ms")
@@ -130,7 +132,12 @@ class Allocation:
     def to_dict(self) -> dict[str, object]:
         """How the widths were found, and by how much of the loss it may be above the least one."""
         found = self.solution
-        return {} if found is None else {"allocation": {"method": found.method, "gap": round(found.gap, 6)}}
+        if found is None:
+            return {}
+        said: dict[str, object] = {"allocation": {"method": found.method, "gap": round(found.gap, 6)}}
+        if isinstance(found, MixedSolution):
+            said["precision"] = {"layers": dict(found.precisions), "expected_error": found.error}
+        return said
 
 
 def allocate(
@@ -178,7 +185,8 @@ def allocate(
     for group, lanes, width in zip(groups.groups, order, widths, strict=True):
         for lane, count in zip(lanes, group.counts(int(width)), strict=True):
             kept[lane[count:]] = False
-    if kept.all() and _asks(budget, shares, costs, groups):
+    lowered = isinstance(solution, MixedSolution) and solution.precisions
+    if kept.all() and not lowered and _asks(budget, shares, costs, groups):
         widest = max(group.width for group in groups.groups)
         raise BudgetError(
             f"Nothing would be removed: no group may take a smaller width at align={budget.align}, "
@@ -283,6 +291,8 @@ def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, given: fl
     """The widths that lose least within a limit; by descent where the cost is a bare function. None: none meet it."""
     full = np.array([step[-1] for step in steps], dtype=np.int64)
     limit = given * cost(full) if given <= 1 else given
+    if isinstance(cost, MixedCost):
+        return solve_mixed(Program(losses, steps, cost, limit), cost)
     if hasattr(cost, "pairwise"):
         return solve(Program(losses, steps, cost, limit))
     if cost(np.array([step[0] for step in steps], dtype=np.int64)) > limit * (1 + 1e-9):
@@ -295,7 +305,8 @@ def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, given: fl
 def _refused(groups: Groups, steps: list[Widths], cost: WidthCost, budget: tuple[str, float]) -> BudgetError:
     """The error of a budget that the least widths do not meet."""
     name, given = budget
-    left, whole = cost(np.array([s[0] for s in steps])), cost(full_widths(groups.groups))
+    least, whole = np.array([s[0] for s in steps]), cost(full_widths(groups.groups))
+    left = cost.assigned(quickest(cost, least))(least) if isinstance(cost, MixedCost) else cost(least)
     share = min(left / whole, 1 - 5e-5)
     nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(left)}"
     why = "is pinned"

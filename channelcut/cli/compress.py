@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from channelcut.cli import budget_flags, parsing, recovery_flags
 from channelcut.cli import flags as groups
@@ -19,6 +20,10 @@ EXAMPLES = (
     (
         "0.6 of the time on this processor, as measured",
         "channelcut compress best.pt --latency 0.6 --data images/ --no-engine --out out",
+    ),
+    (
+        "0.4 of the time, by widths and int8 together, at most 0.05 off in the outputs",
+        "channelcut compress best.pt --latency 0.4 --precision auto --max-error 0.05 --data images/ --out out",
     ),
     (
         "from a checkpoint to ONNX and int8, each evaluated on the val split of the data set",
@@ -60,18 +65,16 @@ def add_flags(parser: ArgumentParser) -> None:
         "models also a data.yaml, on whose val split all results are evaluated; by default what batches() beside a "
         "factory gives",
     )
-    output = parser.add_argument_group("output")
+    _add_output(parser.add_argument_group("output"))
+
+
+def _add_output(output: Any) -> None:
+    """What is made of the cut."""
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default NAME-pruned, here)")
     output.add_argument(
         "--force", action="store_true", help="replace the output folder when the new result is complete"
     )
-    output.add_argument(
-        "--precision",
-        type=parsing.names,
-        default=(),
-        metavar="NAMES",
-        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files",
-    )
+    _add_precision(output)
     output.add_argument(
         "--capability",
         type=parsing.capabilities,
@@ -99,6 +102,24 @@ def add_flags(parser: ArgumentParser) -> None:
     output.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
 
 
+def _add_precision(output: Any) -> None:
+    """What is written beside float32."""
+    output.add_argument(
+        "--precision",
+        type=parsing.names,
+        default=(),
+        metavar="NAMES",
+        help="fp16, bf16, int8 (needs --data), joined by commas: further ONNX files; auto (with --latency and --data): "
+        "a precision for each layer is chosen with the widths, for model.mixed.onnx",
+    )
+    output.add_argument(
+        "--max-error",
+        type=float,
+        metavar="X",
+        help="the largest output error of each file of --precision (default as of convert; of auto 0.1)",
+    )
+
+
 def run(flags: Namespace) -> int:
     """Run the whole path and print the report; returns 0."""
     from channelcut.bench.measure import BenchOptions
@@ -109,13 +130,16 @@ def run(flags: Namespace) -> int:
 
     prune = groups.read_prune(flags)
     target, precision = budget_flags.read_target(flags)
+    mixed = tuple(flags.precision) == ("auto",)
     source = groups.read_model(flags)
     out = flags.out or Path(f"{parsing.stem(flags.model)}-pruned")
     options = CompressOptions(
         prune=prune,
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
-        precisions=flags.precision,
+        precisions=() if mixed else flags.precision,
+        mixed=mixed,
+        max_error=flags.max_error,
         measure=not flags.no_bench,
         bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
         profile=flags.profile,

@@ -39,9 +39,9 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     target.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of the layers, where the back end has both (default fp32)",
+        help="of the layers, where the back end has it (default fp32)",
     )
     target.add_argument("--batch", type=positive, metavar="N", help="items a run computes (default as in --input)")
     target.add_argument(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.cost.kinds import DENSE
-from channelcut.cost.pairs import Pairs
+from channelcut.cost.parts import Part, Parts
 from channelcut.cost.protocol import Pairwise, Values, Widths
 from channelcut.cost.surface import Extent, Surface
 from channelcut.cost.table import Target
@@ -26,8 +26,6 @@ from channelcut.cost.table import Target
 Vector = NDArray[np.float64]
 Slot = tuple[str, int]
 """A parameter's name and an axis of it."""
-
-_SAMPLES = 17  # input widths through which a line is laid where several groups are read
 
 
 @dataclass(frozen=True)
@@ -136,30 +134,23 @@ class MeasuredCost:
         return self.slots[int(found[0])][0] if len(found) else ""
 
     def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
-        """The same as sums over groups and pairs: exact where a layer reads one group and writes one.
+        """The same as sums over groups and pairs, see `Parts.pairwise`."""
+        return self.parted().pairwise(steps)
 
-        Where it reads several, by the straight line in its input width that fits best, for each of its output widths.
-        """
-        pairs = Pairs([step.astype(np.float64) for step in steps])
+    def parted(self) -> Parts:
+        """Its layers, and the others as a linear function of widths."""
+        linear = np.zeros(1 + len(self.full_widths))
         for other in self.others:
-            pairs.add_linear(other.share @ self.kept * other.full_ms * self.scale)
-        for layer in self.layers:
-            self._add(pairs, layer)
-        return pairs.done()
+            linear += other.share @ self.kept * other.full_ms * self.scale
+        return Parts(linear, tuple(self._part(layer) for layer in self.layers))
 
-    def _add(self, pairs: Pairs, layer: MeasuredLayer) -> None:
+    def _part(self, layer: MeasuredLayer) -> Part:
         cin, cout = (side @ self.kept * full for side, full in _sides(layer))
-        readers, writers = (np.flatnonzero(form[1:]) for form in (cin, cout))
 
         def ms(i: Values, o: Values) -> Values:
             return self.scale * layer.surface.at(np.round(i), np.round(o))
 
-        if len(set(readers) | set(writers)) <= 1 or (len(readers) <= 1 and len(writers) <= 1):
-            pairs.add_exact(cin, cout, ms)
-        elif len(writers) <= 1:
-            pairs.add_lines(cin, cout, ms, _SAMPLES)
-        else:
-            pairs.add_bilinear(cin, cout, ms, _SAMPLES)
+        return Part(layer.name, cin, cout, ms, ms)
 
 
 def _sides(layer: MeasuredLayer) -> tuple[tuple[Vector, int], tuple[Vector, int]]:

@@ -31,12 +31,11 @@ from channelcut.core.trees import leaves
 from channelcut.cost.bilinear import shares_of
 from channelcut.cost.deployed import deployed_nodes
 from channelcut.cost.devices import BYTES, Device, device_named
-from channelcut.cost.pairs import Pairs
+from channelcut.cost.parts import Part, Parts
 from channelcut.cost.protocol import Pairwise, Values, Widths
 from channelcut.ops.registry import op
 
 BLOCKS = ((256, 128), (128, 128), (128, 64), (64, 64), (64, 32))  # positions and channels that a multiprocessor takes
-_SAMPLES = 17  # widths through which a line is laid where a layer reads several groups
 
 
 @dataclass(frozen=True)
@@ -125,24 +124,17 @@ class RooflineCost:
         return roofline(groups, self.device, self.precision)
 
     def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
-        """The same as sums over groups and pairs: exact where a layer reads one group and writes one.
+        """The same as sums over groups and pairs, see `Parts.pairwise`."""
+        return self.parted().pairwise(steps)
 
-        Where it reads several, by the straight line in its input width that fits best, for each of its output widths.
-        """
-        pairs = Pairs([step.astype(np.float64) for step in steps])
-        pairs.add_linear(self.others)
-        for layer in self.layers:
-            readers, writers = (np.flatnonzero(form[1:]) for form in (layer.cin, layer.cout))
-            few = len(set(readers) | set(writers)) <= 2
-            # Through steps that are rounded up a line would lie half a tile too high.
-            ms = partial(layer.ms, self.device, self.precision, smooth=not few)
-            if few:
-                pairs.add_exact(layer.cin, layer.cout, ms)
-            elif len(writers) <= 1:
-                pairs.add_lines(layer.cin, layer.cout, ms, _SAMPLES)
-            else:
-                pairs.add_bilinear(layer.cin, layer.cout, ms, _SAMPLES)
-        return pairs.done()
+    def parted(self) -> Parts:
+        """Its layers, and the others as a linear function of widths."""
+        return Parts(self.others, tuple(self._part(layer) for layer in self.layers))
+
+    def _part(self, layer: Layer) -> Part:
+        ms = partial(layer.ms, self.device, self.precision)
+        # Through steps that are rounded up a line would lie half a tile too high.
+        return Part(layer.name, layer.cin, layer.cout, ms, partial(ms, smooth=True))
 
 
 def roofline(groups: Groups, device: str | Device, precision: str = "fp16") -> RooflineCost:

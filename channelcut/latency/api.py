@@ -51,7 +51,8 @@ def measure(
         threads: CPU threads.
         batch: how many items one run computes; by default as many as `x` holds. A plan by this cost is timed at that
             batch too, whatever the example of `prune` holds.
-        precision: of the layers, `fp32`, or `fp16` where the back end has it.
+        precision: of the layers, `fp32`, or what else the back end has: `fp16` on a GPU, `int8` (every layer reads int8
+            by Q/DQ, as `channelcut.convert_precision` writes it) on a CPU.
         table: the file that times are kept in; by default one in the user's cache directory, named after the device,
             the back end, its version, the precision and the threads.
         deploy: which form of the network will run.

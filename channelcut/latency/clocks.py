@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 CLOCKS = ("onnxruntime", "openvino", "torch_cuda", "tensorrt", "tensorrt_rtx")
 _PRECISIONS = {
-    "onnxruntime": ("fp32",),
-    "openvino": ("fp32",),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "int8"),
     "torch_cuda": ("fp32", "fp16"),
     "tensorrt": ("fp32", "fp16"),
     "tensorrt_rtx": ("fp32", "fp16"),
@@ -47,7 +47,7 @@ def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerCl
     if name == "openvino":
         from channelcut.bench.layers.openvino import OpenVINOClock
 
-        return OpenVINOClock(threads)
+        return OpenVINOClock(threads, precision)
     from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
 
-    return OnnxRuntimeClock(threads)
+    return OnnxRuntimeClock(threads, precision)

@@ -84,7 +84,7 @@ class PrecisionReport:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """What the steps of a conversion share: `source` is prepared, `base` has as its outputs what is compared."""
 
     source: onnx.ModelProto
@@ -119,42 +119,49 @@ def convert_precision(
     """
     check_precisions([precision], 0 if images is None else len(images))
     half = precision == "int8" and options.rest == "fp16"
+    budget = BUDGETS[precision] if options.budget is None else options.budget
     source = prepared(load_onnx(Path(model)), "int8 beside fp16" if half else precision)
     _require_nodes(source, precision, Path(model).name)
+    task = task_of(source, images, replace(options, budget=budget), progress)
+    _require_nodes(task.base, precision, Path(model).name)
+    rest = _rest(task) if half else None
+    found, result = _int8(task, rest, options) if precision == "int8" else _float(task, precision)
+    inputs = f"{len(task.sample)} {'random inputs' if images is None else 'images'}"
+    described = {
+        "precision": precision,
+        "output_error": f"{found.error:.3g}",
+        ("kept_fp16" if rest else "kept_float32"): str(len(found.kept)),
+        "judged_on": inputs,
+        "compared": task.seen.what,
+    }
+    if rest:
+        described |= {"kept_float32": str(len(rest.kept))}
+    if precision == "int8":
+        described["calibration"] = f"{options.method} over {len(task.feeds)} images"
+    set_metadata(result, described)
+    size_bytes = save_onnx(result, Path(out))
+    report = PrecisionReport(
+        Path(out), precision, found.error, found.unrestricted, budget, len(found.lowered), found.kept, inputs,
+        size_bytes, task.seen.what,
+    )  # fmt: skip
+    return replace(report, rest="fp16", rest_lowered=len(rest.lowered), rest_kept=rest.kept) if rest else report
+
+
+def task_of(
+    source: onnx.ModelProto, images: Array | None, options: PrecisionOptions, progress: Progress | None = None
+) -> Task:
+    """What a conversion of a model, `prepared`, is judged by; `options` with their budget."""
+    assert options.budget is not None
     seen = judged(source)
     base = judging(source, seen)
-    _require_nodes(base, precision, Path(model).name)
     feeds = (
         random_feeds(source, options.judged, options.size, options.seed)
         if images is None
         else feeds_from_images(source, images)
     )
     sample = feeds[:: max(1, len(feeds) // options.judged)][: options.judged]
-    budget = BUDGETS[precision] if options.budget is None else options.budget
-    task = _Task(
-        source, seen, base, feeds, sample, run(base, sample), budget, progress or (lambda _stage, _done, _total: None)
-    )
-    rest = _rest(task) if half else None
-    found, result = _int8(task, rest, options) if precision == "int8" else _float(task, precision)
-    inputs = f"{len(sample)} {'random inputs' if images is None else 'images'}"
-    described = {
-        "precision": precision,
-        "output_error": f"{found.error:.3g}",
-        ("kept_fp16" if rest else "kept_float32"): str(len(found.kept)),
-        "judged_on": inputs,
-        "compared": seen.what,
-    }
-    if rest:
-        described |= {"kept_float32": str(len(rest.kept))}
-    if precision == "int8":
-        described["calibration"] = f"{options.method} over {len(feeds)} images"
-    set_metadata(result, described)
-    size_bytes = save_onnx(result, Path(out))
-    report = PrecisionReport(
-        Path(out), precision, found.error, found.unrestricted, budget, len(found.lowered), found.kept, inputs,
-        size_bytes, seen.what,
-    )  # fmt: skip
-    return replace(report, rest="fp16", rest_lowered=len(rest.lowered), rest_kept=rest.kept) if rest else report
+    notify = progress or (lambda _stage, _done, _total: None)
+    return Task(source, seen, base, feeds, sample, run(base, sample), options.budget, notify)
 
 
 def check_precisions(precisions: Sequence[str], images: int | None = None) -> None:
@@ -174,13 +181,13 @@ def _require_nodes(model: onnx.ModelProto, precision: str, name: str) -> None:
         raise UserError(f"No node of {name!r} can compute in {precision}: nothing to convert.")
 
 
-def _float(task: _Task, precision: str) -> tuple[Found, onnx.ModelProto]:
+def _float(task: Task, precision: str) -> tuple[Found, onnx.ModelProto]:
     """fp16 or bf16 alone: what was found, and the file."""
     found = _cast_within(task, precision, task.budget)
     return found, cast(task.source, precision, found.lowered)
 
 
-def _rest(task: _Task) -> Found | None:
+def _rest(task: Task) -> Found | None:
     """What may be fp16 beside int8; None where nothing may."""
     try:
         found = _cast_within(task, "fp16", task.budget * BUDGETS["fp16"] / BUDGETS["int8"])
@@ -189,7 +196,7 @@ def _rest(task: _Task) -> Found | None:
     return found if found.lowered else None
 
 
-def _cast_within(task: _Task, precision: str, budget: float) -> Found:
+def _cast_within(task: Task, precision: str, budget: float) -> Found:
     places = castable(task.base, precision)
 
     def error(chosen: Collection[str], count: int | None = None) -> float:
@@ -198,7 +205,7 @@ def _cast_within(task: _Task, precision: str, budget: float) -> Found:
     return search(units(task.base, places), Errors(error, lambda chosen: error(chosen, 1)), budget, task.notify)
 
 
-def _int8(task: _Task, rest: Found | None, options: PrecisionOptions) -> tuple[Found, onnx.ModelProto]:
+def _int8(task: Task, rest: Found | None, options: PrecisionOptions) -> tuple[Found, onnx.ModelProto]:
     """int8 layers among others in fp16 or float32: what was found, and the file."""
     layers = quantizable(task.base)
     found_ranges = ranges(task.base, task.feeds, options.method, task.notify)

@@ -116,14 +116,23 @@ def quantized(
 
 
 def only(full: onnx.ModelProto, source: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-    """Return the `quantized` model with int8 in the named layers alone: the others read what they read in `source`."""
-    rest = {n.name: n for n in source.graph.node if n.op_type in QUANTIZED and n.name not in layers}
+    """Return the `quantized` model with int8 in the named layers alone: the others read what they read in `source`.
+
+    The quantizer lets all that read a value read it through Q/DQ, the addition of a residual too. That stays where a
+    named layer reads the value; elsewhere nothing is rounded.
+    """
+    plain = {n.name: n for n in source.graph.node}
+    needed = {name for n in full.graph.node if n.name in layers for name in n.input}
     have = {t.name for t in full.graph.initializer}
     result = onnx.ModelProto()
     result.CopyFrom(full)
     for node in result.graph.node:
-        if node.name in rest:
-            node.input[:] = rest[node.name].input
+        if node.name in layers or node.name not in plain:
+            continue
+        layer = node.op_type in QUANTIZED
+        for place, name in enumerate(plain[node.name].input):
+            if layer or node.input[place] not in needed:
+                node.input[place] = name
     result.graph.initializer.extend(t for t in source.graph.initializer if t.name not in have)
     return without_unread(result)
 

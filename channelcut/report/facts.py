@@ -237,7 +237,7 @@ def places_by_reason(report: Part) -> list[tuple[str, int]]:
     return Counter(pin.text("reason") for pin in report.parts("pins")).most_common()
 
 
-_APART = ("trials", "allocation", "kept_importance")  # told in places of their own
+_APART = ("trials", "allocation", "kept_importance", "precision")  # told in places of their own
 
 
 def options_of(report: Part) -> str:

@@ -11,6 +11,7 @@ from channelcut.report import deployment, evidence, overview
 from channelcut.report.accuracy import accuracy
 from channelcut.report.facts import measurement_of
 from channelcut.report.markup import Html, Section, escaped, join, tag
+from channelcut.report.precisions import precisions
 from channelcut.report.reader import read
 from channelcut.report.trials import trials
 
@@ -28,6 +29,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         accuracy(content),
         evidence.latency(measurement),
         trials(content),
+        precisions(content),
         deployment.profile(content),
         overview.layers(content),
         evidence.proof(content),

@@ -31,6 +31,7 @@ from channelcut.report.facts import (
 )
 from channelcut.report.markup import printable
 from channelcut.report.numbers import count, plural, significant, unit
+from channelcut.report.precisions import precision_lines
 from channelcut.report.reader import Part, read
 from channelcut.report.trials import trial_lines
 
@@ -83,6 +84,7 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         found.append(("Proof", _proof(proof), _STYLES[proof_word(proof)]))
         found += [("", text, "red") for text in proof.texts("failures")]
     found += [("Plan", text, "") for text in trial_lines(report)]
+    found += [("Precision", text, "") for text in precision_lines(report)]
     found += [("Recovery", text, "") for text in _recovery(report)]
     found += [("ONNX", text, "") for text in _onnx(report.part("onnx"))]
     found += [("Engine", _engine(one), "") for one in report.parts("engines")]

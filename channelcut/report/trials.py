@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from channelcut.report.markup import Section, table, tag
+from channelcut.report.numbers import plural
 from channelcut.report.overview import section
 from channelcut.report.reader import Part
 
@@ -16,8 +17,15 @@ def trial_rows(report: Part) -> list[tuple[str, ...]]:
         asked, predicted, ratio, low, high, macs = (
             f"{trial.number(name) or 0:.3f}" for name in ("asked", "predicted", "ratio", "low", "high", "macs")
         )
-        rows.append((asked, predicted, ratio, f"{low} to {high}", f"multiples of {trial.text('align')}", macs))
+        rows.append(
+            (asked, predicted, ratio, f"{low} to {high}", f"multiples of {trial.text('align')}{_lowered(trial)}", macs)
+        )
     return rows
+
+
+def _lowered(trial: Part) -> str:
+    count = trial.number("lowered") or 0
+    return f"; {plural(int(count), 'layer')} lowered, output error {trial.number('error') or 0:.2g}" if count else ""
 
 
 def trial_lines(report: Part) -> list[str]:

@@ -16,6 +16,9 @@ INPUT, RESIDUAL, OUTPUT = "x", "residual", "y"
 LAYER = "layer"
 """The name of the node with the weight."""
 
+SCALE, ZERO = "scale", "zero"
+LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_STEP = 1 / 64  # of int8
 _SCALE = 0.1  # of the weights: sums stay far from subnormal numbers and from infinity
 
 
@@ -57,6 +60,66 @@ def lone_model(entry: Entry) -> onnx.ModelProto:
         nodes, weights = nodes + made, weights | constants
     nodes[-1].output[0] = OUTPUT
     return _model(entry, nodes, [numpy_helper.from_array(value, name) for name, value in weights.items()])
+
+
+def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose layers all read int8 through Q/DQ, as `precision.quantize` writes them.
+
+    Scales are drawn from nothing: times do not depend on them. What a layer writes is float32, until the next reads it.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph, added = result.graph, []
+    weights = {w.name: w for w in graph.initializer}
+    scales = [numpy_helper.from_array(np.array(_STEP, np.float32), SCALE), numpy_helper.from_array(np.int8(0), ZERO)]
+    nodes: list[onnx.NodeProto] = []
+    have: set[str] = set()
+
+    def pair(value: str, stored: bool, inputs: list[str], **said: int) -> str:
+        if value not in have:
+            have.add(value)
+            if not stored:
+                nodes.append(helper.make_node("QuantizeLinear", [value, *inputs], [f"{value}.q"], f"{value}.Q"))
+            read = f"{value}.int8" if stored else f"{value}.q"
+            nodes.append(helper.make_node("DequantizeLinear", [read, *inputs], [f"{value}.dq"], f"{value}.DQ", **said))
+        return f"{value}.dq"
+
+    for original in graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        if node.op_type in LAYERS and node.input[1] in weights:
+            name = node.input[1]
+            if name not in have:
+                added += _int8_weight(weights[name], node)
+            axis = _channel_axis(node)
+            node.input[0] = pair(node.input[0], False, [SCALE, ZERO])
+            node.input[1] = pair(name, True, [f"{name}.scale", f"{name}.zero"], axis=axis)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    left = [w for w in graph.initializer if w.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend([*left, *added, *scales])
+    del graph.value_info[:]
+    return result
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    """The axis of a layer's weight along which its outputs lie."""
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute) else 1
+
+
+def _int8_weight(weight: TensorProto, node: onnx.NodeProto) -> list[TensorProto]:
+    values = numpy_helper.to_array(weight)
+    axis = _channel_axis(node)
+    count = values.shape[axis]
+    stored = np.clip(np.rint(values / max(float(np.abs(values).max()), 1e-9) * 127), -127, 127).astype(np.int8)
+    scale, zero = np.full(count, _STEP, np.float32), np.zeros(count, np.int8)
+    named = {"int8": stored, "scale": scale, "zero": zero}
+    return [numpy_helper.from_array(value, f"{weight.name}.{word}") for word, value in named.items()]
 
 
 def _weight_shape(entry: Entry) -> tuple[int, ...]:

@@ -23,14 +23,14 @@ import onnx
 
 from channelcut.bench.inputs import inputs_for
 from channelcut.bench.layers.clock import Kernel, Overhead, Run, clocked
-from channelcut.bench.layers.lone import RESIDUAL, empty_model, lone_model
+from channelcut.bench.layers.lone import RESIDUAL, empty_model, in_int8, lone_model
 from channelcut.bench.layers.processor import processor
 from channelcut.bench.profile import SUFFIX, WEIGHTED, profiled
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry
 from channelcut.cost.table import Target
 from channelcut.engine.onnxruntime import load
-from channelcut.onnx_out.files import load_onnx
+from channelcut.onnx_out.files import load_onnx, save_onnx
 from channelcut.onnx_out.runtime import failures, onnxruntime
 
 _BLOCKED = "com.microsoft.nchwc"
@@ -43,21 +43,23 @@ _QUANTILE = 0.1
 class OnnxRuntimeClock:
     """Times lone layers and whole files with ONNX Runtime on the CPU."""
 
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, threads: int = 1, precision: str = "fp32") -> None:
+        self.threads, self.precision = threads, precision
         self._overhead: Overhead | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sessions are a process's own: a clock that is sent to another makes its own there."""
-        return type(self), (self.threads,)
+        return type(self), (self.threads, self.precision)
 
     def target(self) -> Target:
         """The processor and the version of the runtime."""
-        return Target(processor(), "onnxruntime", str(onnxruntime().__version__), "fp32", self.threads)
+        return Target(processor(), "onnxruntime", str(onnxruntime().__version__), self.precision, self.threads)
 
     def prepared(self, entry: Entry) -> Run:
         """The layer's kernel alone; raises `UserError` where the runtime refuses it."""
         try:
+            if self.precision == "int8":  # its changes of precision are kernels of their own, and no border
+                return self._without_calls(self._bound(in_int8(lone_model(entry))))
             plain = lone_model(replace(entry, kind=replace(entry.kind, after=_without_sum(entry))))
             blocked = _without_borders(self._optimised(plain))
             if blocked is not None and "Add" in entry.kind.after:
@@ -68,6 +70,9 @@ class OnnxRuntimeClock:
             raise UserError(
                 f"ONNX Runtime refuses {entry.kind} with widths {tuple(entry.widths)}: {problem}"
             ) from problem
+        return self._without_calls(run)
+
+    def _without_calls(self, run: Run) -> Run:
         if self._overhead is None:
             self._overhead = Overhead(self._bound(empty_model()))
         return self._overhead.without(run)
@@ -75,14 +80,17 @@ class OnnxRuntimeClock:
     def network(self, path: Path) -> Run:
         """The whole file as it is deployed."""
         inputs, _ = inputs_for(load(path), 1, seed=0)
-        return self._bound(str(path), inputs)
+        return self._bound(in_int8(load_onnx(path)) if self.precision == "int8" else str(path), inputs)
 
     def kernels(self, path: Path, runs: int) -> list[Kernel]:
         """The kernels of the file's optimised graph, each with the time that interruptions leave alone."""
         inputs, _ = inputs_for(load(path), 1, seed=0)
         with tempfile.TemporaryDirectory() as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            events = profiled(path, inputs, runs + _WARM, self._options(optimised))
+            optimised, file = Path(folder) / "optimised.onnx", path
+            if self.precision == "int8":
+                file = Path(folder) / "int8.onnx"
+                save_onnx(in_int8(load_onnx(path)), file)
+            events = profiled(file, inputs, runs + _WARM, self._options(optimised))
             nodes = {node.name: node for node in load_onnx(optimised, weights=False).graph.node}
         return _kernels(events, nodes, load_onnx(path, weights=False))
 
