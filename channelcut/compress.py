@@ -250,7 +250,8 @@ def notes(
     if said := groups.uncounted_words():
         found.append(f"{said[:1].upper()}{said[1:]}.")
     if plan.after == plan.before:
-        found.append(met_already(plan) or "Nothing was removed: every group keeps all of its channels.")
+        alone = "The precisions alone meet the budget. " if plan.options.get("precision", {}).get("layers") else ""
+        found.append(met_already(plan) or f"{alone}Nothing was removed: every group keeps all of its channels.")
     if measurement is not None and not measurement.faster and not measurement.disturbed:
         found.append(
             "The pruned network is not faster than the original by more than the noise of this measurement. Ask for "
