@@ -26,9 +26,10 @@ from channelcut.cli import main
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import named_tensors
 from channelcut.cutting.storage import load_plan
+from channelcut.recovering.steps import Asked
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
-from channelcut.recovery.distil.losses import comparable
+from channelcut.recovery.distil.losses import Teaching, comparable
 
 QUICK = cc.RecoverOptions(batch=16, learning_rate=2e-3, held_back=0.25, augment=("flip", "colour"))
 
@@ -331,6 +332,12 @@ def test_augmentation_is_drawn_by_seeds_and_stays_in_range() -> None:
     for number, image in enumerate(images):
         expected = image.flip(2) if numbers[number, 0] < 0.5 else image
         assert torch.equal(flipped[number], expected)
+
+
+def test_batch_norms_of_detectors_stay() -> None:
+    for dense, given, expected in ((True, "auto", "frozen"), (True, "batch", "batch"), (False, "auto", "auto")):
+        asked = Asked(None, 1, options=cc.RecoverOptions(batch_norm=given))
+        assert asked.trained(Teaching(dense=dense)).batch_norm == expected
 
 
 def test_a_detectors_heads_agree_with_themselves_alone() -> None:

@@ -79,6 +79,11 @@ class Asked:
         """The task loss, where it has a weight."""
         return self.loss if self.options.task else None
 
+    def trained(self, teaching: Teaching) -> RecoverOptions:
+        """The options, with what `batch_norm="auto"` means for a network whose outputs say where things are: frozen."""
+        chosen = self.options.batch_norm == "auto" and teaching.dense
+        return replace(self.options, batch_norm="frozen") if chosen else self.options
+
     def augment(self, teaching: Teaching) -> tuple[str, ...]:
         """What is done to images."""
         if self.options.augment is not None or (isinstance(self.data, Pool) and self.data.varied is not None):
@@ -140,7 +145,7 @@ def taught(
             watch.note(stage, text)
             watch.progress(stage, done, total)
 
-    augment = asked.augment(teaching)
+    augment, options = asked.augment(teaching), asked.trained(teaching)
     with watch.stage(stage), Batches(pool, options, augment, all_) as batches:
         lesson = _lesson(model, pupil, batches, teaching, asked)
         fixed, penalty = teaching.fixed, pupil.penalty
