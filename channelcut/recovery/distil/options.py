@@ -31,7 +31,8 @@ class RecoverOptions:
         ema: decay of the average of weights that is returned, reached slowly; 0: the weights of the last step.
         batch_norm: `frozen` (statistics stay, scales and shifts are trained), `batch` (statistics of each batch, their
             averages are kept), `recalibrate` (frozen, and measured anew at the end) or `auto`: `batch` where a process
-            computes 32 inputs or more at once, else, and of detectors that are known as such, `frozen`. What is drawn (`init`) needs those of batches.
+            computes 32 inputs or more at once, else, and of detectors that are known as such, `frozen`. What is drawn
+            (`init`) needs those of batches.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: fp32 on a CPU, bf16 or fp16 on a GPU.
         device: such as `cuda:1`; by default the GPU where there is one, else where the network is.
         augment: what is done to every input, for teacher and student alike: some of `flip`, `scale`, `colour` and
