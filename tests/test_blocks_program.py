@@ -18,6 +18,7 @@ from channelcut.allocation.worth import losses_at
 from channelcut.cli import parsing
 from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
+from channelcut.cost.mixed import MixedCost
 from channelcut.cost.roofline import roofline
 
 X = torch.rand(2, 3, 12, 12)
@@ -126,6 +127,17 @@ def test_a_budget_of_time_counts_the_blocks_that_are_gone() -> None:
     share = cost.on(left)(full_widths(left.groups)) / cost(full_widths(groups.groups))
     assert share <= 0.7
     assert small.plan.options["latency"] == 0.7
+
+
+def test_precisions_are_chosen_for_what_is_left_of_the_blocks() -> None:
+    model = network()
+    groups = cc.analyze(model, X)
+    columns = {name: roofline(groups, "orin-nano", name) for name in ("fp32", "int8")}
+    errors = {layer: {"int8": 0.01} for layer in ("2.b", "3.b", "4.b")}
+    cost = MixedCost(columns, errors, max_error=0.1)
+    result = cc.prune(model, X, latency=0.6, cost=cost, align=1, blocks=["2"])
+    assert result.plan.dropped == ("2",)
+    assert set(result.plan.options["precision"]["layers"]) <= {"3.b", "4.b"}
 
 
 def test_layers_without_channels_take_no_time() -> None:

@@ -38,6 +38,10 @@ class LayeredCost(Protocol):
         """The same as a function of the widths of other groups of the network."""
         ...
 
+    def without(self, modules: Sequence[str]) -> Any:
+        """The same for the network without the layers of these modules."""
+        ...
+
 
 @dataclass(frozen=True)
 class Way:
@@ -125,6 +129,10 @@ class MixedCost:
     def on(self, groups: Groups) -> MixedCost:
         """The same as a function of the widths of other groups of the network."""
         return replace(self, costs={name: cost.on(groups) for name, cost in self.costs.items()})
+
+    def without(self, modules: Sequence[str]) -> MixedCost:
+        """The same for the network without the layers of these modules, each an identity."""
+        return replace(self, costs={name: cost.without(modules) for name, cost in self.costs.items()})
 
     @cached_property
     def _base(self) -> Parts:

@@ -123,6 +123,10 @@ class RooflineCost:
         """The same of another coupling of the network, some of whose groups have been pinned since."""
         return roofline(groups, self.device, self.precision)
 
+    def without(self, modules: Sequence[str]) -> RooflineCost:  # noqa: ARG002
+        """The same for the network without the layers of these modules: `on` reads its coupling, which has none."""
+        return self
+
     def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
         """The same as sums over groups and pairs, see `Parts.pairwise`."""
         return self.parted().pairwise(steps)

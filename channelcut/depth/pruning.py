@@ -77,7 +77,7 @@ def _check(asked: Asked, blocks: Blocks) -> None:
             "blocks='auto' chooses by what a budget limits, and keep limits nothing. Give macs, params or latency, or "
             "name the blocks."
         )
-    if asked.budget.timed and not hasattr(asked.cost, "on"):
+    if asked.budget.timed and not hasattr(asked.cost, "without"):
         raise UserError(
             f"Blocks under a budget of time need a cost that is known without them, and cost={asked.cost!r} is a "
             "function of the widths alone. Expected what channelcut.measure gives, or a roofline."
@@ -107,7 +107,7 @@ def _rest(
         left = replace(asked, budget=budget.limited(limit))
         return (None if getattr(first.step.after, name) <= limit else left), 1.0
     cost: Any = asked.cost
-    cost = cost.without(first.step.dropped) if hasattr(cost, "without") else cost
+    cost = cost.without(first.step.dropped)
     target = getattr(cost, "target", None)
     share = shorter.timed(cost).whole_ms / scored.whole_ms
     if target is not None:
