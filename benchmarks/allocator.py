@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model
 from benchmarks.zoo.data import coco128, fit_image, require_assets
 from benchmarks.zoo.registry import ENTRIES
@@ -38,7 +39,6 @@ from channelcut.allocation.program import Solution
 from channelcut.allocation.worth import losses_at
 from channelcut.bench.environment import environment
 from channelcut.core.deployed import DEFAULT
-from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.progress import Stopwatch
@@ -192,16 +192,14 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file = RESULTS.with_suffix(".json")
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = rows_in(RESULTS)
     for network in given.networks:
         for key, row in rows_of(network, list(rows)):
             rows[key] = row
             print(key, json.dumps(row), file=sys.stderr, flush=True)
             content = {"command": "OMP_NUM_THREADS=1 python -m benchmarks.allocator", "seed": SEED}
             content |= {"environment": environment(1), "rows": rows}
-            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-            write_atomically(RESULTS.with_suffix(".md"), table(content).encode())
+            write_rows(RESULTS, content, table(content))
 
 
 def table(content: dict[str, Any]) -> str:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo.data import cifar10, require_assets
 from benchmarks.zoo.resnet_cifar import load_resnet56, preprocess
 from channelcut.bench.environment import environment
-from channelcut.core.files import write_atomically
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.roofline import roofline
 from channelcut.coupling.branches import residual_blocks
@@ -85,8 +85,7 @@ def main() -> None:
     """Measure what is missing, a row at a time."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    file = RESULTS.with_suffix(".json")
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = rows_in(RESULTS)
     bench = Bench()
     ways: dict[str, Any] = {"widths alone": None, "auto": "auto"}
     ways |= {f"{count} least missed": bench.order[:count] for count in COUNTS}
@@ -97,8 +96,7 @@ def main() -> None:
                 continue
             rows[key] = bench.row(budget, blocks)
             content = {"command": "python -m benchmarks.blocks", "environment": environment(1), "rows": rows}
-            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-            write_atomically(RESULTS.with_suffix(".md"), table(rows).encode())
+            write_rows(RESULTS, content, table(rows))
             print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
 
 

@@ -28,9 +28,9 @@ from torch import nn
 
 import channelcut as cc
 from benchmarks.latency import narrowed
+from benchmarks.rows import write_rows
 from benchmarks.zoo.catalogue import names, open_zoo
 from channelcut.bench.environment import environment
-from channelcut.core.files import write_atomically
 from channelcut.core.plan import Plan
 from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
@@ -140,8 +140,7 @@ def main() -> None:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    write_atomically(file, (json.dumps(content | {"environment": environment(1)}, indent=1) + "\n").encode())
-    write_atomically(file.with_suffix(".md"), table_of(content).encode())
+    write_rows(file, content | {"environment": environment(1)}, table_of(content))
 
 
 def table_of(content: Mapping[str, Any]) -> str:

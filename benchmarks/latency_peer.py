@@ -29,9 +29,9 @@ from torch import nn
 import channelcut as cc
 from benchmarks.accuracy import Network, opened
 from benchmarks.accuracy_peer import CRITERIA, peer_cut
+from benchmarks.rows import rows_in, write_rows
 from channelcut.bench.environment import environment
 from channelcut.core.errors import BudgetError
-from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Ratio
 from channelcut.core.result import PruneResult
 from channelcut.gauge import Gauge, ratio_of
@@ -144,8 +144,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="of layer times; by default the one in the cache directory")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file = RESULTS.with_suffix(".json")
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = rows_in(RESULTS)
     for name in given.networks:
         with tempfile.TemporaryDirectory() as folder:
             network = opened(name, Path(folder))
@@ -158,15 +157,13 @@ def main() -> None:
                             said = {"network": name, "target": target, "way": way}
                             said |= {"command": " ".join(["python -m benchmarks.latency_peer", *sys.argv[1:]])}
                             rows[key] = said | row(bench, build, target, gauge)
-                            _write(file, rows)
+                            _write(rows)
                             print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
-    _write(file, rows)
+    _write(rows)
 
 
-def _write(file: Path, rows: Mapping[str, Any]) -> None:
-    content = {"environment": environment(1), "rows": rows}
-    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(file.with_suffix(".md"), table(rows).encode())
+def _write(rows: Mapping[str, Any]) -> None:
+    write_rows(RESULTS, {"environment": environment(1), "rows": rows}, table(rows))
 
 
 def table(rows: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ the final file is measured once more, by what OpenVINO's calls take in turns. A 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo.data import cifar10, require_assets
 from benchmarks.zoo.resnet_cifar import load_resnet56, preprocess
 from channelcut.allocation.mixed import quickest
@@ -32,7 +32,6 @@ from channelcut.bench.engines import Comparison, measure_files
 from channelcut.bench.environment import environment
 from channelcut.bench.measure import BenchOptions
 from channelcut.closing import lowering_of
-from channelcut.core.files import write_atomically
 from channelcut.cost.bilinear import full_widths
 from channelcut.gauge import ratio_of
 from channelcut.onnx_out.files import load_onnx
@@ -118,8 +117,7 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, help="folder of layer times; by default the cache directory")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file = RESULTS.with_suffix(".json")
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = rows_in(RESULTS)
     bench = Bench(given.tables, given.max_error)
     command = " ".join(["python -m benchmarks.mixed", *sys.argv[1:]])
 
@@ -130,8 +128,7 @@ def main() -> None:
             except cc.BudgetError as problem:
                 rows[key] = {"refused": str(problem), "command": command}
             content = {"rows": rows, "full_ms": bench.full_ms, "max_error": given.max_error}
-            write_atomically(file, (json.dumps(content | {"environment": environment(1)}, indent=1) + "\n").encode())
-            write_atomically(file.with_suffix(".md"), table(content).encode())
+            write_rows(RESULTS, content | {"environment": environment(1)}, table(content))
             print(key, {k: v for k, v in rows[key].items() if k != "trials"}, file=sys.stderr, flush=True)
         return dict(rows[key])
 

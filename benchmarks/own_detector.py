@@ -32,11 +32,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo import metrics, ultralytics_coco, yolov5
 from benchmarks.zoo.data import Sample, labelled, require_assets
 from benchmarks.zoo.registry import detections
 from channelcut.bench.environment import environment
-from channelcut.core.files import write_atomically
 from channelcut.core.result import PruneResult
 
 RESULTS = Path(__file__).parent / "results" / "own_detector"
@@ -178,8 +178,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
-    file = RESULTS.with_suffix(".json")
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = rows_in(RESULTS)
     bench = Bench(given.work.resolve())
     for seed in given.seeds:
         for macs in given.macs:
@@ -188,8 +187,7 @@ def main() -> None:
                 if key not in rows:
                     rows[key] = {"macs": macs, "way": way, "seed": seed, **_row(bench, WAYS[way], macs, seed)}
                     content = {"environment": environment(1), "original": _original(bench), "rows": rows}
-                    write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-                    write_atomically(RESULTS.with_suffix(".md"), table(content).encode())
+                    write_rows(RESULTS, content, table(content))
                     print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
 
 

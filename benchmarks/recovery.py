@@ -30,12 +30,12 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
 from benchmarks.zoo.data import cifar10, require_assets
 from benchmarks.zoo.resnet_cifar import load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
-from channelcut.core.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "recovery"
 CALIBRATED, CHOSEN = 512, 1000
@@ -82,7 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for name, chosen in ROWS.items():
-        if not given.table and fnmatch(name, f"{given.rows}*") and name not in _rows():
+        if not given.table and fnmatch(name, f"{given.rows}*") and name not in rows_in(RESULTS):
             work = Path(given.work) / name.replace(" ", "-")
             row = (
                 _yolo(name.split()[0], dict(chosen), work)
@@ -90,15 +90,11 @@ def main() -> None:
                 else _resnet(name, dict(chosen), work)
             )
             said = {"command": " ".join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]), "options": chosen}
-            rows = _rows() | {name: row | said | {"environment": environment(1)}}
-            write_atomically(RESULTS.with_suffix(".json"), (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+            rows = rows_in(RESULTS) | {name: row | said | {"environment": environment(1)}}
+            write_rows(RESULTS, {"rows": rows}, table(rows))
             print(name, json.dumps(row), flush=True)
-    write_atomically(RESULTS.with_suffix(".md"), table(_rows()).encode())
-
-
-def _rows() -> dict[str, Any]:
-    file = RESULTS.with_suffix(".json")
-    return dict(json.loads(file.read_text())["rows"]) if file.exists() else {}
+    rows = rows_in(RESULTS)
+    write_rows(RESULTS, {"rows": rows}, table(rows))
 
 
 def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from benchmarks.accuracy_peer import peer_cut
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo.data import cifar10, require_assets
 from benchmarks.zoo.resnet_cifar import load_resnet56, preprocess
 from channelcut.bench.environment import environment
 from channelcut.core.copies import private_copy
-from channelcut.core.files import write_atomically
 from channelcut.recovery.distil.augment import augmented, draws
 
 RESULTS = Path(__file__).parent / "results" / "recovery_peer"
@@ -122,8 +122,7 @@ ROWS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
 def main() -> None:
     """Measure what is missing."""
     torch.set_num_threads(1)
-    file, bench = RESULTS.with_suffix(".json"), Bench()
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows, bench = rows_in(RESULTS), Bench()
     for name, measure in ROWS.items():
         if name in rows:
             continue
@@ -131,8 +130,7 @@ def main() -> None:
         said = {"images_seen": TAUGHT * EPOCHS, "seed": SEED, "command": "python -m benchmarks.recovery_peer"}
         rows[name] = {**said, **measure(bench), "processor_s": process_time() - start}
         content = {"environment": environment(1), "original": bench.accuracy(bench.model), "rows": rows}
-        write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-        write_atomically(file.with_suffix(".md"), table(content).encode())
+        write_rows(RESULTS, content, table(content))
         print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
 
 

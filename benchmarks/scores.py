@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo import ultralytics_coco
 from benchmarks.zoo.data import cifar10, coco128, require_assets
 from benchmarks.zoo.registry import ENTRIES, Entry
@@ -36,7 +37,6 @@ from channelcut.bench.environment import environment
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import DEFAULT
 from channelcut.core.errors import BudgetError
-from channelcut.core.files import write_atomically
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.labels import Targets
@@ -159,7 +159,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for network in given.networks:
-        rows = written()
+        rows = rows_in(RESULTS)
         wanted = {c: [b for b in given.budgets if f"{network} {c} {b}" not in rows] for c in given.criteria}
         if not any(wanted.values()):
             continue
@@ -172,18 +172,11 @@ def main() -> None:
                 print(key, json.dumps(row), file=sys.stderr, flush=True)
 
 
-def written() -> dict[str, Any]:
-    """The rows that there are."""
-    file = RESULTS.with_suffix(".json")
-    return dict(json.loads(file.read_text())["rows"]) if file.exists() else {}
-
-
 def write(new: dict[str, Any]) -> None:
     """Add rows, and write the table anew."""
     content: dict[str, Any] = {"command": "OMP_NUM_THREADS=1 python -m benchmarks.scores", "align": ALIGN}
-    content |= {"environment": environment(1), "rows": written() | new}
-    write_atomically(RESULTS.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(RESULTS.with_suffix(".md"), table(content).encode())
+    content |= {"environment": environment(1), "rows": rows_in(RESULTS) | new}
+    write_rows(RESULTS, content, table(content))
 
 
 def table(content: dict[str, Any]) -> str:

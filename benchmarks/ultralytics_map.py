@@ -24,11 +24,11 @@ import torch
 from safetensors.torch import load_file
 
 import channelcut as cc
+from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo.data import coco128, fit_image, require_assets
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
 from channelcut.core.deployed import Deploy
-from channelcut.core.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "ultralytics_map"
 CASES = (("yolo26n", None), ("yolo26n", False), ("yolo11n", None), ("yolov8n", None))
@@ -52,8 +52,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[416])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file = RESULTS.with_suffix(".json")
-    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = rows_in(RESULTS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = data_folder(folder)
@@ -137,8 +136,7 @@ def _write(rows: dict[str, Any]) -> None:
     said: dict[str, Any] = {"command": "OMP_NUM_THREADS=1 python -m benchmarks.ultralytics_map", "align": ALIGN}
     said |= {"ultralytics": ultralytics.__version__, "onnxruntime": onnxruntime.__version__}
     content = {**said, "environment": environment(1), "rows": rows}
-    write_atomically(RESULTS.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(RESULTS.with_suffix(".md"), _table(content).encode())
+    write_rows(RESULTS, content, _table(content))
 
 
 def _table(content: dict[str, Any]) -> str:
