@@ -18,12 +18,12 @@ from time import process_time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import channelcut as cc
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo.data import cifar10, require_assets
-from benchmarks.zoo.resnet_cifar import load_resnet56, preprocess
+from benchmarks.zoo.resnet_cifar import accuracy, load_resnet56, preprocess
 from channelcut.bench.environment import environment
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.roofline import roofline
@@ -72,13 +72,6 @@ class Bench:
             "accuracy": accuracy(result.model, *self.judged),
             "processor_s": process_time() - begin,
         }
-
-
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images whose class is found."""
-    with torch.no_grad():
-        guesses = torch.cat([model(part).argmax(1) for part in torch.split(images, 250)])
-    return float((guesses == labels).double().mean())
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
@@ -33,7 +33,7 @@ import channelcut as cc
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
 from benchmarks.zoo.data import cifar10, require_assets
-from benchmarks.zoo.resnet_cifar import load_resnet20, load_resnet56, preprocess
+from benchmarks.zoo.resnet_cifar import accuracy, load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
 
@@ -122,16 +122,10 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     }
     networks = {"original": model, "before": result.model, "after": found.model}
     scores = {
-        split: {which: _accuracy(network, *given) for which, network in networks.items()}
+        split: {which: accuracy(network, *given) for which, network in networks.items()}
         for split, given in splits.items()
     }
     return {"metric": "accuracy", "test_images": count, **scores, **spent}
-
-
-def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    with torch.no_grad():
-        guesses = torch.cat([model(part).argmax(1) for part in torch.split(images, 250)])
-    return float((guesses == labels).double().mean())
 
 
 def _yolo(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import channelcut as cc
 from benchmarks.accuracy_peer import peer_cut
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo.data import cifar10, require_assets
-from benchmarks.zoo.resnet_cifar import load_resnet56, preprocess
+from benchmarks.zoo.resnet_cifar import accuracy, load_resnet56, preprocess
 from channelcut.bench.environment import environment
 from channelcut.core.copies import private_copy
 from channelcut.recovery.distil.augment import augmented, draws
@@ -47,9 +47,7 @@ class Bench:
 
     def accuracy(self, model: nn.Module) -> float:
         """Top-1 on the test images."""
-        with torch.no_grad():
-            guesses = torch.cat([model.eval()(part).argmax(1) for part in torch.split(self.test, 250)])
-        return float((guesses == self.labels).double().mean())
+        return accuracy(model.eval(), self.test, self.labels)
 
     def ours(self) -> Any:
         """Our cut, compensated."""

@@ -375,8 +375,9 @@ def prune(
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
     chosen_by = criterion(model, importance, batches, deploy, targets)
     asked = Asked(
-        budget, chosen_by, options, batches, cost, held, drop_unused, deploy, prove == "each", restore, rescale
-    )
+        budget, chosen_by, options, batches, cost=cost, exclude=held, drop_unused=drop_unused, deploy=deploy,
+        each=prove == "each", restore=restore, rescale=rescale,
+    )  # fmt: skip
     if blocks is None:
         result = pruned(model, x, inputs, asked, watch)
     else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
 from channelcut.adapters import Adapter, deployed_groups
 from channelcut.api import analyze
+from channelcut.building import INT8_IMAGES
 from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
@@ -29,7 +30,6 @@ from channelcut.sources import Source
 
 PRECISIONS = ("fp32", "fp16", "int8")
 MEASURED = ("fp32", "int8")  # of these, what this machine's processor computes in
-CALIBRATION = 64  # images that calibrate int8
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def with_cost(
         return replace(options, prune=replace(prune, cost=_cost_in(wanted, options, model, example, groups, watch)))
     known = device_named(options.target).rates if options.target else MEASURED
     costs = {name: _cost_in(name, options, model, example, groups, watch) for name in PRECISIONS if name in known}
-    chosen = images if images is None else images[:CALIBRATION]
+    chosen = images if images is None else images[:INT8_IMAGES]
     found = mixed_cost(
         model, example, costs, chosen, groups=groups, deploy=prune.deploy, progress=watch.progress,
         max_error=MAX_ERROR if options.max_error is None else options.max_error,

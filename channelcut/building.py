@@ -19,7 +19,7 @@ from channelcut.precision.mixed import LayersLowered
 
 MODEL, FOR_ENGINES = "model", "model.tensorrt"
 MIXED = "mixed"
-_INT8_IMAGES = 64
+INT8_IMAGES = 64  # calibrate int8
 
 
 def convert_files(
@@ -31,7 +31,7 @@ def convert_files(
     max_error: float | None = None,
 ) -> list[dict[str, Any]]:
     """Write ONNX files in each further precision; int8 calibrates on the first images of the recalibration."""
-    chosen = None if images is None else images[:_INT8_IMAGES].float().cpu().numpy()
+    chosen = None if images is None else images[:INT8_IMAGES].float().cpu().numpy()
     found, options = [], PrecisionOptions(budget=max_error)
     for precision in precisions:
         with watch.stage(f"convert {precision}"):

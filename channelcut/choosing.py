@@ -41,7 +41,7 @@ class Ranked:
     costs: `macs`, `params` and what else is limited, as functions of the widths.
     shares: what `keep` by pattern asks of each group; None where it does not.
     held: what was excluded.
-    dropped: unused modules that go as candidates.
+    dropped: unused modules that go as wholes.
     """
 
     model: nn.Module
@@ -78,9 +78,8 @@ class Ranked:
 
     def blocks_to_go(self, budget: Budget, candidates: Sequence[Candidate]) -> tuple[str, ...]:
         """The blocks without which least is lost within a limit, see `allocation.blocks`."""
-        return blocks_to_go(
-            self.groups, self.scored.values, budget, self.costs, unit_of(self.criterion.chosen), candidates
-        )
+        unit = unit_of(self.criterion.chosen)
+        return blocks_to_go(self.groups, self.scored.values, budget, self.costs, unit, candidates)
 
     def planned(self, budget: Budget, watch: Stopwatch) -> Plan:
         """The plan that meets a budget, with its context."""

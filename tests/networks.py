@@ -840,6 +840,14 @@ def example(seed: int = 0) -> Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
+def stack() -> nn.Module:
+    """Layers of 64 channels in a row, wide enough to be timed."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 5, 1)
+    ).eval()
+
+
 def residual() -> nn.Module:
     """For the command line."""
     return build("Residual")

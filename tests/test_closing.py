@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from networks import stack as network
 from torch import nn
 
 import channelcut as cc
@@ -25,13 +26,6 @@ from channelcut.gauge import Gauge, gauge_for, ratio_of
 from channelcut.ranking import Criterion
 
 EXAMPLE = torch.rand(1, 3, 12, 12)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 5, 1)
-    ).eval()
 
 
 def scored(model: nn.Module) -> Ranked:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from networks import stack as network
 from torch import Tensor, nn
 
 import channelcut as cc
@@ -31,13 +32,6 @@ from channelcut.precision.mixed import convert_mixed, sensitivities
 from channelcut.ranking import Criterion
 
 EXAMPLE = torch.rand(1, 3, 12, 12)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 5, 1)
-    ).eval()
 
 
 @pytest.fixture(scope="module")

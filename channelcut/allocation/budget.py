@@ -87,8 +87,7 @@ class Budget:
         """The budget that is left for channels where `gone` of the `whole` parameters go with unused modules."""
         if self.params is None or not gone:
             return self
-        limit = self.params * whole if self.params <= 1 else self.params
-        return replace(self, params=min(limit + gone, whole))
+        return replace(self, params=min(absolute(self.params, whole) + gone, whole))
 
     def in_shares(self, whole_ms: float) -> Budget:
         """The budget with milliseconds as a share of what the original takes, which is 1 where it takes no more."""
@@ -112,6 +111,11 @@ class Budget:
         """The cost that is limited, and its limit as given; None where channels are counted instead."""
         found = [(name, float(getattr(self, name))) for name in LIMITS if getattr(self, name) is not None]
         return found[0] if found else None
+
+
+def absolute(given: float, whole: float) -> float:
+    """A limit in the unit of a cost, of which the original has `whole`: shares of it are at most 1."""
+    return given * whole if given <= 1 else given
 
 
 def _is_number(value: object) -> bool:
@@ -290,7 +294,7 @@ def _descending(group: Group, scores: Scores) -> list[NDArray[np.int64]]:
 def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, given: float) -> Solution | None:
     """The widths that lose least within a limit; by descent where the cost is a bare function. None: none meet it."""
     full = np.array([step[-1] for step in steps], dtype=np.int64)
-    limit = given * cost(full) if given <= 1 else given
+    limit = absolute(given, cost(full))
     if isinstance(cost, MixedCost):
         return solve_mixed(Program(losses, steps, cost, limit), cost)
     if hasattr(cost, "pairwise"):

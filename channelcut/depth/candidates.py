@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from channelcut import steps
 from channelcut.allocation import Budget, Candidate
 from channelcut.choosing import Ranked
 from channelcut.core.groups import Groups
@@ -15,8 +14,7 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.reasons import EXCLUDED
 from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import Block, residual_blocks
-from channelcut.depth.dropping import block_plan, inside
-from channelcut.recovery.rescale import distance, outputs_of
+from channelcut.depth.dropping import inside, moved_without
 
 _PART = 0.5  # of a block's operations that have to go with its own groups
 
@@ -35,22 +33,18 @@ def candidates(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: St
         batches: inputs that outputs are compared on.
         watch: takes the time.
     """
-    free = [(block, inner) for block in residual_blocks(scored.groups.graph) if (inner := _own(scored, block))]
-    if not free:
+    own = {block.module: inner for block in residual_blocks(scored.groups.graph) if (inner := _own(scored, block))}
+    if not own:
         return []
-    emptied = scored.emptied(budget)
+    emptied, apart = scored.emptied(budget), dict[str, float]()
     with watch.stage("score blocks"):
-        wanted = [outputs_of(scored.model, batch) for batch in batches]
-        found: list[tuple[Block, tuple[int, ...], float]] = []
-        for number, (block, inner) in enumerate(free):
-            watch.progress("score blocks", number, len(free))
-            without = steps.applied(scored.model, block_plan(scored.model, scored.groups, (block.module,)), Stopwatch())
-            apart = distance(without, batches, wanted) ** 2
-            if np.isfinite(apart):
-                found.append((block, inner, apart))
-    ratios = [min(emptied[g] for g in inner) / apart for _, inner, apart in found if apart > 0]
+        for done, (path, moved) in enumerate(moved_without(scored.model, scored.groups, list(own), batches), 1):
+            watch.progress("score blocks", done, len(own))
+            if np.isfinite(moved):
+                apart[path] = moved**2
+    ratios = [min(emptied[g] for g in own[path]) / square for path, square in apart.items() if square > 0]
     scale = float(np.median(ratios)) if ratios else 0.0
-    return [Candidate(block.module, inner, scale * apart) for block, inner, apart in found]
+    return [Candidate(path, own[path], scale * square) for path, square in apart.items()]
 
 
 def _own(scored: Ranked, block: Block) -> tuple[int, ...]:

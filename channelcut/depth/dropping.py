@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,13 +44,21 @@ def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
 
 def ranked(model: nn.Module, groups: Groups, found: Mapping[str, Block], batches: Sequence[Any]) -> list[str]:
     """The blocks, first the one whose absence moves the outputs least for what it costs."""
-    wanted = [outputs_of(model, batch) for batch in batches]
     price = {}
-    for path in found:
-        moved = distance(steps.applied(model, block_plan(model, groups, (path,)), Stopwatch()), batches, wanted)
+    for path, moved in moved_without(model, groups, list(found), batches):
         macs = sum(work.macs for work in groups.work if inside(work.site.module, (path,)))
         price[path] = moved / max(macs, 1.0)
     return sorted(found, key=lambda path: price[path])
+
+
+def moved_without(
+    model: nn.Module, groups: Groups, paths: Sequence[str], batches: Sequence[Any]
+) -> Iterator[tuple[str, float]]:
+    """How far the outputs move without each block alone, in deviations of each."""
+    wanted = [outputs_of(model, batch) for batch in batches]
+    for path in paths:
+        without = steps.applied(model, block_plan(model, groups, (path,)), Stopwatch())
+        yield path, distance(without, batches, wanted)
 
 
 def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: Any, watch: Stopwatch) -> PruneResult:

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from channelcut.allocation import LIMITS, Budget
+from channelcut.allocation import LIMITS, Budget, absolute
 from channelcut.choosing import AUTO, Ranked
 from channelcut.closing import TOLERANCE
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.inputs import Inputs
-from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.record import put_record, record_of
 from channelcut.core.result import PruneResult
@@ -58,14 +57,15 @@ def pruned_with_blocks(
     first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
     shorter = scored_channels(first.model, inputs, asked, watch)
     rest, share = _rest(scored, shorter, first, x, asked, watch)
-    last, small, proof = first.step, first.model, first.proof
+    last, small, proof, step = first.step, first.model, first.proof, first.step
+    said: Mapping[str, Any] = _floors(asked.budget)
     if rest is not None:
         try:
             last, small, proof = cut_and_proven(shorter, x, inputs, rest, watch)
         except BudgetError as error:
             raise _of_the_rest(error, chosen) from error
-    step = first.step if rest is None else compose(first.step, last)
-    step = replace(step, options=_options(last if rest is not None else None, scored, asked, chosen, share))
+        step, said = compose(first.step, last), last.options
+    step = replace(step, options=_options(said, scored, asked.budget, chosen, share))
     _recorded_as(small, step.options)
     done = restored_by(small, last, asked.batches, asked.restore, asked.rescale, watch, (model, step))
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
@@ -103,14 +103,14 @@ def _rest(
         return asked, 1.0
     name, given = budget.limit
     if not budget.timed:
-        limit = given * scored.costs[name](full_widths(scored.groups.groups)) if given <= 1 else given
+        limit = absolute(given, scored.costs[name](full_widths(scored.groups.groups)))
         left = replace(asked, budget=budget.limited(limit))
         return (None if getattr(first.step.after, name) <= limit else left), 1.0
-    cost: Any = asked.cost
-    cost = cost.without(first.step.dropped)
-    target = getattr(cost, "target", None)
-    share = shorter.timed(cost).whole_ms / scored.whole_ms
-    if target is not None:
+    whole: Any = asked.cost
+    cost = whole.without(first.step.dropped)
+    if getattr(cost, "target", None) is None:
+        share = shorter.timed(cost).whole_ms / scored.whole_ms
+    else:
         with gauge_for(scored.model, x, cost, asked.deploy, watch) as gauge:
             share = ratio_of(gauge(first.model)).estimate
     wanted = budget.in_shares(scored.whole_ms).latency
@@ -124,10 +124,19 @@ def _of_the_rest(error: BudgetError, chosen: Sequence[str]) -> BudgetError:
     return BudgetError(f"Without {', '.join(chosen)}, and in shares of the network that is left: {error}")
 
 
-def _options(last: Plan | None, scored: Ranked, asked: Asked, chosen: Sequence[str], share: float) -> dict[str, Any]:
-    """What was asked for, as data: of the original, with the blocks that went and trials in shares of its time."""
-    given = asked.budget
-    found = {n: v for n, v in last.options.items() if n not in LIMITS} if last is not None else _floors(given)
+def _options(
+    said: Mapping[str, Any], scored: Ranked, given: Budget, chosen: Sequence[str], share: float
+) -> dict[str, Any]:
+    """What was asked for, as data: of the original, with the blocks that went and trials in shares of its time.
+
+    Args:
+        said: the options of the cut in width.
+        scored: the original.
+        given: its budget.
+        chosen: the blocks.
+        share: of the original's time that it takes without them.
+    """
+    found = {name: value for name, value in said.items() if name not in LIMITS}
     if given.limit is not None:
         found[given.limit[0]] = given.limit[1]
     found.pop("kept_importance", None)  # of the widths alone

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from channelcut.bench.layers.reading import WEIGHTED
 from channelcut.cost.kinds import Entry
 
 INPUT, RESIDUAL, OUTPUT = "x", "residual", "y"
@@ -17,7 +18,6 @@ LAYER = "layer"
 """The name of the node with the weight."""
 
 SCALE, ZERO = "scale", "zero"
-LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _STEP = 1 / 64  # of int8
 _SCALE = 0.1  # of the weights: sums stay far from subnormal numbers and from infinity
 
@@ -87,7 +87,7 @@ def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     for original in graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        if node.op_type in LAYERS and node.input[1] in weights:
+        if node.op_type in WEIGHTED and node.input[1] in weights:
             name = node.input[1]
             if name not in have:
                 added += _int8_weight(weights[name], node)
