@@ -8,7 +8,8 @@ Every group keeps a random share between a quarter and all of its channels, as a
 and timed beside the uncut one in turns for at most 15 s: processor time of one thread, with the 95 % interval of the
 ratio. Predicted is its share of the uncut network's time; what multiply-accumulates predict stands beside. Weights are
 random: times do not depend on them. Cuts are not proven, and files are not compared with their modules: neither
-changes a file. Staircases are times of lone layers.
+changes a file. Staircases are times of lone layers. Results of several targets (processor, back end, version) stand
+beside one another.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +194,20 @@ def errors(rows: Sequence[dict[str, Any]], by: str = "predicted") -> NDArray[np.
     return np.array([abs(row[by] / row["measured"] - 1) for row in rows])
 
 
-def table_of(data: dict[str, Any]) -> str:
+def table_of(targets: Mapping[str, Mapping[str, Any]]) -> str:
     """The results as Markdown."""
     lines = [
-        f"Made by `python -m benchmarks.latency` with {data['target']}. See the module's text for what was done.",
+        "# Predicted and measured times",
         "",
+        "`python -m benchmarks.latency`, see the module's text.",
+    ]
+    for target, data in sorted(targets.items()):
+        lines += ["", f"## {target}", "", *_predictions(data), "", "Staircases, ms by the width C:", "", *_stairs(data)]
+    return "\n".join(lines) + "\n"
+
+
+def _predictions(data: Mapping[str, Any]) -> list[str]:
+    lines = [
         "| network | uncut | lone layers and the rest, summed | widths | choices | share of time left | "
         "error: median, 90 %, max | within 10 % | measured to, median | error by MACs: median, max |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -217,28 +227,30 @@ def table_of(data: dict[str, Any]) -> str:
                 f"±{np.median([(r['interval'][1] - r['interval'][0]) / 2 / r['measured'] for r in rows]):.1%} | "
                 f"{np.median(macs):.1%}, {macs.max():.1%} |"
             )
-    lines += ["", "Staircases, ms by the width C:", ""]
+    return lines
+
+
+def _stairs(data: Mapping[str, Any]) -> list[str]:
     stairs = data.get("staircases", {})
     widths = sorted({int(c) for times in stairs.values() for c in times})
-    lines += ["| C | " + " | ".join(stairs) + " |", "|---|" + "---|" * len(stairs)]
+    lines = ["| C | " + " | ".join(stairs) + " |", "|---|" + "---|" * len(stairs)]
     for c in widths:
         cells = [times.get(c, times.get(str(c))) for times in stairs.values()]
         lines.append(f"| {c} | " + " | ".join("–" if ms is None else f"{ms:.3f}" for ms in cells) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def run(out: Path, flags: argparse.Namespace) -> dict[str, Any]:
     """Measure what `out` does not hold yet; writes it after every row."""
     clock = clock_of(flags.backend)
-    known = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    if known.get("target") != str(clock.target()):
-        known = {"models": {}}
-    data = {**known, "command": "python -m benchmarks.latency", "target": str(clock.target())}
+    targets: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))["targets"] if out.is_file() else {}
+    data = targets.setdefault(str(clock.target()), {"models": {}})
+    data["command"] = "python -m benchmarks.latency"
 
     def save() -> None:
         data["environment"] = environment(1)
-        write_atomically(out, json.dumps(data, indent=1, default=str).encode())
-        write_atomically(out.with_suffix(".md"), table_of(data).encode())
+        write_atomically(out, json.dumps({"targets": targets}, indent=1, default=str).encode())
+        write_atomically(out.with_suffix(".md"), table_of(targets).encode())
 
     for name in flags.models:
         rows = data["models"].get(name, {}).get("rows", [])
@@ -262,7 +274,7 @@ def run(out: Path, flags: argparse.Namespace) -> dict[str, Any]:
     if not data.get("staircases"):
         data["staircases"] = staircases(clock, flags.table)
     save()
-    return data
+    return targets
 
 
 def main() -> None:

@@ -2,12 +2,13 @@
 
     python -m benchmarks.latency_met                      # results/latency_met.json, .md; goes on where it stopped
     python -m benchmarks.latency_met ultralytics:yolo26n.yaml --targets 0.7 --table FILE
+    python -m benchmarks.latency_met ultralytics:yolo26n.yaml --nms false       # its one-to-one head
     python -m benchmarks.latency_met --unaligned 20             # random plans of yolo26n at 0.8 of its MACs beside ours
 
 Each network has random weights, on which times do not depend, and the input that its library says. Its layers are timed
 (`cc.measure`), it is pruned to the budget by `cc.prune(latency=...)`, and the result is timed once more beside the
 original, by a measurement that chose nothing: ONNX Runtime, one thread, processor time of that thread. The twenty are
-drawn from torchvision and timm (seed 0).
+drawn from torchvision and timm (seed 0). Rows are of one processor each: another one's stand beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import process_time
@@ -31,6 +32,8 @@ from benchmarks.latency import narrowed
 from benchmarks.rows import write_rows
 from benchmarks.zoo.catalogue import names, open_zoo
 from channelcut.bench.environment import environment
+from channelcut.bench.layers.processor import processor
+from channelcut.core.deployed import Deploy
 from channelcut.core.plan import Plan
 from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
@@ -42,6 +45,8 @@ ZOO = Path(__file__).parent / "results" / "zoo"
 YOLOS = tuple(f"ultralytics:{name}.yaml" for name in ("yolo26n", "yolo11n", "yolov8n", "yolo26s", "yolo26m"))
 TARGETS, DRAWN, TOLERANCE = (0.7, 0.5), 20, 0.03
 AGAIN = replace(BENCH, time_limit_s=20.0, seed=1)
+HEADS = {"none": None, "false": False}
+"""Of Ultralytics' models, as `--nms` of the command line takes them."""
 
 
 def drawn() -> list[str]:
@@ -60,19 +65,19 @@ def opened(name: str) -> tuple[nn.Module, Any]:
     return example.model, example.inputs
 
 
-def met(name: str, target: float, table: Path | None) -> dict[str, Any]:
+def met(name: str, target: float, table: Path | None, deploy: Deploy) -> dict[str, Any]:
     """The network pruned to a share of its time, and timed anew; or why there is none."""
     model, example = opened(name)
     start = process_time()
     try:
-        cost = cc.measure(model, example, table=table)
+        cost = cc.measure(model, example, table=table, deploy=deploy)
         measured = process_time()
-        result = cc.prune(model, example, latency=target, cost=cost)
+        result = cc.prune(model, example, latency=target, cost=cost, deploy=deploy)
     except (cc.UserError, cc.ProofError) as error:
         return {"refused": str(error), "processor_s": process_time() - start}
     spent = {"measure_s": measured - start, "prune_s": process_time() - measured}
     options = result.plan.options
-    with Gauge(model, example, bench=AGAIN) as gauge:
+    with Gauge(model, example, deploy, bench=AGAIN) as gauge:
         found = ratio_of(gauge(result.model))
     said = {"ratio": found.estimate, "low": found.low, "high": found.high, "macs": result.plan.macs_ratio}
     return {**said, "full_ms": cost.full_ms, "align": options["align"], "trials": options["trials"], **spent}
@@ -118,21 +123,26 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help="by default the five YOLOs and twenty of the zoo")
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
     parser.add_argument("--table", type=Path, help="of layer times; by default the one in the cache directory")
+    parser.add_argument("--nms", choices=tuple(HEADS), default="none", help="the head of Ultralytics' models")
     parser.add_argument("--unaligned", type=int, default=0, metavar="N", help="random plans instead")
     given = parser.parse_args()
     torch.set_num_threads(1)
     file = RESULTS.with_suffix(".json")
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    device, deploy = processor(), Deploy(nms=HEADS[given.nms])
+    head = f" --nms {given.nms}" if given.nms != "none" else ""
     if given.unaligned:
-        content["unaligned"] = unaligned(given.unaligned, given.table)
+        content.setdefault("unaligned", {})[device] = unaligned(given.unaligned, given.table)
         _write(file, content)
         return
     for name in given.networks or (*YOLOS, *drawn()):
         for target in given.targets:
-            key = f"{name} {target:g}"
+            key = f"{name}{head} {target:g} {device}"
             if key not in content["rows"]:
-                said = {"command": " ".join(["python -m benchmarks.latency_met", *sys.argv[1:]])}
-                content["rows"][key] = {"network": name, "target": target, **met(name, target, given.table), **said}
+                said = {"network": name + head, "target": target, "processor": device}
+                said |= {"environment": environment(1)}
+                said |= {"command": f"python -m benchmarks.latency_met {name}{head} --targets {target:g}"}
+                content["rows"][key] = said | met(name, target, given.table, deploy)
                 _write(file, content)
                 print(
                     key, {k: v for k, v in content["rows"][key].items() if k != "trials"}, file=sys.stderr, flush=True
@@ -140,7 +150,7 @@ def main() -> None:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    write_rows(file, content | {"environment": environment(1)}, table_of(content))
+    write_rows(file, content, table_of(content))
 
 
 def table_of(content: Mapping[str, Any]) -> str:
@@ -151,12 +161,35 @@ def table_of(content: Mapping[str, Any]) -> str:
         "`python -m benchmarks.latency_met`: ONNX Runtime, one thread, processor time of that thread, other work",
         "beside it; shares of the original's time. The last plan's prediction stands beside what a measurement found",
         "that chose nothing. Seconds are of processor time: to time layers (0 where the table had them), and to plan,",
-        "build, time and prove.",
+        "build, time and prove. `--nms false` is the one-to-one head, which needs no suppression; without it a YOLO",
+        "has its one-to-many head, and suppression is timed on neither side.",
+    ]
+    for device in sorted({row["processor"] for row in content["rows"].values()}):
+        lines += _of_device([row for row in content["rows"].values() if row["processor"] == device], device)
+        if found := content.get("unaligned", {}).get(device):
+            lines += ["", _beside_random(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _beside_random(found: Mapping[str, Any]) -> str:
+    ratios, ours = np.array([row["estimate"] for row in found["rows"]]), found["ours"]
+    return (
+        f"Of {len(ratios)} random plans of yolo26n with 0.8 of its MACs and any widths {int((ratios > 1).sum())} are "
+        f"slower than the original and {int((ratios > 0.97).sum())} slower or within 3 %; the median takes "
+        f"{np.median(ratios):.3f} of its time. A plan for these MACs at the step that was measured "
+        f"({ours['align']}) takes {ours['estimate']:.3f}."
+    )
+
+
+def _of_device(rows: Sequence[Mapping[str, Any]], device: str) -> list[str]:
+    """The rows of one processor, and how many of them meet their budget."""
+    lines = [
+        "",
+        f"## {device}",
         "",
         "| network | uncut | budget | measured | predicted | plans | MACs | align | time |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    rows = content["rows"].values()
     for row in rows:
         if "refused" in row:
             lines.append(f"| {row['network']} | | {row['target']} | refused: {row['refused'][:200]} | | | | | |")
@@ -170,17 +203,11 @@ def table_of(content: Mapping[str, Any]) -> str:
     done = [row for row in rows if "refused" not in row]
     within = sum(row["ratio"] <= row["target"] * (1 + TOLERANCE) for row in done)
     slower = sum(row["high"] >= 1 for row in done)
-    lines += ["", f"{within} of {len(done)} within 3 % of the budget or below it; {slower} not faster than dense."]
-    if found := content.get("unaligned"):
-        ratios = np.array([row["estimate"] for row in found["rows"]])
-        lines += [
-            "",
-            f"Of {len(ratios)} random plans of yolo26n with 0.8 of its MACs and any widths {int((ratios > 1).sum())} "
-            f"are slower than the original and {int((ratios > 0.97).sum())} slower or within 3 %; the median takes "
-            f"{np.median(ratios):.3f} of its time. A plan for these MACs at the step that was measured "
-            f"({found['ours']['align']}) takes {found['ours']['estimate']:.3f}.",
-        ]
-    return "\n".join(lines) + "\n"
+    return [
+        *lines,
+        "",
+        f"{within} of {len(done)} within 3 % of the budget or below it; {slower} not faster than dense.",
+    ]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from benchmarks.accuracy import Network, opened
 from benchmarks.accuracy_peer import CRITERIA, peer_cut
 from benchmarks.rows import rows_in, write_rows
 from channelcut.bench.environment import environment
+from channelcut.bench.layers.processor import processor
 from channelcut.core.errors import BudgetError
 from channelcut.core.measurement import Ratio
 from channelcut.core.result import PruneResult
@@ -152,10 +153,11 @@ def main() -> None:
             with Gauge(network.model, network.example) as gauge:
                 for target in given.targets:
                     for way, build in bench.ways(name):
-                        key = f"{name} {target:g} {way}"
+                        key = f"{name} {target:g} {way} {processor()}"
                         if key not in rows:
-                            said = {"network": name, "target": target, "way": way}
-                            said |= {"command": " ".join(["python -m benchmarks.latency_peer", *sys.argv[1:]])}
+                            said = {"network": name, "target": target, "way": way, "processor": processor()}
+                            said |= {"environment": environment(1)}
+                            said |= {"command": f"python -m benchmarks.latency_peer {name} --targets {target:g}"}
                             rows[key] = said | row(bench, build, target, gauge)
                             _write(rows)
                             print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
@@ -163,7 +165,7 @@ def main() -> None:
 
 
 def _write(rows: Mapping[str, Any]) -> None:
-    write_rows(RESULTS, {"environment": environment(1), "rows": rows}, table(rows))
+    write_rows(RESULTS, {"rows": rows}, table(rows))
 
 
 def table(rows: Mapping[str, Any]) -> str:
@@ -175,11 +177,11 @@ def table(rows: Mapping[str, Any]) -> str:
         "beside it. Time is a share of the original's, as measured; accuracy is top-1 on the 10,000 test images of",
         "CIFAR-10, or mAP50-95 on the 128 images of coco128 val.",
         "",
-        "| network | asked | way | measured | MACs | as cut | recalibrated | compensated |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | processor | asked | way | measured | MACs | as cut | recalibrated | compensated |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for found in rows.values():
-        start = f"| {found['network']} | {found['target']} | {found['way']} | "
+        start = f"| {found['network']} | {found['processor']} | {found['target']} | {found['way']} | "
         if "failed" in found:
             lines.append(f"{start}{found['failed']} | | | | |")
             continue

@@ -1,4 +1,4 @@
-"""What recovery wins back: ResNets on CIFAR-10 at 2.1x fewer MACs, three YOLOs (COCO weights) at 0.8 and 0.9.
+"""What recovery wins back: ResNets on CIFAR-10 at 2.1x fewer MACs, five detectors (COCO weights) at 0.8 and 0.9.
 
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery           # results/recovery.json, .md
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
@@ -6,9 +6,10 @@
 Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; the others as channelcut ranks by default,
 compensated) and recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
 last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
-The YOLOs learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val half. A
-row that is there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be
-called anew where it stopped.
+The detectors learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val
+half: those of Ultralytics at 320 px, the others at their own size, by their own preprocessing and decoding. A row that
+is there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be called
+anew where it stopped.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import channelcut as cc
+from benchmarks.accuracy import ULTRALYTICS
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
-from benchmarks.zoo.data import cifar10, require_assets
+from benchmarks.zoo.data import cifar10, read_image, require_assets
+from benchmarks.zoo.registry import ENTRIES
 from benchmarks.zoo.resnet_cifar import accuracy, load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
@@ -70,6 +74,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
     "yolo26n 0.9": {"macs": 0.9, "epochs": 4},
     "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4},
+    "nanodet_m 0.8": {"macs": 0.8, "epochs": 8},
+    "yolov5n 0.8": {"macs": 0.8, "epochs": 8},
 }
 
 
@@ -84,11 +90,8 @@ def main() -> None:
     for name, chosen in ROWS.items():
         if not given.table and fnmatch(name, f"{given.rows}*") and name not in rows_in(RESULTS):
             work = Path(given.work) / name.replace(" ", "-")
-            row = (
-                _yolo(name.split()[0], dict(chosen), work)
-                if name.startswith("yolo")
-                else _resnet(name, dict(chosen), work)
-            )
+            measure = _resnet if name.startswith("resnet") else _detector
+            row = measure(name, dict(chosen), work)
             said = {"command": " ".join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]), "options": chosen}
             rows = rows_in(RESULTS) | {name: row | said | {"environment": environment(1)}}
             write_rows(RESULTS, {"rows": rows}, table(rows))
@@ -128,35 +131,49 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     return {"metric": "accuracy", "test_images": count, **scores, **spent}
 
 
-def _yolo(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
-    macs, epochs, size = chosen.pop("macs"), chosen.pop("epochs"), 320
-    model = coco_model(name)
-    images = work / "images"
-    for part in ("imagenet1000", "coco128/images/train"):
-        for file in sorted((require_assets() / part).rglob("*.*")):
-            link = images / part / file.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.exists() and file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
-                link.symlink_to(file.resolve())
-    how = cc.Preprocessing("letterbox")
-    result = cc.prune(
-        model,
-        torch.rand(1, 3, size, size),
-        macs=macs,
-        align=8,
-        calibration=images,
-        preprocessing=how,
-    )
-    options = cc.RecoverOptions(batch=16, preprocessing=how, **chosen)
-    found, spent = _recovered(model, result, images, epochs, None, options, work)
+def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
+    macs, epochs = chosen.pop("macs"), chosen.pop("epochs")
     with tempfile.TemporaryDirectory() as folder:
-        data = data_folder(Path(folder))
-        scores = [evaluate(network, data, imgsz=size)["map"] for network in (model, result.model, found.model)]
+        model, example, images, how, judge = _taught_by(name.partition(" ")[0], work, Path(folder))
+        result = cc.prune(model, example, macs=macs, align=8, calibration=images, preprocessing=how)
+        options = cc.RecoverOptions(batch=16, preprocessing=how, **chosen)
+        found, spent = _recovered(model, result, images, epochs, None, options, work)
+        scores = [judge(network) for network in (model, result.model, found.model)]
     return {
         "metric": "mAP50-95",
         "test_images": 128,
         "test": dict(zip(("original", "before", "after"), scores, strict=True)),
     } | spent
+
+
+def _taught_by(name: str, work: Path, folder: Path) -> tuple[nn.Module, Tensor, Any, Any, Callable[[nn.Module], float]]:
+    """A detector, an example, the images that teach it, what makes inputs of them, and its judge."""
+    files = [
+        file
+        for part in ("imagenet1000", "coco128/images/train")
+        for file in sorted((require_assets() / part).rglob("*.*"))
+        if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    ]
+    if name not in ULTRALYTICS:
+        entry = ENTRIES[name]
+        assert entry.prepare is not None  # classifiers alone have none
+        images = torch.stack([entry.prepare(read_image(file)) for file in files])
+        judge = partial(entry.evaluate, batch_size=16)
+        return entry.load(require_assets()).eval(), images[:1], images, None, lambda model: float(judge(model)["map"])
+    for file in files:
+        link = work / "images" / file.relative_to(require_assets())
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(file.resolve())
+    size, data = 320, data_folder(folder)
+    how = cc.Preprocessing("letterbox")
+    return (
+        coco_model(name),
+        torch.rand(1, 3, size, size),
+        work / "images",
+        how,
+        (lambda model: float(evaluate(model, data, imgsz=size)["map"])),
+    )
 
 
 def _recovered(
