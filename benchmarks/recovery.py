@@ -19,7 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,10 @@ from torch.utils.data import TensorDataset
 
 import channelcut as cc
 from benchmarks.accuracy import ULTRALYTICS
+from benchmarks.error_profile import error_profile
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
-from benchmarks.zoo.data import cifar10, read_image, require_assets
+from benchmarks.zoo.data import cifar10, fit_image, read_image, require_assets
 from benchmarks.zoo.registry import ENTRIES
 from benchmarks.zoo.resnet_cifar import accuracy, load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
@@ -43,6 +44,8 @@ from channelcut.bench.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "recovery"
 CALIBRATED, CHOSEN = 512, 1000
+SIZE, SHOWN = 320, 16
+"""Of Ultralytics' detectors; images on which errors of parts are measured."""
 MACS = 1 / 2.1
 CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
 BATCHES = {"batch_norm": "batch", "learning_rate": 3e-3}
@@ -131,23 +134,37 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     return {"metric": "accuracy", "test_images": count, **scores, **spent}
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A detector, the images that teach it (what makes inputs of them), its judge, and inputs that show its errors."""
+
+    model: nn.Module
+    images: Any
+    preprocessing: cc.Preprocessing | None
+    judge: Callable[[nn.Module], float]
+    shown: Tensor
+
+
 def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     macs, epochs = chosen.pop("macs"), chosen.pop("epochs")
     with tempfile.TemporaryDirectory() as folder:
-        model, example, images, how, judge = _taught_by(name.partition(" ")[0], work, Path(folder))
-        result = cc.prune(model, example, macs=macs, align=8, calibration=images, preprocessing=how)
-        options = cc.RecoverOptions(batch=16, preprocessing=how, **chosen)
-        found, spent = _recovered(model, result, images, epochs, None, options, work)
-        scores = [judge(network) for network in (model, result.model, found.model)]
-    return {
-        "metric": "mAP50-95",
-        "test_images": 128,
-        "test": dict(zip(("original", "before", "after"), scores, strict=True)),
-    } | spent
+        own = _taught(name.partition(" ")[0], work / "images", Path(folder))
+        given: dict[str, Any] = {"calibration": own.images, "preprocessing": own.preprocessing}
+        result = cc.prune(own.model, own.shown[:1], macs=macs, align=8, **given)
+        options = cc.RecoverOptions(batch=16, preprocessing=own.preprocessing, **chosen)
+        found, spent = _recovered(own.model, result, own.images, epochs, None, options, work)
+        states = {"original": own.model, "before": result.model, "after": found.model}
+        return {
+            "metric": "mAP50-95",
+            "test_images": 128,
+            "test": {state: own.judge(network) for state, network in states.items()},
+            "errors": {
+                state: error_profile(own.model, states[state], result.plan, own.shown) for state in ("before", "after")
+            },
+        } | spent
 
 
-def _taught_by(name: str, work: Path, folder: Path) -> tuple[nn.Module, Tensor, Any, Any, Callable[[nn.Module], float]]:
-    """A detector, an example, the images that teach it, what makes inputs of them, and its judge."""
+def _taught(name: str, links: Path, folder: Path) -> Taught:
     files = [
         file
         for part in ("imagenet1000", "coco128/images/train")
@@ -159,20 +176,17 @@ def _taught_by(name: str, work: Path, folder: Path) -> tuple[nn.Module, Tensor, 
         assert entry.prepare is not None  # classifiers alone have none
         images = torch.stack([entry.prepare(read_image(file)) for file in files])
         judge = partial(entry.evaluate, batch_size=16)
-        return entry.load(require_assets()).eval(), images[:1], images, None, lambda model: float(judge(model)["map"])
+        model = entry.load(require_assets()).eval()
+        return Taught(model, images, None, lambda network: float(judge(network)["map"]), images[-SHOWN:])
     for file in files:
-        link = work / "images" / file.relative_to(require_assets())
+        link = links / file.relative_to(require_assets())
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(file.resolve())
-    size, data = 320, data_folder(folder)
-    how = cc.Preprocessing("letterbox")
-    return (
-        coco_model(name),
-        torch.rand(1, 3, size, size),
-        work / "images",
-        how,
-        (lambda model: float(evaluate(model, data, imgsz=size)["map"])),
+    data, how = data_folder(folder), cc.Preprocessing("letterbox")
+    shown = torch.stack([fit_image(read_image(file), SIZE, "centre", 114)[0] for file in files[-SHOWN:]]) / 255
+    return Taught(
+        coco_model(name), links, how, lambda network: float(evaluate(network, data, imgsz=SIZE)["map"]), shown
     )
 
 
@@ -236,6 +250,18 @@ def table(rows: dict[str, Any]) -> str:
             f"{words} | {test['original']:.4f}, {test['before']:.4f} → {after} | "
             f"{row['wall_s']:.0f} s, {row['processor_s']:.0f} s |"
         )
+    for name, row in rows.items():
+        if errors := row.get("errors"):
+            lines += [
+                "",
+                f"Where {name} departs from its original (squared error of a part's kept channels, as a share of their "
+                f"variance; median of its layers; {SHOWN} images): part, before → after",
+                "",
+                "; ".join(
+                    f"{part} {error:.2f} → {errors['after'].get(part, 0.0):.2f}"
+                    for part, error in errors["before"].items()
+                ),
+            ]
     return "\n".join(lines) + "\n"
 
 
