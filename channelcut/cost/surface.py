@@ -12,7 +12,6 @@ constant nor a product of the two lines, is interpolated in the logarithms of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,12 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channelcut.cost.kinds import DENSE, Widths
+from channelcut.cost.line import Line, Values, coarse, inside, line
 
-Values = NDArray[np.float64]
-
-_DETAIL = 12  # a line has every step up to this many of them, then ever wider ones
 _FIXED = 0.9  # of the least time at the most: a constant larger than a time would turn it over
-_LEAST = 16  # widths below this part of the full one are not timed: no plan keeps so few
 
 
 @dataclass(frozen=True)
@@ -45,100 +41,20 @@ class Extent:
         return Widths(self.full.cin * left // self.full.groups, self.full.cout * left // self.full.groups, left)
 
 
-def line(full: int, step: int, unit: int = 1) -> list[int]:
-    """The widths to time along a line, ascending, each a multiple of `step` and of `unit` but for the full one."""
-    whole = math.lcm(step, unit)
-    found = {full}
-    width = gap = whole
-    while width < full:
-        if width * _LEAST >= full:
-            found.add(width)
-        if width >= _DETAIL * gap:
-            gap *= 2
-        width += gap
-    return sorted(found)
-
-
-def coarse(full: int, step: int, unit: int = 1) -> list[int]:
-    """The widths of the grid: doubling, and the full one."""
-    found, width = {full}, math.lcm(step, unit)
-    while width < full:
-        if width * _LEAST >= full:
-            found.add(width)
-        width *= 2
-    return sorted(found)
-
-
-def off_step(full: int, step: int, unit: int = 1) -> list[int]:
-    """Widths that end no step, one unit below the nodes of the grid: what such a width pays on top of its step."""
-    if step == 1 or math.lcm(step, unit) == unit:
-        return []
-    return [width - unit for width in coarse(full, step, unit) if (width - unit) % step and width > unit]
-
-
 def points(extent: Extent, step: int) -> list[Widths]:
     """All widths at which a layer is timed: the two lines and the grid; of a layer with one width a line."""
     cin, cout, groups = extent.full
     if extent.mode != DENSE:
         alone = max(1, step * groups // cout)
-        counts = [*line(groups, alone), *off_step(groups, alone)]
+        counts = [*line(groups, alone), *inside(groups, alone)]
         return [extent.at(cin * n // groups, cout * n // groups) for n in counts]
     found = {extent.at(cin, cout)}
-    ins = [*line(cin, step, groups), *off_step(cin, step, groups)] if extent.reads else [cin]
-    outs = [*line(cout, step, groups), *off_step(cout, step, groups)] if extent.writes else [cout]
+    ins = [*line(cin, step, groups), *inside(cin, step, groups)] if extent.reads else [cin]
+    outs = [*line(cout, step, groups), *inside(cout, step, groups)] if extent.writes else [cout]
     found |= {extent.at(i, cout) for i in ins} | {extent.at(cin, o) for o in outs}
     if extent.reads and extent.writes:
         found |= {extent.at(i, o) for i in coarse(cin, step, groups) for o in coarse(cout, step, groups)}
     return sorted(found)
-
-
-@dataclass(frozen=True)
-class Line:
-    """Times along one width, in ms: a staircase whose steps end at multiples of `step`.
-
-    off_widths, off_ratios: what a width inside a step takes, as a ratio to what the step's end takes, at some of these.
-    """
-
-    widths: Values
-    times: Values
-    step: int
-    off_widths: Values
-    off_ratios: Values
-
-    @classmethod
-    def of(cls, times: Mapping[int, float], step: int) -> Line:
-        """The line through times by width."""
-        full = max(times)
-        ends = {w: ms for w, ms in times.items() if w % step == 0 or w == full}
-        plain = cls(np.array(sorted(ends), np.float64), np.array([ends[w] for w in sorted(ends)]), step, *_none())
-        off = np.array(sorted(set(times) - set(ends)), np.float64)
-        if not len(off):
-            return plain
-        ratios = np.array([times[int(w)] for w in off]) / plain.ends(off)
-        return cls(plain.widths, plain.times, step, off, ratios)
-
-    def at(self, widths: Values) -> Values:
-        """The times at these widths."""
-        found = self.ends(widths)
-        if len(self.off_widths):
-            inside = (widths % self.step > 0) & (widths < self.widths[-1])
-            found = np.where(inside, found * np.interp(widths, self.off_widths, self.off_ratios), found)
-        return found
-
-    def ends(self, widths: Values) -> Values:
-        """The times at the ends of the steps that these widths are in."""
-        ends = np.minimum(np.ceil(widths / self.step) * self.step, self.widths[-1])
-        found: Values = np.interp(ends, self.widths, self.times)
-        below = ends < self.widths[0]
-        if below.any() and len(self.widths) > 1:
-            slope = (self.times[1] - self.times[0]) / (self.widths[1] - self.widths[0])
-            low = self.times[0] - slope * (self.widths[0] - ends)
-            found = np.where(below, np.maximum(low, self.times[0] * ends / self.widths[0]), found)
-        return found
-
-
-def _none() -> tuple[Values, Values]:
-    return np.zeros(0), np.zeros(0)
 
 
 @dataclass(frozen=True)
