@@ -77,6 +77,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
     "yolo26n 0.9": {"macs": 0.9, "epochs": 4},
     "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4},
+    "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},
     "nanodet_m 0.8": {"macs": 0.8, "epochs": 8},
     "yolov5n 0.8": {"macs": 0.8, "epochs": 8},
 }
@@ -120,7 +121,8 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     result = cc.prune(start, x, restore="recalibrate" if small else "compensate", **asked)
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
-    found, spent = _recovered(model, result, data, epochs, loss, replace(CIFAR, **chosen), work)
+    taught: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": _Said()}
+    found, spent = _timed(partial(cc.recover, model, result, data, epochs=epochs, loss=loss, **taught))
     test_images, test_labels = cifar10("test", count)
     splits = {
         "chosen_on": (preprocess(images[-CHOSEN:]), labels[-CHOSEN:]),
@@ -146,20 +148,28 @@ class Taught:
 
 
 def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
-    macs, epochs = chosen.pop("macs"), chosen.pop("epochs")
+    macs, epochs, rounds = chosen.pop("macs"), chosen.pop("epochs"), chosen.pop("rounds", 1)
     with tempfile.TemporaryDirectory() as folder:
         own = _taught(name.partition(" ")[0], work / "images", Path(folder))
-        given: dict[str, Any] = {"calibration": own.images, "preprocessing": own.preprocessing}
-        result = cc.prune(own.model, own.shown[:1], macs=macs, align=8, **given)
+        asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.images}
+        asked |= {"preprocessing": own.preprocessing}
         options = cc.RecoverOptions(batch=16, preprocessing=own.preprocessing, **chosen)
-        found, spent = _recovered(own.model, result, own.images, epochs, None, options, work)
+        taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": _Said()}
+        x = own.shown[:1]
+        result = cc.prune(own.model, x, **asked)
+        teach = partial(cc.recover, own.model, result, own.images, **taught)
+        if rounds > 1:
+            teach = partial(cc.prune_in_rounds, own.model, x, own.images, rounds=rounds, **taught, **asked)
+        found, spent = _timed(teach)
+        spent["images_seen"] *= rounds
         states = {"original": own.model, "before": result.model, "after": found.model}
         return {
             "metric": "mAP50-95",
             "test_images": 128,
             "test": {state: own.judge(network) for state, network in states.items()},
             "errors": {
-                state: error_profile(own.model, states[state], result.plan, own.shown) for state in ("before", "after")
+                "before": error_profile(own.model, result.model, result.plan, own.shown),
+                "after": error_profile(own.model, found.model, found.plan, own.shown),
             },
         } | spent
 
@@ -190,16 +200,15 @@ def _taught(name: str, links: Path, folder: Path) -> Taught:
     )
 
 
-def _recovered(
-    model: nn.Module, result: Any, data: Any, epochs: int, loss: Callable[..., Any] | None, options: Any, work: Path
-) -> tuple[Any, dict[str, Any]]:
+def _timed(teach: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """What was taught, and what is to be said of it."""
     start, busy = perf_counter(), process_time()
-    found: Any = cc.recover(model, result, data, epochs=epochs, loss=loss, out=work, options=options, progress=_Said())
+    found = teach()
     done = found.recovery
     return found, {
         "macs": found.plan.macs_ratio,
         "params": found.plan.params_ratio,
-        "seed": options.seed,
+        "seed": 0,
         "images": done.images,
         "images_seen": done.images * done.epochs,
         "steps": done.steps,
