@@ -121,8 +121,8 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     result = cc.prune(start, x, restore="recalibrate" if small else "compensate", **asked)
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
-    taught: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": _Said()}
-    found, spent = _timed(partial(cc.recover, model, result, data, epochs=epochs, loss=loss, **taught))
+    lessons: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": _Said()}
+    found, spent = _timed(partial(cc.recover, model, result, data, epochs=epochs, loss=loss, **lessons))
     test_images, test_labels = cifar10("test", count)
     splits = {
         "chosen_on": (preprocess(images[-CHOSEN:]), labels[-CHOSEN:]),
