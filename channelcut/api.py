@@ -34,7 +34,7 @@ from channelcut.core.result import PruneResult
 from channelcut.cost.protocol import WidthCost
 from channelcut.depth.pruning import pruned_with_blocks
 from channelcut.labelled import rereadable, targets_of
-from channelcut.pruning import Asked, pruned
+from channelcut.pruning import Request, pruned
 from channelcut.ranking import criterion, images_for, traced_example
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
 from channelcut.restoring import check_restore
@@ -374,7 +374,7 @@ def prune(
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
     chosen_by = criterion(model, importance, batches, deploy, targets)
-    asked = Asked(
+    asked = Request(
         budget, chosen_by, options, batches, cost=cost, exclude=held, drop_unused=drop_unused, deploy=deploy,
         each=prove == "each", restore=restore, rescale=rescale,
     )  # fmt: skip

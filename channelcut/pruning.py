@@ -26,7 +26,7 @@ from channelcut.restoring import as_result, restored_by, unrestored
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What is asked of a cut, checked; `channelcut.prune` says what each of it means.
 
     coupling: how the network is traced and coupled.
@@ -47,7 +47,7 @@ class Asked:
     rescale: str = "auto"
 
 
-def pruned(model: nn.Module, x: Any, inputs: Inputs, asked: Asked, watch: Stopwatch) -> PruneResult:
+def pruned(model: nn.Module, x: Any, inputs: Inputs, asked: Request, watch: Stopwatch) -> PruneResult:
     """The cut network, proven and restored.
 
     Args:
@@ -60,19 +60,19 @@ def pruned(model: nn.Module, x: Any, inputs: Inputs, asked: Asked, watch: Stopwa
     return finished(scored_channels(model, inputs, asked, watch), x, inputs, asked, watch)
 
 
-def finished(scored: Ranked, x: Any, inputs: Inputs, asked: Asked, watch: Stopwatch) -> PruneResult:
+def finished(scored: Ranked, x: Any, inputs: Inputs, asked: Request, watch: Stopwatch) -> PruneResult:
     """The same from scored channels on."""
     step, small, proof = cut_and_proven(scored, x, inputs, asked, watch)
     done = restored_by(small, step, asked.batches, asked.restore, asked.rescale, watch)
     return as_result(done, unrestored(small, step, proof, steps.context_of(step).groups), watch)
 
 
-def scored_channels(model: nn.Module, inputs: Inputs, asked: Asked, watch: Stopwatch) -> Ranked:
+def scored_channels(model: nn.Module, inputs: Inputs, asked: Request, watch: Stopwatch) -> Ranked:
     """A network, traced and coupled, with the importance of its channels."""
     return _scored(model, steps.traced(model, inputs, asked.coupling, watch), inputs, asked, watch)
 
 
-def _scored(model: nn.Module, graphs: Sequence[Graph], inputs: Inputs, asked: Asked, watch: Stopwatch) -> Ranked:
+def _scored(model: nn.Module, graphs: Sequence[Graph], inputs: Inputs, asked: Request, watch: Stopwatch) -> Ranked:
     groups = steps.coupled(model, graphs, inputs, asked.coupling, watch)
     return ranked(
         model, groups, asked.budget.keep, asked.criterion, asked.exclude, watch, drop_unused=asked.drop_unused,
@@ -81,7 +81,7 @@ def _scored(model: nn.Module, graphs: Sequence[Graph], inputs: Inputs, asked: As
 
 
 def cut_and_proven(
-    scored: Ranked, x: Any, inputs: Inputs, asked: Asked, watch: Stopwatch
+    scored: Ranked, x: Any, inputs: Inputs, asked: Request, watch: Stopwatch
 ) -> tuple[Plan, nn.Module, Proof]:
     """The plan within the budget, the cut, and its proof; where values may have a say, of a trace that computes."""
     step, small = cut_within(scored, asked.budget, asked.cost, x, watch)

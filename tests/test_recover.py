@@ -26,7 +26,7 @@ from channelcut.cli import main
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import named_tensors
 from channelcut.cutting.storage import load_plan
-from channelcut.recovering.steps import Asked
+from channelcut.recovering.steps import Training
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
 from channelcut.recovery.distil.losses import Teaching, comparable
@@ -336,7 +336,7 @@ def test_augmentation_is_drawn_by_seeds_and_stays_in_range() -> None:
 
 def test_batch_norms_of_detectors_stay() -> None:
     for dense, given, expected in ((True, "auto", "frozen"), (True, "batch", "batch"), (False, "auto", "auto")):
-        asked = Asked(None, 1, options=cc.RecoverOptions(batch_norm=given))
+        asked = Training(None, 1, options=cc.RecoverOptions(batch_norm=given))
         assert asked.trained(Teaching(dense=dense)).batch_norm == expected
 
 

@@ -91,10 +91,10 @@ def solve_mixed(program: Program, cost: MixedCost) -> MixedSolution | None:
         program: its losses, widths and limit; of its cost only `cost` is looked at.
         cost: what the network takes by precision.
     """
-    return _Search(program, cost).run()
+    return _Turns(program, cost).run()
 
 
-class _Search:
+class _Turns:
     def __init__(self, program: Program, cost: MixedCost) -> None:
         self.program, self.cost = program, cost
         self.tried: dict[tuple[tuple[str, str], ...], Solution | None] = {}

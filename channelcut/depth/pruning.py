@@ -22,7 +22,7 @@ from channelcut.cutting import compose
 from channelcut.depth.candidates import candidates
 from channelcut.depth.dropping import dropped, named
 from channelcut.gauge import gauge_for, ratio_of
-from channelcut.pruning import Asked, cut_and_proven, finished, scored_channels
+from channelcut.pruning import Request, cut_and_proven, finished, scored_channels
 from channelcut.restoring import as_result, restored_by, unrestored
 
 Blocks = str | Iterable[str]
@@ -30,7 +30,7 @@ _COMPARED = 2  # batches tell how far the outputs move without a block
 
 
 def pruned_with_blocks(
-    model: nn.Module, x: Any, inputs: Inputs, blocks: Blocks, asked: Asked, watch: Stopwatch
+    model: nn.Module, x: Any, inputs: Inputs, blocks: Blocks, asked: Request, watch: Stopwatch
 ) -> PruneResult:
     """The network without some residual blocks, cut in width to what the budget leaves, each proven, and restored.
 
@@ -71,7 +71,7 @@ def pruned_with_blocks(
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
 
 
-def _check(asked: Asked, blocks: Blocks) -> None:
+def _check(asked: Request, blocks: Blocks) -> None:
     if blocks == AUTO and asked.budget.limit is None:
         raise UserError(
             "blocks='auto' chooses by what a budget limits, and keep limits nothing. Give macs, params or latency, or "
@@ -84,7 +84,7 @@ def _check(asked: Asked, blocks: Blocks) -> None:
         )
 
 
-def _least_missed(scored: Ranked, inputs: Inputs, asked: Asked, watch: Stopwatch) -> Sequence[str]:
+def _least_missed(scored: Ranked, inputs: Inputs, asked: Request, watch: Stopwatch) -> Sequence[str]:
     """The blocks that the program leaves out."""
     budget = asked.budget.in_shares(scored.whole_ms) if asked.budget.timed else asked.budget
     free = candidates(scored, budget, asked.batches[:_COMPARED] or [inputs], watch)
@@ -95,8 +95,8 @@ def _least_missed(scored: Ranked, inputs: Inputs, asked: Asked, watch: Stopwatch
 
 
 def _rest(
-    scored: Ranked, shorter: Ranked, first: PruneResult, x: Any, asked: Asked, watch: Stopwatch
-) -> tuple[Asked | None, float]:
+    scored: Ranked, shorter: Ranked, first: PruneResult, x: Any, asked: Request, watch: Stopwatch
+) -> tuple[Request | None, float]:
     """What is asked of the network without the blocks, or None where it is met; and the share of time it takes."""
     budget = asked.budget
     if budget.limit is None:

@@ -12,7 +12,7 @@ from channelcut.core.progress import Progress
 from channelcut.core.result import PruneResult
 from channelcut.recovering.rounds import in_rounds
 from channelcut.recovering.sparse import PENALTY, sparsified
-from channelcut.recovering.steps import Asked, recovered
+from channelcut.recovering.steps import Training, recovered
 from channelcut.recovery.distil import DEFAULT, RecoverOptions
 
 
@@ -70,7 +70,7 @@ def recover(
         >>> recovered.recovery.after < recovered.recovery.before
         True
     """
-    return recovered(model, result, Asked(data, epochs, loss, out, options, progress))
+    return recovered(model, result, Training(data, epochs, loss, out, options, progress))
 
 
 def sparsify(
@@ -124,7 +124,7 @@ def sparsify(
         >>> [change["step"] for change in recovered.plan.changes]
         ['sparsify', 'recover']
     """
-    return sparsified(model, x, Asked(data, epochs, loss, out, options, progress), penalty, prunes)
+    return sparsified(model, x, Training(data, epochs, loss, out, options, progress), penalty, prunes)
 
 
 def prune_in_rounds(
@@ -174,4 +174,4 @@ def prune_in_rounds(
         >>> result.model[0].out_channels, [change["round"] for change in result.plan.changes]
         (4, [1, 2])
     """
-    return in_rounds(model, x, rounds, Asked(data, epochs, loss, out, options, progress), prunes)
+    return in_rounds(model, x, rounds, Training(data, epochs, loss, out, options, progress), prunes)

@@ -21,7 +21,7 @@ from channelcut.core.result import PruneResult, Recovery
 from channelcut.core.specs import read_specs
 from channelcut.cutting import load_plan, restore, store
 from channelcut.cutting.storage import check_fresh, fresh_folder
-from channelcut.recovering.steps import Asked, check_taught, checkpoint_folder, recovered
+from channelcut.recovering.steps import Training, check_taught, checkpoint_folder, recovered
 from channelcut.recovery.distil import RecoverOptions
 from channelcut.recovery.distil.processes import is_first
 from channelcut.samples import preprocessing_for
@@ -74,7 +74,7 @@ def recover_folder(
     owner, _ = source.adapter(model)
     check_taught(data, owner)
     how = preprocessing_for(owner, model, data, images) if data is not None else None
-    asked = Asked(data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner)
+    asked = Training(data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner)
     found = recovered(model, _result(folders.folder, model, x), asked)
     if is_first():
         _write(found, owner, folders)

@@ -18,7 +18,7 @@ from channelcut.core.result import PruneResult
 from channelcut.cutting import compose
 from channelcut.labelled import targets_of
 from channelcut.recovering.sparse import ANALYSIS, PENALTY, sparsified
-from channelcut.recovering.steps import Asked, checkpoint_folder, recovered
+from channelcut.recovering.steps import Training, checkpoint_folder, recovered
 
 if TYPE_CHECKING:
     from channelcut.begun import Begun
@@ -27,7 +27,7 @@ _COSTS = ("macs", "params")
 
 
 def in_rounds(
-    model: nn.Module, x: Any, rounds: int, asked: Asked, prunes: Mapping[str, Any], start: nn.Module | None = None
+    model: nn.Module, x: Any, rounds: int, asked: Training, prunes: Mapping[str, Any], start: nn.Module | None = None
 ) -> PruneResult:
     """Cut and recover several times, see `channelcut.prune_in_rounds`.
 
@@ -105,7 +105,7 @@ def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
     if not options.recover:
         return prune(begun.start, begun.example, **prunes, progress=watch.progress)
     how = options.recovery.prepared(options.prune.preprocessing)
-    asked = Asked(begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner)
+    asked = Training(begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner)
     return in_rounds(begun.model, begun.example, options.rounds, asked, prunes, begun.start)
 
 
@@ -116,7 +116,7 @@ def prepared_for_cut(begun: Begun, out: Path, watch: Stopwatch) -> nn.Module:
         return begun.model
     how, folder = options.recovery.prepared(options.prune.preprocessing), checkpoint_folder(out) / "sparsify"
     how = replace(how, init="cut", rewind=None, patience=0)
-    asked = Asked(begun.given, options.sparsify, None, folder, how, watch.progress, begun.owner)
+    asked = Training(begun.given, options.sparsify, None, folder, how, watch.progress, begun.owner)
     return sparsified(begun.model, begun.example, asked, PENALTY, _prunes(begun))
 
 

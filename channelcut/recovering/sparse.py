@@ -14,7 +14,7 @@ from channelcut.core.errors import UserError
 from channelcut.core.inputs import check_network, check_values
 from channelcut.core.progress import Stopwatch
 from channelcut.core.record import add_change, noticed, origin, put_origin, put_record
-from channelcut.recovering.steps import Asked, Pupil, recalibrated, taught
+from channelcut.recovering.steps import Pupil, Training, recalibrated, taught
 from channelcut.recovery.distil.penalty import Penalty
 from channelcut.recovery.distil.state import fill
 
@@ -26,7 +26,7 @@ _PLANNING = (
 PENALTY = 10.0
 
 
-def sparsified(model: nn.Module, x: Any, asked: Asked, penalty: float, prunes: Mapping[str, Any]) -> nn.Module:
+def sparsified(model: nn.Module, x: Any, asked: Training, penalty: float, prunes: Mapping[str, Any]) -> nn.Module:
     """A copy whose channels that a cut would remove have shrunk, see `channelcut.sparsify`; `prunes`: of that cut."""
     _check(model, asked, penalty)
     if unknown := [name for name in prunes if name not in inspect.signature(prune).parameters]:
@@ -49,7 +49,7 @@ def sparsified(model: nn.Module, x: Any, asked: Asked, penalty: float, prunes: M
     return clone.eval()
 
 
-def _check(model: nn.Module, asked: Asked, penalty: float) -> None:
+def _check(model: nn.Module, asked: Training, penalty: float) -> None:
     check_network(model)
     check_values(model)
     if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not 0 < penalty <= 1e3:

@@ -46,7 +46,7 @@ _NOT_ASKED = ("workers", "device", "preprocessing", "rewind")  # of the options,
 
 
 @dataclass(frozen=True)
-class Asked:
+class Training:
     """What `channelcut.recover` is called with beside a model and its cut; it says what each of them means.
 
     owner: the adapter that has labels, where it is another than that of the model's library.
@@ -111,7 +111,7 @@ class Pupil:
     penalty: Penalty | None = None
 
 
-def recovered(model: nn.Module, result: PruneResult, asked: Asked) -> PruneResult:
+def recovered(model: nn.Module, result: PruneResult, asked: Training) -> PruneResult:
     """A cut network that the original has taught, see `channelcut.recover`."""
     _check(model, result)
     watch, plan, options = Stopwatch(asked.progress), _plan_from(model, result), asked.options
@@ -129,7 +129,7 @@ def recovered(model: nn.Module, result: PruneResult, asked: Asked) -> PruneResul
 
 @contextmanager
 def taught(
-    model: nn.Module, pupil: Pupil, asked: Asked, stage: str, watch: Stopwatch
+    model: nn.Module, pupil: Pupil, asked: Training, stage: str, watch: Stopwatch
 ) -> Iterator[tuple[Recovery, Mapping[str, Tensor], Batches]]:
     """Train a network with the original as its teacher: how it went, the weights, and what taught, for a while."""
     start, options = time.perf_counter(), asked.options
@@ -227,7 +227,7 @@ def _example(graph: Graph, model: nn.Module, data: Any) -> Inputs:
     return tuple(tensors), {}
 
 
-def _with_labels(model: nn.Module, asked: Asked, graph: Graph, watch: Stopwatch) -> Asked:
+def _with_labels(model: nn.Module, asked: Training, graph: Graph, watch: Stopwatch) -> Training:
     """What is asked for, with the labels that its data has and their loss, unless the caller has a loss or wants none.
 
     Raises:
@@ -257,7 +257,7 @@ def _with_labels(model: nn.Module, asked: Asked, graph: Graph, watch: Stopwatch)
     return replace(asked, data=data, loss=found.loss, notes=(*asked.notes, *found.notes))
 
 
-def _pool(model: nn.Module, asked: Asked, example: Inputs, watch: Stopwatch) -> Pool:
+def _pool(model: nn.Module, asked: Training, example: Inputs, watch: Stopwatch) -> Pool:
     """What teaches; the images of a library's data set are read as that prepares them."""
     with watch.stage("images"):
         data, how, broken = asked.data, asked.options.preprocessing, 0
@@ -287,7 +287,7 @@ def _begun(
     return small, ()
 
 
-def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching, asked: Asked) -> Lesson:
+def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching, asked: Training) -> Lesson:
     options = asked.options
     teacher = private_copy(model).to(batches.all.device).eval()
     numbers = batches.plain(held=True, size=options.batch)[0]
@@ -297,7 +297,7 @@ def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching
     return Lesson(teacher, found, comparable(pupil.graph), teaching, asked.task, options)
 
 
-def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Asked) -> dict[str, str]:
+def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Training) -> dict[str, str]:
     """What a checkpoint must have been made for."""
     first = [t.double().sum().item() for t in pytree.tree_leaves(pool.item(0)) if isinstance(t, Tensor)]
     names = [each.name for each in fields(asked.options) if each.name not in _NOT_ASKED]
