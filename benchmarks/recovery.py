@@ -4,7 +4,8 @@
     CHANNELCUT_ASSETS=... OMP_NUM_THREADS=1 python -m benchmarks.recovery --rows yolo26n
 
 Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; the others as channelcut ranks by default,
-compensated) and recovers it. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
+compensated) and recovers it; `scratch` and `rewound` train the same shape by labels alone, from drawn weights or from
+the original's after one epoch. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
 last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
 The detectors learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val
 half: those of Ultralytics at 320 px, the others at their own size, by their own preprocessing and decoding. A row that
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import channelcut as cc
 from benchmarks.accuracy import ULTRALYTICS
@@ -41,6 +42,7 @@ from benchmarks.zoo.registry import ENTRIES
 from benchmarks.zoo.resnet_cifar import accuracy, load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
+from channelcut.recovery.distil.start import drawn
 
 RESULTS = Path(__file__).parent / "results" / "recovery"
 CALIBRATED, CHOSEN = 512, 1000
@@ -50,6 +52,8 @@ MACS = 1 / 2.1
 CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
 BATCHES = {"batch_norm": "batch", "learning_rate": 3e-3}
 LONGER = {"taught": 5000} | BATCHES
+LONG = {"taught": 49000, "epochs": 13, "learning_rate": 2e-3, "test": 10000}
+LABELS_ALONE = {"labels": True, "output": 0.0, "features": 0.0}
 SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
 ROWS: dict[str, dict[str, Any]] = {
     "resnet20 frozen": SHORT | {"batch_norm": "frozen"},
@@ -60,7 +64,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet20 batch norm of batches": SHORT | {"batch_norm": "batch"},
     "resnet20 labels": SHORT | {"labels": True},
     "resnet20 labels, weight 0.1": SHORT | {"labels": True, "task": 0.1},
-    "resnet20 labels alone": SHORT | {"labels": True, "output": 0.0, "features": 0.0},
+    "resnet20 labels alone": SHORT | LABELS_ALONE,
     "resnet20 outputs alone": SHORT | {"features": 0.0},
     "resnet20 no warm-up": SHORT | {"warmup": 0.0},
     "resnet20 no augmentation": SHORT | {"augment": ()},
@@ -71,7 +75,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet56 default": MIDDLE,
     "resnet56 labels": MIDDLE | {"labels": True},
     "resnet56 long": {"taught": 49000, "epochs": 4, "learning_rate": 2e-3, "test": 10000},
-    "resnet56 two hours": {"taught": 49000, "epochs": 13, "learning_rate": 2e-3, "test": 10000},
+    "resnet56 two hours": LONG,
+    "resnet56 scratch": LONG | LABELS_ALONE | {"init": "scratch"},
+    "resnet56 rewound": LONG | LABELS_ALONE | {"init": "rewind"},
     "yolo26n 0.8": {"macs": 0.8, "epochs": 8},
     "yolov8n 0.8": {"macs": 0.8, "epochs": 8},
     "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
@@ -121,6 +127,8 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     result = cc.prune(start, x, restore="recalibrate" if small else "compensate", **asked)
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
+    if chosen.get("init") == "rewind":
+        chosen["rewind"] = early_weights(model, TensorDataset(inputs, labels[:taught]))
     lessons: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": _Said()}
     found, spent = _timed(partial(cc.recover, model, result, data, epochs=epochs, loss=loss, **lessons))
     test_images, test_labels = cifar10("test", count)
@@ -145,6 +153,18 @@ class Taught:
     preprocessing: cc.Preprocessing | None
     judge: Callable[[nn.Module], float]
     shown: Tensor
+
+
+def early_weights(model: nn.Module, data: TensorDataset) -> dict[str, Tensor]:
+    """The state of this architecture after an epoch from drawn weights, to rewind to (SGD, seed 0, labels alone)."""
+    network, _ = drawn(model, seed=0)
+    network.train()
+    step = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    for images, labels in DataLoader(data, batch_size=64, shuffle=True, generator=torch.Generator().manual_seed(0)):
+        step.zero_grad()
+        torch.autograd.backward(F.cross_entropy(network(images), labels))
+        step.step()
+    return network.state_dict()
 
 
 def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
