@@ -43,9 +43,9 @@ from channelcut.cost.bilinear import full_widths
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.table import Table
-from channelcut.cutting import cut, make_plan
 from channelcut.gauge import ratio_of
 from channelcut.latency.clocks import clock_of
+from channelcut.latency.halved import narrowed
 from channelcut.onnx_out.comparison import tensor_leaves
 from channelcut.onnx_out.dynamic import OpenAxes
 from channelcut.onnx_out.files import save_onnx
@@ -117,15 +117,6 @@ def drawn(groups: Groups, align: int, seed: int) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def narrowed(model: nn.Module, groups: Groups, widths: NDArray[np.int64]) -> nn.Module:
-    """The network with the first channels of every lane."""
-    kept = groups.group_of() < 0
-    for group, width in zip(groups.groups, widths, strict=True):
-        for lane, count in zip(group.lanes, group.counts(int(width)), strict=True):
-            kept[lane[:count]] = True
-    return cut(model, make_plan(model, groups, kept, network_costs(model, groups)))
-
-
 class Network:
     """One network with its cost, ready to be cut."""
 
@@ -146,10 +137,11 @@ class Network:
         """What was measured of the uncut network."""
         return {
             "full_ms": self.cost.full_ms,
-            "lone_sum_ms": self.cost.full_ms / self.cost.scale,
+            "lone_sum_ms": self.cost.lone_ms,
+            "scale": list(self.cost.scale),
             "step": self.cost.step,
             "layers": len(self.cost.layers),
-            "others_share": sum(o.full_ms for o in self.cost.others) * self.cost.scale / self.cost.full_ms,
+            "others_share": sum(o.full_ms for o in self.cost.others) / self.cost.lone_ms,
             "measure_s": self.seconds,
             "notes": list(self.cost.notes),
         }

@@ -28,7 +28,6 @@ import torch
 from torch import nn
 
 import channelcut as cc
-from benchmarks.latency import narrowed
 from benchmarks.rows import write_rows
 from benchmarks.zoo.catalogue import names, open_zoo
 from channelcut.bench.environment import environment
@@ -38,6 +37,7 @@ from channelcut.core.plan import Plan
 from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.gauge import BENCH, Gauge, ratio_of
+from channelcut.latency.halved import narrowed
 from channelcut.sources import open_source
 
 RESULTS = Path(__file__).parent / "results" / "latency_met"

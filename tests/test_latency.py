@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import channelcut as cc
@@ -29,6 +30,7 @@ from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.surface import Extent, points, surface
 from channelcut.cost.table import Table, Target, Timing
 from channelcut.cutting import cut, make_plan
+from channelcut.latency.halved import halves, narrowed, set_right
 from channelcut.latency.measuring import measured
 
 QUICK = MeasureOptions(min_rounds=2, max_rounds=2, network_runs=2)
@@ -128,7 +130,7 @@ def test_a_prediction_is_what_the_cut_takes(model: nn.Module, groups: cc.Groups,
     cost = costed(file, groups, Machine(), tmp_path)
     assert cost.step == 8
     assert not cost.notes
-    assert cost.scale == pytest.approx(1.0)
+    assert cost.scale == pytest.approx((1.0, 1.0))
     generator = np.random.default_rng(0)
     widths = np.array([generator.integers(1 + g.width // 16, g.width + 1) for g in groups.groups])
     kept = np.zeros(groups.channel_count, bool)
@@ -140,6 +142,63 @@ def test_a_prediction_is_what_the_cut_takes(model: nn.Module, groups: cc.Groups,
     plan = make_plan(model, groups, kept, network_costs(model, groups))
     cc.export(cut(model, plan), tmp_path / "cut.onnx", EXAMPLE, allow_unproven=True)
     assert cost(widths) == pytest.approx(Machine().network(tmp_path / "cut.onnx")(), rel=0.03)
+
+
+@dataclass
+class Slower(Machine):
+    """A machine whose networks take less than their layers do alone, and something else beside."""
+
+    def network(self, path: Path) -> Run:
+        return lambda: 0.9 * sum(k.ms for k in self.kernels(path, 1) if k.layer) + 0.5 * self.others(path)
+
+    def others(self, path: Path) -> float:
+        """By the channels of what is concatenated."""
+        sizes = {w.name: tuple(w.dims) for w in onnx.load(path).graph.initializer}
+        return 0.002 * sum(shape[0] for shape in sizes.values() if len(shape) == 4)
+
+    def kernels(self, path: Path, runs: int) -> list[Kernel]:
+        values = {name for node in onnx.load(path).graph.node for name in node.output}
+        found = super().kernels(path, runs)
+        return [*found, Kernel("rest", "Rest", self.others(path), frozenset(), tuple(values))]
+
+
+def products(kind: LayerKind, widths: Widths) -> float:
+    """What layers take that have no constant part."""
+    return 0.0002 * widths.cin * widths.cout / widths.groups
+
+
+def test_a_network_of_half_the_width_sets_the_sum_right(
+    model: nn.Module, groups: cc.Groups, file: Path, tmp_path: Path
+) -> None:
+    machine = Slower(products)
+    cost = costed(file, groups, machine, tmp_path)
+
+    def write(widths: NDArray[np.int64], path: Path) -> None:
+        cc.export(narrowed(model, groups, widths), path, EXAMPLE, allow_unproven=True)
+
+    right = set_right(cost, groups, write, file, machine, runs=3)
+    half = halves(groups, cost.step)
+    write(half, tmp_path / "half.onnx")
+    taken = machine.network(tmp_path / "half.onnx")()
+    assert right(half) == pytest.approx(taken, rel=0.005) != pytest.approx(cost(half), rel=0.03)
+    assert right(cost.full_widths) == pytest.approx(cost.full_ms)
+    quarter = np.array([max(1, g.width // 32 * 8) for g in groups.groups])
+    write(quarter, tmp_path / "quarter.onnx")
+    assert right(quarter) == pytest.approx(machine.network(tmp_path / "quarter.onnx")(), rel=0.05)
+
+    def refused(widths: NDArray[np.int64], path: Path) -> None:
+        raise UserError("not to be written")
+
+    assert set_right(cost, groups, refused, file, machine, runs=3) is cost
+
+
+def test_what_cannot_be_told_of_the_others_is_not_believed(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Slower(), tmp_path)
+    half = halves(groups, cost.step)
+    for ms in (0.001 * cost.full_ms, 0.01 * cost.full_ms, cost.full_ms, 5 * cost.full_ms):
+        layers, others = cost.scaled(half, ms).scale
+        assert layers > 0 and others > 0
+        assert cost.scaled(half, ms)(cost.full_widths) == pytest.approx(cost.full_ms)
 
 
 def test_pairs_add_up_to_the_whole(groups: cc.Groups, file: Path, tmp_path: Path) -> None:

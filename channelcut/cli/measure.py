@@ -118,7 +118,8 @@ def described(found: MeasuredCost) -> dict[str, Any]:
         "inputs": [list(shape) for shape in found.shapes],
         "full_ms": found.full_ms,
         "half_width": found.half_width,
-        "lone_sum_ms": found.full_ms / found.scale,
+        "lone_sum_ms": found.lone_ms,
+        "scale": list(found.scale),
         "step": found.step,
         "layers": found.by_part(found.full_widths),
         "notes": list(found.notes),
@@ -139,7 +140,8 @@ def print_cost(found: MeasuredCost) -> None:
     out.print(f"{found.full_ms:.2f} ms uncut ({known}) at {sizes} with {found.target}", markup=False, soft_wrap=True)
     out.print(
         f"Widths pay in steps of {found.step}. {len(found.layers)} layers; timed alone they and the rest add up to "
-        f"{1 / found.scale:.2f} of the network's time, which predictions are scaled by.",
+        f"{found.lone_ms / found.full_ms:.2f} of the network's time. By it and a network of half its width layers "
+        f"count {found.scale[0]:.2f} times, the rest {found.scale[1]:.2f}.",
         markup=False,
         soft_wrap=True,
     )

@@ -1,9 +1,10 @@
 """Milliseconds of a network as a function of the widths of its groups, from measured layers.
 
-t(widths) = scale · (Σ layers t(channels read, channels written) + Σ others t · kept share of their elements)
+t(widths) = a · Σ layers t(channels read, channels written) + b · Σ others t · kept share of their elements
 
-`scale` is what the whole network takes over what its parts add up to, both at full width: parts that were timed alone
-find the caches in another state than those in a network do.
+Parts that were timed alone find the caches in another state than those in a network do, and the others are timed by a
+profiler, which takes time itself. So a and b are such that two networks take what they were measured to take: the uncut
+one, and one of half the width. Where there is no such one, a = b.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from channelcut.cost.parts import Part, Parts
 from channelcut.cost.protocol import Pairwise, Values, Widths
 from channelcut.cost.surface import Extent, Surface
 from channelcut.cost.table import Target
+
+_REST = "all "  # before an operator: what the others of that operator take
+# Of `MeasuredCost.scaled`: how well networks are measured; how far the others' factor may be expected to be from the
+# layers', and may be at most; what the others may take of a network's time.
+_NOISE, _DOUBT, _BY, _MOST = 0.01, 0.5, 4.0, 0.9
 
 Vector = NDArray[np.float64]
 Slot = tuple[str, int]
@@ -59,9 +65,9 @@ class Other:
 class MeasuredCost:
     """Milliseconds of one network on one target; calling it gives them for given widths.
 
-    layers, others: its parts. scale: see above. full_ms: the whole network uncut, as it was measured. step: widths that
-    are multiples of this end a step of the target's staircase. slots: the axes of parameters that shares are mixtures
-    of. full_widths: of the groups that it is a function of; kept: the share of every slot that they keep, see
+    layers, others: its parts. scale: a and b above. full_ms: the whole network uncut, as it was measured. step: widths
+    that are multiples of this end a step of the target's staircase. slots: the axes of parameters that shares are
+    mixtures of. full_widths: of the groups that it is a function of; kept: the share of every slot that they keep, see
     `slot_shares`. notes: what a reader has to know. table: the file that holds the times. shapes: of the inputs that
     were timed, batch first.
     """
@@ -74,7 +80,7 @@ class MeasuredCost:
     slots: tuple[Slot, ...]
     full_widths: Widths
     kept: Vector
-    scale: float = 1.0
+    scale: tuple[float, float] = (1.0, 1.0)
     notes: tuple[str, ...] = ()
     table: Path | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -90,16 +96,46 @@ class MeasuredCost:
         spreads = np.array([layer.spread for layer in self.layers])
         return float(np.sqrt(np.sum((times * spreads) ** 2)) / max(times.sum(), 1e-12))
 
+    @property
+    def lone_ms(self) -> float:
+        """What its layers take alone, and the others in the profile of the uncut network, added up."""
+        return sum(self._plain(self.full_widths))
+
+    def scaled(self, widths: Widths | None = None, ms: float = 0.0) -> MeasuredCost:
+        """The same, such that the uncut network takes `full_ms`, and one with `widths`, if they are given, about `ms`.
+
+        The less layers and others differ in what they have left at these widths, the less can be told of either: b
+        stays near a, by ridge regression, and within a factor of `_BY` of it.
+        """
+        layers, others = self._plain(self.full_widths)
+        even = self.full_ms / (layers + others)
+        if widths is None or not layers or not others:
+            return replace(self, scale=(even, even))
+        fewer, less = self._plain(widths)
+        # a · layers + b · others = full_ms whatever b is; what one more of b then adds at the widths:
+        slope = less - others * fewer / layers
+        wrong = even * (fewer + less) - ms
+        noise, doubt = _NOISE * ms, _DOUBT * even
+        b = even - wrong * slope * doubt**2 / (slope**2 * doubt**2 + noise**2)
+        b = float(np.clip(b, even / _BY, min(even * _BY, _MOST * self.full_ms / others)))
+        return replace(self, scale=((self.full_ms - b * others) / layers, b))
+
+    def _plain(self, widths: Widths) -> tuple[float, float]:
+        """What the layers take, and the others, as they were timed."""
+        parts = replace(self, scale=(1.0, 1.0)).by_part(widths)
+        others = sum(ms for name, ms in parts.items() if name.startswith(_REST))
+        return sum(parts.values()) - others, others
+
     def by_part(self, widths: Widths) -> dict[str, float]:
         """The milliseconds of every layer by its name, and of the others by their operator, summed."""
         shares = self.kept @ np.concatenate([[1.0], widths])
         found = {layer.name: 0.0 for layer in self.layers}
         for layer in self.layers:
             i, o = (np.round(side @ shares * full) for side, full in _sides(layer))
-            found[layer.name] += self.scale * float(layer.surface.at(np.array([i]), np.array([o]))[0])
+            found[layer.name] += self.scale[0] * float(layer.surface.at(np.array([i]), np.array([o]))[0])
         for other in self.others:
-            name = f"all {other.op}"
-            found[name] = found.get(name, 0.0) + self.scale * other.full_ms * float(other.share @ shares)
+            name = _REST + other.op
+            found[name] = found.get(name, 0.0) + self.scale[1] * other.full_ms * float(other.share @ shares)
         return found
 
     def on(self, groups: Groups) -> MeasuredCost:
@@ -141,14 +177,14 @@ class MeasuredCost:
         """Its layers, and the others as a linear function of widths."""
         linear = np.zeros(1 + len(self.full_widths))
         for other in self.others:
-            linear += other.share @ self.kept * other.full_ms * self.scale
+            linear += other.share @ self.kept * other.full_ms * self.scale[1]
         return Parts(linear, tuple(self._part(layer) for layer in self.layers))
 
     def _part(self, layer: MeasuredLayer) -> Part:
         cin, cout = (side @ self.kept * full for side, full in _sides(layer))
 
         def ms(i: Values, o: Values) -> Values:
-            return self.scale * layer.surface.at(np.round(i), np.round(o))
+            return self.scale[0] * layer.surface.at(np.round(i), np.round(o))
 
         return Part(layer.name, cin, cout, ms, ms)
 

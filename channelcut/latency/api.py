@@ -19,6 +19,7 @@ from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.table import Table
 from channelcut.latency.clocks import clock_of
+from channelcut.latency.halved import narrowed, set_right
 from channelcut.latency.measuring import DEFAULTS, measured
 from channelcut.onnx_out.deployed import onnx_from_deployed
 
@@ -40,7 +41,8 @@ def measure(
     """Time the layers of a network on this machine at the widths that a cut may leave, for a plan in milliseconds.
 
     The deployed form is written as ONNX, and its layers are timed with what the back end fuses into them, one by one
-    and in turns. Times are kept on disk, so that another network with the same layers, or a run that goes on after an
+    and in turns; then the network is timed beside one of half its width, which sets right how its parts add up. Times
+    of layers are kept on disk, so that another network with the same layers, or a run that goes on after an
     interruption, times only what is missing.
 
     Args:
@@ -92,8 +94,17 @@ def measure(
     groups = deployed_groups(model, groups, deploy)
     inputs = positional_inputs(model, x)
     inputs = inputs if batch is None else of_batch(inputs, batch)
+
+    def write(network: nn.Module, path: Path) -> None:
+        with watch.stage("export"):
+            onnx_from_deployed(deployed_form(network, inputs, deploy), path)
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deployed.onnx"
-        with watch.stage("export"):
-            onnx_from_deployed(deployed_form(model, inputs, deploy), path)
-        return replace(measured(path, groups, clock, times, options, watch), shapes=shapes_of(inputs))
+        write(model, path)
+        cost = measured(path, groups, clock, times, options, watch)
+        cost = set_right(
+            cost, groups, lambda widths, to: write(narrowed(model, groups, widths), to), path, clock,
+            options.network_runs,
+        )  # fmt: skip
+        return replace(cost, shapes=shapes_of(inputs))

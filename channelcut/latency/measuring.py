@@ -93,7 +93,7 @@ class _Measuring:
             table=self.table.path,
             notes=(*deployed.doubts, *self._notes(layers, untimed, step)),
         )
-        return replace(cost, scale=cost.full_ms / cost(cost.full_widths))
+        return cost.scaled()
 
     def _step(self, layers: Sequence[FileLayer]) -> int:
         """The step that was asked for, that the table knows, or that sweeps of the costliest layers show."""
