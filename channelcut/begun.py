@@ -21,6 +21,7 @@ from channelcut.cost.devices import device_named
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.roofline import RooflineCost, roofline
 from channelcut.latency.api import measure
+from channelcut.latency.clocks import precisions_of
 from channelcut.latency.mixed import MAX_ERROR, mixed_cost
 from channelcut.options import CompressOptions
 from channelcut.precision.convert import check_precisions
@@ -29,7 +30,6 @@ from channelcut.samples import with_images, with_samples
 from channelcut.sources import Source
 
 PRECISIONS = ("fp32", "fp16", "int8")
-MEASURED = ("fp32", "int8")  # of these, what this machine's processor computes in
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def begin(
     if options.recover or options.sparsify:
         check_taught(given, owner)
     options = with_cost(options, model, example, images, watch)
+    unheard = [*unheard, *getattr(options.prune.cost, "notes", ())]
     return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
 
 
@@ -122,7 +123,7 @@ def with_cost(
     if not options.mixed:
         wanted = options.target_precision if options.target else "fp32"
         return replace(options, prune=replace(prune, cost=_cost_in(wanted, options, model, example, groups, watch)))
-    known = device_named(options.target).rates if options.target else MEASURED
+    known = device_named(options.target).rates if options.target else precisions_of(options.time_on)
     costs = {name: _cost_in(name, options, model, example, groups, watch) for name in PRECISIONS if name in known}
     chosen = images if images is None else images[:INT8_IMAGES]
     found = mixed_cost(
@@ -142,8 +143,8 @@ def _cost_in(
     if table is not None and precision != "fp32":  # a table is of one precision
         table = table.with_name(f"{table.stem}.{precision}{table.suffix}")
     return measure(
-        model, example, groups=groups, threads=options.bench.threads, table=table, deploy=deploy, precision=precision,
-        progress=watch.progress,
+        model, example, groups=groups, backend=options.time_on, threads=options.bench.threads, table=table,
+        deploy=deploy, precision=precision, progress=watch.progress,
     )  # fmt: skip
 
 

@@ -188,7 +188,10 @@ def engines(
 
 
 def measure_both(folder: Path, smaller: str, options: CompressOptions, watch: Stopwatch) -> Measurement | None:
-    """Time the original's ONNX file and that of the smaller network in turns, where that is asked for."""
+    """Time the original's ONNX file and that of the smaller network in turns, where that is asked for.
+
+    On what runs them where a budget limits time, else with ONNX Runtime.
+    """
     if not options.measure:
         return None
     with watch.stage("bench"):
@@ -197,6 +200,7 @@ def measure_both(folder: Path, smaller: str, options: CompressOptions, watch: St
             folder / smaller,
             options.bench,
             lambda done, total: watch.progress("bench", done, total),
+            options.time_on if options.prune.timed else "onnxruntime",
         )
     return found.named("original", "pruned")
 

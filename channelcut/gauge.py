@@ -13,13 +13,14 @@ from typing import Any
 from torch import nn
 
 from channelcut.adapters import deployed_form
-from channelcut.bench.engines import Comparison, measure_files
-from channelcut.bench.measure import BenchOptions
+from channelcut.bench.measure import BenchOptions, measure
+from channelcut.bench.onnx import measure_onnx
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import of_batch, positional_inputs, shapes_of
 from channelcut.core.measurement import Measurement, Ratio
 from channelcut.core.progress import Stopwatch
+from channelcut.latency.clocks import clock_of
 from channelcut.onnx_out.deployed import onnx_from_deployed
 
 Lower = Callable[[Path, Path], object]
@@ -40,6 +41,7 @@ class Gauge(AbstractContextManager["Gauge"]):
         example: an example input, as for `channelcut.prune`.
         deploy: which form of both is timed.
         backend: what runs them, see `engine.registry`.
+        precision: what both compute in: `fp32`, or another one whose layers the back end is timed in.
         bench: how they are timed.
         watch: takes the time of it.
 
@@ -62,6 +64,7 @@ class Gauge(AbstractContextManager["Gauge"]):
     backend: str = "onnxruntime"
     bench: BenchOptions = BENCH
     watch: Stopwatch = field(default_factory=Stopwatch)
+    precision: str = "fp32"
     _folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Gauge:
@@ -81,11 +84,15 @@ class Gauge(AbstractContextManager["Gauge"]):
             float32, cut = cut, self._path("lowered")
             with self.watch.stage("convert"):
                 lower(float32, cut)
-        report: Callable[[int, int], None] = lambda done, total: self.watch.progress("time", done, total)  # noqa: E731
-        compared = Comparison(self._path("original"), cut, self.backend, stages=False, memory=False)
         with self.watch.stage("time"):
-            found = measure_files(compared, self.bench, report)
-        return found.named("original", "pruned")
+            return self._timed(self._path("original"), cut).named("original", "pruned")
+
+    def _timed(self, original: Path, cut: Path) -> Measurement:
+        report: Callable[[int, int], None] = lambda done, total: self.watch.progress("time", done, total)  # noqa: E731
+        if self.precision == "fp32":
+            return measure_onnx(original, cut, self.bench, report, self.backend)
+        clock = clock_of(self.backend, self.bench.threads, self.precision)  # as the layers were timed in it
+        return measure(clock.network(original), clock.network(cut), self.bench, report)
 
     def _written(self, model: nn.Module, name: str) -> Path:
         path = self._path(name)
@@ -107,7 +114,8 @@ def gauge_for(
     Args:
         model: the original.
         example: an example input, as for `channelcut.prune`; of its size are the times.
-        cost: what `channelcut.measure` returned; its `target` and `shapes` say what it was measured with.
+        cost: what `channelcut.measure` returned; its `target` and `shapes` say what it was measured with. Where a
+            mixed cost writes cuts in its precisions, its `target` is of the first.
         deploy: which form of both is timed.
         watch: takes the time of it.
 
@@ -116,7 +124,7 @@ def gauge_for(
     """
     bench = replace(BENCH, threads=cost.target.threads)
     timed = _as_measured(positional_inputs(model, example), getattr(cost, "shapes", ()))
-    return Gauge(model, timed, deploy, cost.target.backend, bench, watch or Stopwatch())
+    return Gauge(model, timed, deploy, cost.target.backend, bench, watch or Stopwatch(), cost.target.precision)
 
 
 def _as_measured(inputs: tuple[Any, ...], measured: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:

@@ -76,6 +76,8 @@ class CompressOptions:
     recovery: how each recovery is trained.
     sparsify: epochs of a training before the cut that shrinks the channels to go, see `channelcut.sparsify`; 0: none.
         It learns from what the recovery does, and trains as `recovery` says.
+    time_on: what runs the network where a budget limits time: layers, cuts and the final files are timed on it; one of
+        `latency.clocks.CLOCKS`.
     table: where the times of layers are kept, of a budget of time; None: see `channelcut.measure`.
     target: the device that the network will run on, one of `cost.devices.DEVICES`: its tile is the alignment, and a
         budget of time is planned by its roofline and not measured. Empty: this machine.
@@ -100,6 +102,7 @@ class CompressOptions:
     recovery: RecoverOptions = RECOVERY
     sparsify: int = 0
     images: Mapping[str, Any] = field(default_factory=dict)
+    time_on: str = "onnxruntime"
     table: Path | None = None
     target: str = ""
     target_precision: str = "fp16"

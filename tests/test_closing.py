@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from networks import stack as network
@@ -14,6 +15,7 @@ from torch import nn
 
 import channelcut as cc
 from channelcut.allocation import Budget
+from channelcut.bench.layers import onnxruntime as onnxruntime_layers
 from channelcut.choosing import Ranked, ranked
 from channelcut.closing import TOLERANCE, closed
 from channelcut.core.inputs import shapes_of
@@ -168,6 +170,22 @@ def test_a_cut_is_timed_as_its_cost_was_measured() -> None:
     assert (gauge.backend, gauge.bench.threads) == ("openvino", 2)
     with pytest.raises(cc.UserError, match=r"inputs of 4x3x12x12, and the example is 1x3x24x24"):
         gauge_for(model, torch.rand(1, 3, 24, 24), cost)
+
+
+def test_both_are_timed_in_the_precision_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lowered = network(), list[int]()
+    target = Target("a machine", "onnxruntime", "1", precision="int8")
+    as_int8 = onnxruntime_layers.in_int8
+
+    def in_int8(file: onnx.ModelProto) -> onnx.ModelProto:
+        lowered.append(sum(node.op_type == "QuantizeLinear" for node in as_int8(file).graph.node))
+        return as_int8(file)
+
+    monkeypatch.setattr(onnxruntime_layers, "in_int8", in_int8)
+    with gauge_for(model, EXAMPLE, SimpleNamespace(target=target, shapes=())) as gauge:
+        gauge.bench = replace(gauge.bench, time_limit_s=0.3, warmup_s=0.0)
+        found = gauge(cc.prune(model, EXAMPLE, keep=0.5).model)
+    assert found.ratio > 0 and len(lowered) == 2 and all(lowered)
 
 
 def test_a_budget_of_time_is_met_at_the_batch_of_its_cost(

@@ -242,6 +242,8 @@ def test_an_unsettled_time_is_said(groups: cc.Groups, file: Path, tmp_path: Path
     machine = Machine(lambda kind, widths: stairs(kind, widths) * float(generator.uniform(0.3, 3)))
     cost = costed(file, groups, machine, tmp_path, replace(QUICK, max_rounds=8, step=8))
     assert any("did not settle" in note for note in cost.notes)
+    assert 0.05 < cost.half_width < 1
+    assert costed(file, groups, Machine(), tmp_path / "quiet").half_width < 1e-9
 
 
 def test_an_interrupted_run_is_gone_on_with(groups: cc.Groups, file: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Time a pruned ONNX model against its original with ONNX Runtime on the CPU."""
+"""Time a pruned ONNX model against its original."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ def measure_onnx(
     pruned: Path,
     options: BenchOptions = DEFAULTS,
     on_progress: Progress | None = None,
+    backend: str = "onnxruntime",
 ) -> Measurement:
     """Interleaved times of both files on the same random, image-like inputs; see `engines.measure_files`.
 
     An open first axis gets `options.batch`. Raises `UserError` for a file that is not ONNX, inputs that differ between
     the two, or other open axes.
     """
-    return measure_files(Comparison(Path(original), Path(pruned), stages=False, memory=False), options, on_progress)
+    compared = Comparison(Path(original), Path(pruned), backend, stages=False, memory=False)
+    return measure_files(compared, options, on_progress)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from channelcut.cli import parsing
+from channelcut.latency.clocks import CLOCKS
 
 
 def add_budgets(group: Any) -> None:
@@ -42,6 +43,7 @@ def add_budgets(group: Any) -> None:
         "wins",
     )
     add_table(group)
+    add_time_on(group)
     add_target(group)
 
 
@@ -52,6 +54,17 @@ def add_table(group: Any) -> None:
         type=Path,
         metavar="FILE",
         help="where the times of layers are kept, of a budget of time (default: see channelcut measure)",
+    )
+
+
+def add_time_on(group: Any) -> None:
+    """What runs the network."""
+    group.add_argument(
+        "--time-on",
+        choices=CLOCKS,
+        default="onnxruntime",
+        help="what runs the network, of a budget of time: layers, cuts and the final files are timed on it "
+        "(default %(default)s)",
     )
 
 

@@ -147,6 +147,7 @@ def run(flags: Namespace) -> int:
         force=flags.force,
         **recovery_flags.read(flags),
         images=groups.read_images(flags),
+        time_on=flags.time_on,
         table=flags.table,
         target=target,
         target_precision=precision,

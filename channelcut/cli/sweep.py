@@ -32,6 +32,7 @@ def add_flags(parser: ArgumentParser) -> None:
         help="shares of the time: 0.3:0.9:7 for seven from 0.3 to 0.9, or some joined by commas",
     )
     budget_flags.add_table(group)
+    budget_flags.add_time_on(group)
     groups.add_choice(group)
     parser.set_defaults(keep=[], macs=None, params=None, latency_ms=None, target="", prove="whole")
     groups.add_coupling(parser)
@@ -79,6 +80,7 @@ def run(flags: Namespace) -> int:
         bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
         **recovery_flags.read(flags),
         images=groups.read_images(flags),
+        time_on=flags.time_on,
         table=flags.table,
     )
     with Bars(quiet=flags.quiet or flags.json) as progress, printing_to_stderr(), warnings.catch_warnings():

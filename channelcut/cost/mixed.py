@@ -114,6 +114,11 @@ class MixedCost:
         return getattr(self.base, "shapes", ())
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of each precision."""
+        return tuple(f"{name}: {note}" for name, cost in self.costs.items() for note in getattr(cost, "notes", ()))
+
+    @property
     def step(self) -> int:
         """The least step of the precisions: what the others pay within theirs, their times say."""
         return min(cost.step for cost in self.costs.values())

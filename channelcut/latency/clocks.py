@@ -19,6 +19,20 @@ _PRECISIONS = {
 }
 
 
+def precisions_of(backend: str) -> tuple[str, ...]:
+    """What the layers of a back end are timed in; nothing is imported.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = backend.strip().lower().replace("-", "_")
+    if name not in CLOCKS:
+        raise UserError(
+            f"There is no back end called {backend!r} whose layers can be timed; known: {', '.join(CLOCKS)}."
+        )
+    return _PRECISIONS[name]
+
+
 def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerClock:
     """The clock of a back end; what it needs is imported here.
 
@@ -27,15 +41,9 @@ def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerCl
     """
     if threads < 1:
         raise UserError(f"The number of threads is {threads}; expected at least 1.")
-    name = backend.strip().lower().replace("-", "_")
-    if name not in CLOCKS:
-        raise UserError(
-            f"There is no back end called {backend!r} whose layers can be timed; known: {', '.join(CLOCKS)}."
-        )
-    if precision not in _PRECISIONS[name]:
-        raise UserError(
-            f"The layers of {name} are timed in {' or '.join(_PRECISIONS[name])}; {precision!r} is asked for."
-        )
+    known, name = precisions_of(backend), backend.strip().lower().replace("-", "_")
+    if precision not in known:
+        raise UserError(f"The layers of {name} are timed in {' or '.join(known)}; {precision!r} is asked for.")
     if name == "torch_cuda":
         from channelcut.bench.layers.torch import TorchClock
 

@@ -149,7 +149,8 @@ class _Measuring:
             if times is None:
                 untimed.append(layer)
             else:
-                found.append(MeasuredLayer(layer.name, str(layer.kind), layer.extent, times, layer.reads, layer.writes))
+                words, spread = str(layer.kind), self.table.times[layer.kind][layer.extent.full].spread
+                found.append(MeasuredLayer(layer.name, words, layer.extent, times, layer.reads, layer.writes, spread))
         return found, untimed
 
     def _notes(self, layers: Sequence[FileLayer], untimed: Sequence[FileLayer], step: int) -> list[str]:
