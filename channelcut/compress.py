@@ -126,7 +126,8 @@ def made(
 ) -> list[tuple[str, str, nn.Module | Path]]:
     """What there is to evaluate beside the original: the cut before and after it was restored, and the files."""
     refitted = result.compensation is not None and result.compensation.refitted > 0
-    restored = refitted or result.recalibration is not None or result.rescaling is not None
+    said = (result.recalibration, result.rescaling, result.recovery)
+    restored = refitted or any(step is not None for step in said)
     found: list[tuple[str, str, nn.Module | Path]] = []
     if restored:
         found.append(("pruned", "module, as cut", apply(model, result.step)))

@@ -26,6 +26,7 @@ from channelcut.cli import main
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import named_tensors
 from channelcut.cutting.storage import load_plan
+from channelcut.recovering import rounds
 from channelcut.recovering.steps import Training
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
@@ -458,3 +459,36 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
         assert torch.allclose(tensor, alone[name], atol=1e-5), name
+
+
+def test_a_recovery_within_a_budget_of_time_goes_on_with_its_cut(tmp_path: Path, monkeypatch: Any) -> None:
+    """Measured times, and so plans, differ from run to run."""
+    (tmp_path / "det.py").write_text(FACTORY.replace("16", "64"))
+    plans: list[Any] = []
+    killed = [True]
+
+    def cut(*given: Any, **asked: Any) -> Any:
+        plans.append(cc.prune(*given, **asked | {"latency": asked["latency"] - 0.1 * len(plans)}))
+        return plans[-1]
+
+    def recovered(*given: Any) -> Any:
+        if killed.pop() if killed else False:
+            raise KeyboardInterrupt
+        return rounds_recovered(*given)
+
+    rounds_recovered = rounds.recovered
+    monkeypatch.setattr(rounds, "prune", cut)
+    monkeypatch.setattr(rounds, "recovered", recovered)
+    command = ["compress", f"{tmp_path}/det.py:factory", "--target", "avx2", "--no-engine", "--no-bench", "--quiet"]
+    command += ["--out", str(tmp_path / "out"), "--recover", "1", "--learning-rate", "1e-4", "--latency"]
+    assert main([*command, "0.7"]) == 130
+    assert main([*command, "0.7"]) == 0
+    assert len(plans) == 1
+    found = load_plan(tmp_path / "out")
+    assert found.kept == plans[0].plan.kept
+    assert [change["step"] for change in found.changes] == ["compensate", "recover"]
+    assert not list(tmp_path.glob(".out*"))
+    killed.append(True)
+    assert main([*command, "0.6", "--force"]) == 130
+    assert main([*command, "0.7", "--force"]) == 0, "another budget is another cut"
+    assert len(plans) == 3

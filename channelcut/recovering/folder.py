@@ -75,7 +75,7 @@ def recover_folder(
     check_taught(data, owner)
     how = preprocessing_for(owner, model, data, images) if data is not None else None
     asked = Training(data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner)
-    found = recovered(model, _result(folders.folder, model, x), asked)
+    found = recovered(model, result_in(folders.folder, model, x), asked)
     if is_first():
         _write(found, owner, folders)
     assert found.recovery is not None
@@ -94,8 +94,17 @@ def _original(folders: Folders) -> Source:
     return open_source(str(options["model"]), weights, trust=folders.trust, inputs=recorded)
 
 
-def _result(folder: Path, model: nn.Module, x: Any) -> PruneResult:
-    """What is in a folder, as `prune` had returned it."""
+def result_in(folder: Path, model: nn.Module, x: Any) -> PruneResult:
+    """What is in a folder, as `prune` had returned it, but for what restoring said of itself.
+
+    Args:
+        folder: with plan and weights.
+        model: the original.
+        x: an example input.
+
+    Raises:
+        UserError: the folder is incomplete or damaged, is of another network, or its cut was never proven.
+    """
     small = restore(lambda: private_copy(model), folder)
     record = record_of(small)
     assert record is not None

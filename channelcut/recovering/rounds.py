@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,15 @@ from torch import nn
 from channelcut.api import analyze, plan, prune
 from channelcut.core.deployed import DEFAULT as WHOLE
 from channelcut.core.errors import UserError
+from channelcut.core.files import write_atomically
 from channelcut.core.inputs import split_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
-from channelcut.cutting import compose
+from channelcut.core.tensors import weights_fingerprint
+from channelcut.core.words import kind_of
+from channelcut.cutting import compose, store
 from channelcut.labelled import targets_of
+from channelcut.recovering.folder import result_in
 from channelcut.recovering.sparse import ANALYSIS, PENALTY, sparsified
 from channelcut.recovering.steps import Training, checkpoint_folder, recovered
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from channelcut.begun import Begun
 
 _COSTS = ("macs", "params")
+_NOT_TOLD = ("cost", "calibration", "loss")  # of what a cut was asked for: read or measured anew in every run
 
 
 def in_rounds(
@@ -106,7 +112,33 @@ def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
         return prune(begun.start, begun.example, **prunes, progress=watch.progress)
     how = options.recovery.prepared(options.prune.preprocessing)
     asked = Training(begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner)
+    if options.prune.timed and options.rounds == 1:
+        cut = _cut_once(begun, prunes, checkpoint_folder(out) / "cut", watch)
+        return recovered(begun.model, cut, replace(asked, out=checkpoint_folder(out) / "round1"))
     return in_rounds(begun.model, begun.example, options.rounds, asked, prunes, begun.start)
+
+
+def _cut_once(begun: Begun, prunes: Mapping[str, Any], folder: Path, watch: Stopwatch) -> PruneResult:
+    """The cut within a budget of time, kept in a folder: another measurement would lead to another plan.
+
+    A recovery that was killed would then not be that of the cut.
+    """
+    options = {name: value for name, value in vars(begun.options.prune).items() if name not in _NOT_TOLD}
+    said = {name: repr(value) for name, value in options.items()} | {"data": _words(begun.given)}
+    said |= {"weights": weights_fingerprint(begun.model), "time_on": begun.options.time_on}
+    asked, text = folder / "asked.json", json.dumps(said, sort_keys=True)
+    if asked.is_file() and asked.read_text(encoding="utf-8") == text:
+        return result_in(folder, begun.model, begun.example)
+    cut = prune(begun.start, begun.example, **prunes, progress=watch.progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    asked.unlink(missing_ok=True)
+    store(cut.model, cut.plan, folder)
+    write_atomically(asked, text.encode())  # last: what it stands beside is whole
+    return cut
+
+
+def _words(given: Any) -> str:
+    return str(given) if isinstance(given, (str, Path)) else kind_of(given)
 
 
 def prepared_for_cut(begun: Begun, out: Path, watch: Stopwatch) -> nn.Module:
