@@ -15,7 +15,7 @@ READY   = $(VENV)/.ready
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile $(TORCH) -e '.[dev,rtx,ultralytics]'
+	$(BIN)/python -m pip install --quiet --no-compile $(TORCH) -e '.[dev,rtx,ultralytics,openvino,ray,lightning]'
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(VENV)/oldest-ultralytics $(OLDEST)
 	touch $@
 

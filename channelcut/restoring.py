@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.adapters import adapter_of
+from channelcut.core.accelerator import accelerator, device_of
 from channelcut.core.copies import private_copy
 from channelcut.core.deployed import Deploy
 from channelcut.core.entries import FORWARD, call_entry
@@ -33,7 +35,7 @@ from channelcut.cutting.apply import check_plan
 from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
 from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
-from channelcut.recovery.batches import run_batch
+from channelcut.recovery.batches import mapped, run_batch
 from channelcut.recovery.chunks import LARGEST, alike, bytes_of_image, flat, free_memory, joined, of_size, others
 from channelcut.recovery.compensate import refit
 from channelcut.recovery.targets import Objective, Pair
@@ -206,8 +208,11 @@ class _Left(Exception):
 def _refitted(
     model: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs, deploy: Deploy, watch: Stopwatch
 ) -> tuple[nn.Module, Compensation]:
-    """A copy with refitted layers, weighted by what matters where gradients tell that; or why there is none."""
-    original, why = private_copy(model).eval(), ""
+    """A copy with refitted layers, weighted by what matters where gradients tell that; or why there is none.
+
+    Computed on a GPU where there is one, and where that fails on the device of the network.
+    """
+    own, why = device_of(model), ""
 
     def report(done: int, total: int) -> None:
         try:
@@ -215,16 +220,17 @@ def _refitted(
         except Exception as error:
             raise _Left(error) from error
 
-    for weighted in (True, False):
-        clone = private_copy(smaller).eval()
+    for device, weighted in dict.fromkeys(((accelerator(model), True), (own, True), (own, False))):
         try:
-            pair, batches = _pair(original, clone, plan, every)
+            original, clone = (private_copy(network).eval().to(device) for network in (model, smaller))
+            pair, batches = _pair(original, clone, plan, mapped(every, partial(Tensor.to, device=device)))
             objective = _objective(original, batches[0], deploy) if weighted else None
-            return clone, refit(pair, batches, objective, report)
+            done = refit(pair, batches, objective, report)
+            return clone.to(own), done
         except _Left as left:
             raise left.reason from None
         except torch.OutOfMemoryError:
-            return smaller, Compensation(images_in(every), refused="the device has not enough memory")
+            why = f"{device.type} has not enough memory"
         except (ChannelcutError, Misaligned, RuntimeError) as error:  # gradients lead nowhere, or no batches are taken
             why = " ".join(str(error).split())[:300] or "the original and the cut network run different ops"
     return smaller, Compensation(images_in(every), refused=f"both networks do not run side by side on batches: {why}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import channelcut as cc
+from channelcut import restoring
 from channelcut.core.deployed import Deploy
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import weights_fingerprint
@@ -108,6 +109,28 @@ def test_the_same_images_give_the_same_weights() -> None:
     found = [cc.prune(model, x[:1], keep=0.5, calibration=x) for _ in range(2)]
     assert weights_fingerprint(found[0].model) == weights_fingerprint(found[1].model)
     assert torch.equal(drawn, torch.get_rng_state())
+
+
+def test_what_a_gpu_cannot_do_is_done_where_the_network_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On `meta` nothing has values, as on a GPU that is full or lacks an op nothing comes out."""
+    tried: list[torch.device] = []
+    move = nn.Module.to
+
+    def to(module: nn.Module, device: torch.device) -> nn.Module:
+        tried.append(device)
+        return move(module, device)
+
+    torch.manual_seed(0)
+    model, images = Joined().eval(), torch.rand(64, 3, 8, 8)
+    result = cc.prune(model, images[:1], keep=0.5)
+    here = cc.compensate(model, result, images)
+    monkeypatch.setattr(restoring, "accelerator", lambda _: torch.device("meta"))
+    monkeypatch.setattr(nn.Module, "to", to)
+    there = cc.compensate(model, result, images)
+    assert [device.type for device in tried[:3]] == ["meta", "meta", "cpu"]
+    assert there.compensation is not None and there.compensation.refitted
+    for name, tensor in here.model.state_dict().items():
+        assert torch.equal(tensor, there.model.state_dict()[name])
 
 
 def test_shared_and_computed_weights_stay_and_are_listed() -> None:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from channelcut.adapters import Adapter, adapter_of, images_of, preprocessing_of
 from channelcut.adapters.user_file import UserFile
+from channelcut.core.accelerator import accelerator
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
@@ -209,8 +210,7 @@ def _device(model: nn.Module, options: RecoverOptions) -> torch.device:
             return torch.device(options.device)
         except RuntimeError as error:
             raise UserError(f"device={options.device!r} is none: expected cpu, cuda or cuda:1, say.") from error
-    given = next((tensor.device for tensor in named_tensors(model).values()), torch.device("cpu"))
-    return torch.device("cuda") if given.type == "cpu" and torch.cuda.is_available() else given
+    return accelerator(model)
 
 
 def _example(graph: Graph, model: nn.Module, data: Any) -> Inputs:
