@@ -415,6 +415,7 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     assert "Loss on images held back" in (out / "report.html").read_text()
     assert not list(tmp_path.glob(".out*"))
     again = ["recover", str(out), "--epochs", "1", "--out", str(tmp_path / "again"), "--learning-rate", "1e-4"]
+    again += ["--augment", "none", "--patience", "1", "--device", "cpu", "--seed", "3"]
     assert main(again) == 0
     assert "1 epochs, 5 steps, with labels, loss on images held back" in " ".join(capsys.readouterr().out.split())
     changes = load_plan(tmp_path / "again").changes
@@ -492,3 +493,19 @@ def test_a_recovery_within_a_budget_of_time_goes_on_with_its_cut(tmp_path: Path,
     assert main([*command, "0.6", "--force"]) == 130
     assert main([*command, "0.7", "--force"]) == 0, "another budget is another cut"
     assert len(plans) == 3
+
+
+def test_the_flags_of_a_training_reach_it() -> None:
+    from argparse import ArgumentParser
+
+    from channelcut.cli import recovery_flags
+
+    parser = ArgumentParser()
+    recovery_flags.add_training(parser)
+    given = ["--augment", "flip, scale", "--patience", "2", "--device", "cpu", "--seed", "0", "--batch-norm", "frozen"]
+    found = recovery_flags.read_training(parser.parse_args(given))
+    expected = {"augment": ("flip", "scale"), "patience": 2, "device": "cpu", "seed": 0, "batch_norm": "frozen"}
+    assert found == cc.RecoverOptions(**expected)
+    assert recovery_flags.read_training(parser.parse_args(["--augment", "none"])).augment == ()
+    with pytest.raises(cc.UserError, match="mosaics"):
+        recovery_flags.read_training(parser.parse_args(["--augment", "mosaics"]))

@@ -179,6 +179,16 @@ def positive(text: str) -> int:
     return found
 
 
+def whole(text: str) -> int:
+    """An integer of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def augmentation(text: str) -> tuple[str, ...]:
+    """`flip,scale` as a tuple, `none` as an empty one."""
+    return () if text == "none" else tuple(part.strip() for part in text.split(","))
+
+
 def shares(text: str) -> tuple[float, ...]:
     """`0.3:0.9:7` as seven shares from 0.3 to 0.9, the largest first; or some joined by commas."""
     if text.count(":") != 2:

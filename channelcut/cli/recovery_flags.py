@@ -12,7 +12,7 @@ from channelcut.core.errors import UserError
 if TYPE_CHECKING:
     from channelcut.recovery.distil import RecoverOptions
 
-_TRAINING = ("batch", "learning_rate", "task", "batch_norm", "init", "rewind")
+_TRAINING = ("batch", "learning_rate", "task", "batch_norm", "augment", "patience", "device", "seed", "init", "rewind")
 
 
 def add(parser: ArgumentParser) -> None:
@@ -64,7 +64,26 @@ def add_training(group: Any) -> None:
         "--batch-norm",
         choices=("auto", "frozen", "batch", "recalibrate"),
         help="statistics stay (frozen), are those of batches, or are measured anew at the end (default auto: of "
-        "batches, where 32 inputs or more are computed at once, else frozen)",
+        "batches, where 32 inputs or more are computed at once, else, and of detectors, frozen)",
+    )
+    group.add_argument(
+        "--augment",
+        type=parsing.augmentation,
+        metavar="A,B",
+        help="what is done to every image, for original and cut alike: some of flip, scale, colour and mosaic, or none "
+        "(default: the first three, of detectors mosaic too; with labels of a loss() of yours colour alone)",
+    )
+    group.add_argument(
+        "--patience",
+        type=parsing.positive,
+        metavar="N",
+        help="stop after so many epochs without a gain on images that are held back (default: never)",
+    )
+    group.add_argument(
+        "--device", metavar="NAME", help="where to train, such as cuda:1 (default: the GPU where there is one)"
+    )
+    group.add_argument(
+        "--seed", type=parsing.whole, metavar="N", help="of order, augmentation and what is drawn (default 0)"
     )
     group.add_argument(
         "--init",
