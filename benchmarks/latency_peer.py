@@ -66,8 +66,10 @@ class Bench:
 
     def ways(self, name: str) -> Iterator[tuple[str, Callable[[float], Made]]]:
         """What is compared: how a network is made for a share of what each way limits."""
-        for align in sorted({self.network.align, self.cost.step}):
-            for limit, words in (("latency", "time"), ("macs", "MACs"), ("keep", "uniform")):
+        step, least = self.cost.step, self.network.align
+        asked = {"latency": {step}, "keep": {step}, "macs": {step, least}}
+        for limit, words in (("latency", "time"), ("macs", "MACs"), ("keep", "uniform")):
+            for align in sorted(asked[limit]):
                 yield f"{words}, align {align}", partial(self.pruned, limit, align)
         for criterion in CRITERIA.get(name, ()):
             for align in (8, 16):
@@ -130,7 +132,7 @@ def row(bench: Bench, build: Callable[[float], Made], target: float, gauge: Gaug
         return {"failed": f"{type(error).__name__}: {error}"[:300]}
     network = bench.network
     tuned, _ = recalibrate(model, list(torch.split(bench.chosen, 64)))
-    states = {"as cut": network.evaluate(model), "recalibrated": network.evaluate(tuned)}
+    states = {"recalibrated": network.evaluate(tuned)}
     if result is not None:
         states["compensated"] = network.evaluate(cc.compensate(network.model, result, bench.chosen).model)
     macs = None if result is None else result.plan.macs_ratio
@@ -177,15 +179,15 @@ def table(rows: Mapping[str, Any]) -> str:
         "beside it. Time is a share of the original's, as measured; accuracy is top-1 on the 10,000 test images of",
         "CIFAR-10, or mAP50-95 on the 128 images of coco128 val.",
         "",
-        "| network | processor | asked | way | measured | MACs | as cut | recalibrated | compensated |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | processor | asked | way | measured | MACs | recalibrated | compensated |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for found in rows.values():
         start = f"| {found['network']} | {found['processor']} | {found['target']} | {found['way']} | "
         if "failed" in found:
-            lines.append(f"{start}{found['failed']} | | | | |")
+            lines.append(f"{start}{found['failed']} | | | |")
             continue
-        cells = [_metric(found["states"].get(state)) for state in ("as cut", "recalibrated", "compensated")]
+        cells = [_metric(found["states"].get(state)) for state in ("recalibrated", "compensated")]
         macs = "" if found["macs"] is None else f"{found['macs']:.3f}"
         lines.append(f"{start}{found['estimate']:.3f} | {macs} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
