@@ -35,13 +35,14 @@ from channelcut.adapters.ultralytics.weighing import detections
 from channelcut.allocation import Budget, allocate
 from channelcut.bench.environment import environment
 from channelcut.core.copies import private_copy
-from channelcut.core.deployed import DEFAULT
+from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import BudgetError
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import Inputs
 from channelcut.core.labels import Targets
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
+from channelcut.core.sensitivity import Weighing
 from channelcut.core.tensors import named_tensors
 from channelcut.cost import network_costs
 from channelcut.cutting import cut, make_plan
@@ -54,8 +55,12 @@ from channelcut.scoring import Sample, Scored, sampled_score, score, unit_of
 RESULTS = Path(__file__).parent / "results" / "scores"
 NETWORKS = ("yolo26n", "yolo11n", "yolov8n", "nanodet_m", "yolov5n", "resnet56")
 CRITERIA = ("l2", "taylor", "fisher", "group-fisher", "reconstruction", "fpgm", "activation")
-# Of Ultralytics' networks alone: by their own loss, and with boxes that count no more than scores.
-LABELLED, BOXES = ("fisher, labels", "taylor, labels"), "taylor, boxes 1"
+# Of Ultralytics' networks alone: by their own loss, with boxes that count no more than scores, by YOLO26's other head.
+LABELLED = ("fisher, labels", "taylor, labels")
+WEIGHED: dict[str, Callable[[nn.Module], Weighing]] = {
+    "taylor, boxes 1": lambda model: detections(model, DEFAULT, 1.0),
+    "taylor, one-to-one": lambda model: detections(model, Deploy(nms=False)),
+}
 BUDGETS = (0.9, 0.8, 0.7, 0.5)
 SIZE, IMAGES, TRAINING, CIFAR_IMAGES, ALIGN, SEED = 320, 64, 5000, 256, 8, 0
 
@@ -106,8 +111,8 @@ def rows_of(case: Case, criterion: str, budgets: Sequence[float]) -> Any:
     """A row for each budget, by its key."""
     wall, processor = perf_counter(), process_time()
     name, (criterion, _, variant) = criterion, criterion.partition(", ")
-    if name == BOXES:
-        sample = Sample(case.batches, detections(case.model, DEFAULT, 1.0))
+    if name in WEIGHED:
+        sample = Sample(case.batches, WEIGHED[name](case.model))
         weights = score(case.groups, named_tensors(case.model), "l2")
         scored = sampled_score(case.groups, case.model, criterion, sample, weights)
     else:
@@ -182,7 +187,7 @@ def write(new: dict[str, Any]) -> None:
 def table(content: dict[str, Any]) -> str:
     """The rows as Markdown: a line for each network and budget, a column for each criterion."""
     rows = content["rows"]
-    criteria = [c for c in (*CRITERIA, BOXES, *LABELLED) if any(row.get("criterion") == c for row in rows.values())]
+    criteria = [c for c in (*CRITERIA, *WEIGHED, *LABELLED) if any(row.get("criterion") == c for row in rows.values())]
     lines = [
         "# What a criterion keeps",
         "",
