@@ -147,6 +147,8 @@ def table(content: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['macs']:.3f} | {row['before']:.4f} | {row['after']:.4f} | {row['processor_s']:.0f} s |"
         )
+    for name, row in content["rows"].items():
+        lines += [line for note in row.get("notes", ()) for line in ("", f"{name}: {note}")]
     return "\n".join(lines) + "\n"
 
 
