@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from channelcut import steps
 from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
-from channelcut.choosing import AUTO, alignment, excludes, ranked
+from channelcut.choosing import AUTO, alignment, excludes, fine_alignment, ranked
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.entries import Entries, with_entries
 from channelcut.core.errors import UserError
@@ -183,7 +183,8 @@ def plan(
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
     multiple = alignment(align, cost)
-    budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms)
+    fine = fine_alignment(align, cost, timed=latency is not None or latency_ms is not None)
+    budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms, fine)
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, traced_example(model, groups.graph, calibration), preprocessing)
     images = images_for(model, groups, calibration, preprocessing)
@@ -365,7 +366,8 @@ def prune(
     check_rescale(rescale)
     check_restore(restore)
     multiple = alignment(align, cost)
-    budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms)
+    fine = fine_alignment(align, cost, timed=latency is not None or latency_ms is not None)
+    budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms, fine)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)
     given, watch, held = finite_inputs(split_inputs(x)), Stopwatch(progress), excludes(exclude)
     inputs = with_entries(model, given, entries)

@@ -109,6 +109,11 @@ def alignment(align: int | str, cost: WidthCost | None) -> int:
     return int(getattr(cost, "step", 1)) if align == AUTO else cast(int, align)  # a budget checks it
 
 
+def fine_alignment(align: int | str, cost: WidthCost | None, *, timed: bool) -> int:
+    """The multiple of narrow widths, where `auto` lets a budget of time choose among all that were timed; 0: none."""
+    return int(getattr(cost, "fine", 0)) if align == AUTO and timed else 0
+
+
 def ranked(
     model: nn.Module,
     groups: Groups,

@@ -97,7 +97,8 @@ def closed(scored: Ranked, budget: Budget, gauge: Gauging, watch: Stopwatch) -> 
     trials: list[Trial] = []
     asked, budget = budget, budget.in_shares(scored.whole_ms)
     for align in (budget.align, *(wide for wide in (16, 32) if wide > budget.align)):
-        loop = _Loop(scored, replace(budget, align=align), gauge, watch)
+        fine = budget.fine if align == budget.align else 0
+        loop = _Loop(scored, replace(budget, align=align, fine=fine), gauge, watch)
         try:
             found = loop.run()
         except BudgetError:

@@ -70,6 +70,7 @@ def test_alignment() -> None:
     assert admissible_widths(np.arange(1, 21), 8, 2).tolist() == [8, 16, 20]
     assert admissible_widths(np.arange(1, 7), 8, 1).tolist() == [6]
     assert admissible_widths(np.arange(1, 65), 16, 32).tolist() == [32, 48, 64]
+    assert admissible_widths(np.arange(1, 65), 16, 5, 4).tolist() == [8, 12, 16, 20, 24, 28, 32, 48, 64]
 
 
 def test_rounding_follows_importance() -> None:

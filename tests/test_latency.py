@@ -145,6 +145,25 @@ def test_a_prediction_is_what_the_cut_takes(model: nn.Module, groups: cc.Groups,
 
 
 @dataclass
+class Believed:
+    """A measured cost without a `target`: nothing is timed for a plan by it."""
+
+    cost: MeasuredCost
+
+    def __post_init__(self) -> None:
+        self.step, self.fine = self.cost.step, self.cost.fine
+
+    def __call__(self, widths: NDArray[np.int64]) -> float:
+        return self.cost(widths)
+
+    def pairwise(self, steps: Sequence[NDArray[np.int64]]) -> object:
+        return self.cost.pairwise(steps)
+
+    def on(self, groups: cc.Groups) -> Believed:
+        return Believed(self.cost.on(groups))
+
+
+@dataclass
 class Slower(Machine):
     """A machine whose networks take less than their layers do alone, and something else beside."""
 
@@ -406,6 +425,30 @@ def test_widths_that_no_vector_divides_follow_the_width() -> None:
     assert found is not None
     for cin, cout in [(52, 96), (49, 96), (57, 96), (63, 33), (113, 80), (98, 31), (124, 12)]:
         assert found.at(np.array([cin]), np.array([cout]))[0] == pytest.approx(ms(cin, cout), rel=0.05)
+
+
+def test_narrow_layers_may_be_quicker_inside_a_step(
+    groups: cc.Groups, file: Path, model: nn.Module, tmp_path: Path
+) -> None:
+    """What reads some narrow widths inside a step runs in half the time: a budget of time is met by these too."""
+
+    def ms(kind: LayerKind, widths: Widths) -> float:
+        blocks = -(-widths.cin // 16) * -(-widths.cout // 16)
+        return blocks * (0.5 if widths.cin in (12, 24, 28) and widths.groups == 1 else 1.0)
+
+    cost = costed(file, groups, Machine(ms), tmp_path, replace(QUICK, step=16))
+    assert cost.fine == 4
+    kept = {}
+    for align in ("auto", 16):
+        plan = cc.plan(model, groups, latency=0.7, cost=Believed(cost), align=align, min_keep=0.0)
+        kept[align] = [group.kept for group in plan.groups]
+        assert cost(np.array(kept[align])) <= 0.7 * cost.full_ms
+        assert plan.options["align"] == 16
+    assert any(width % 16 and width < 32 for width in kept["auto"])
+    assert not any(width % 4 for width in kept["auto"])
+    assert kept[16] == [group.kept for group in plan.groups if group.kept % 16 == 0 or group.kept == group.width]
+    macs = cc.plan(model, groups, macs=0.5, cost=Believed(cost))
+    assert all(g.kept % 16 == 0 or g.kept == g.width for g in macs.groups), "no time, no width that time alone tells"
 
 
 def test_measuring_with_pytorch(groups: cc.Groups, file: Path, tmp_path: Path) -> None:

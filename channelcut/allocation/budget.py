@@ -43,8 +43,9 @@ class Budget:
     Limits are shares of the original in (0, 1], or absolute numbers above 1; that on time is a share, `latency`, or
     milliseconds, `latency_ms`. `keep` is one share, or shares by pattern
     on the names of layers: what is kept, or, beside a limit, the least that is kept. `align` is the multiple that kept
-    widths are rounded to, `min_keep` the least share of any group that a limit leaves, `min_channels` the least number
-    of channels of any lane of any group.
+    widths are rounded to, `fine` another one that narrow widths, below twice `align`, may be of (0: none), `min_keep`
+    the least share of any group that a limit leaves, `min_channels` the least number of channels of any lane of any
+    group.
     """
 
     keep: float | Mapping[str, float] | None = None
@@ -55,6 +56,7 @@ class Budget:
     min_channels: int = 1
     latency: float | None = None
     latency_ms: float | None = None
+    fine: int = 0
 
     def __post_init__(self) -> None:
         limits = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
@@ -216,9 +218,8 @@ def steps_and_means(
     means = [
         _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
     ]
-    aligns = [width_alignment(groups, group, budget.align) for group in groups.groups]
     least = [least_width(group, budget, share) for group, share in zip(groups.groups, asked, strict=True)]
-    steps = [admissible_widths(g.widths, a, low) for g, a, low in zip(groups.groups, aligns, least, strict=True)]
+    steps = [_admissible(groups, group, budget, low) for group, low in zip(groups.groups, least, strict=True)]
     return steps, means, order
 
 
@@ -239,11 +240,15 @@ def _nothing_to_remove(groups: Groups) -> UserError:
 
 def least_widths(groups: Groups, budget: Budget) -> Widths:
     """The width that each group has at least under a limit, at the alignment and the floors of a budget."""
-    found = []
-    for group in groups.groups:
-        align = width_alignment(groups, group, budget.align)
-        found.append(admissible_widths(group.widths, align, least_width(group, budget, math.nan))[0])
+    found = [_admissible(groups, g, budget, least_width(g, budget, math.nan))[0] for g in groups.groups]
     return np.array(found, dtype=np.int64)
+
+
+def _admissible(groups: Groups, group: Group, budget: Budget, least: int) -> Widths:
+    """The widths that a budget offers a group."""
+    align = width_alignment(groups, group, budget.align)
+    fine = width_alignment(groups, group, budget.fine) if budget.fine else 0
+    return admissible_widths(group.widths, align, least, fine)
 
 
 def least_width(group: Group, budget: Budget, share: float) -> int:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from channelcut.core.groups import Group, Groups
 
 
-def admissible_widths(widths: NDArray[np.int64], align: int, least: int = 1) -> NDArray[np.int64]:
+def admissible_widths(widths: NDArray[np.int64], align: int, least: int = 1, fine: int = 0) -> NDArray[np.int64]:
     """Of the widths that a group may have, ascending, those that a plan may choose.
 
     A width off the alignment can be slower than the full one on dense hardware, so only multiples of `align` and the
-    full width itself are offered, none below `least`.
+    full width itself are offered, none below `least`. Where `fine` is given, so are its multiples below twice `align`.
     """
-    chosen = (widths % align == 0) & (widths >= max(1, least))
+    chosen = widths % align == 0
+    if fine:
+        chosen |= (widths % fine == 0) & (widths < 2 * align)
+    chosen &= widths >= max(1, least)
     return np.unique(np.append(widths[chosen], widths[-1])).astype(np.int64)
 
 

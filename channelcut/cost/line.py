@@ -19,6 +19,7 @@ Values = NDArray[np.float64]
 FINE = 4
 """Multiples of this inside a step are a kind of their own: vectors are that long at least on every target."""
 _APART = 0.1  # shares of a step's end that are nearer to one another than this show no slope
+_SAME = 0.04  # a difference to the step's end that is less is noise: no channel is given for it
 _LOW = 0.1  # of what the step's end takes, at the least: noise must not turn a time over
 _DETAIL = 12  # a line has every step up to this many of them, then ever wider ones
 _LEAST = 16  # widths below this part of the full one are not timed: no plan keeps so few
@@ -51,12 +52,14 @@ def coarse(full: int, step: int, unit: int = 1) -> list[int]:
 def inside(full: int, step: int, unit: int = 1) -> list[int]:
     """Widths inside steps, ascending: in the last step and in one at a quarter of the way.
 
-    Of each step the first and the last width, and one that is a multiple of `FINE`.
+    Of each step the first and the last width, and one that is a multiple of `FINE`; in the first two steps all that
+    are, since narrow layers may be run by other kernels.
     """
     if step == 1 or math.lcm(step, unit) == unit:
         return []
     ends = {step * (full // step), step * max(1, full // step // 4)} if full > step else {full}
     found = {width for end in ends for width in (end - step + unit, end - FINE, end - unit)}
+    found |= set(range(FINE, 2 * step, FINE))
     return sorted(w for w in found if 0 < w < full and w % step and not w % unit and w * _LEAST >= full)
 
 
@@ -86,7 +89,8 @@ class Line:
         shares = np.array([times[int(w)] for w in off]) / plain.ends(off)
         fine = off % FINE == 0
         if fine.any():
-            plain = replace(plain, fine=np.stack([off[fine], shares[fine]]))
+            told = np.where(np.abs(shares[fine] - 1) < _SAME, 1.0, shares[fine])
+            plain = replace(plain, fine=np.stack([off[fine], told]))
         if not fine.all():
             plain = replace(plain, odd=_straight(off[~fine] / plain.end(off[~fine]), shares[~fine]))
         return plain

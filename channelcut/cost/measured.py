@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.cost.kinds import DENSE
+from channelcut.cost.line import FINE
 from channelcut.cost.parts import Part, Parts
 from channelcut.cost.protocol import Pairwise, Values, Widths
 from channelcut.cost.surface import Extent, Surface
@@ -95,6 +96,11 @@ class MeasuredCost:
         times = np.array([layer.surface.full for layer in self.layers])
         spreads = np.array([layer.spread for layer in self.layers])
         return float(np.sqrt(np.sum((times * spreads) ** 2)) / max(times.sum(), 1e-12))
+
+    @property
+    def fine(self) -> int:
+        """Of widths below two steps, what those are multiples of that were timed each; 0: multiples of the step."""
+        return FINE if self.step > FINE else 0
 
     @property
     def lone_ms(self) -> float:

@@ -123,6 +123,11 @@ class MixedCost:
         """The least step of the precisions: what the others pay within theirs, their times say."""
         return min(cost.step for cost in self.costs.values())
 
+    @property
+    def fine(self) -> int:
+        """As of the first precision; 0 where that has none."""
+        return int(getattr(self.base, "fine", 0))
+
     def __call__(self, widths: Widths) -> float:
         """The milliseconds in the first precision when group g keeps widths[g] steps, shape (groups,)."""
         return self._base(widths)
