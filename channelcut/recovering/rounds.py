@@ -17,7 +17,7 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.cutting import compose
 from channelcut.labelled import targets_of
-from channelcut.recovering.sparse import ANALYSIS, PENALTY, sparsified
+from channelcut.recovering.sparse import ANALYSIS, PENALTY, check_keywords, sparsified
 from channelcut.recovering.steps import Training, checkpoint_folder, recovered
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def in_rounds(
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise UserError(f"rounds={rounds!r}: expected a whole number from 1 on.")
+    check_keywords(prunes, "prune_in_rounds")
     if rounds > 1 and (prunes.get("latency") or prunes.get("latency_ms")):
         raise UserError(
             f"rounds={rounds} with a budget of time: times were measured of the uncut network, and each round cuts "
