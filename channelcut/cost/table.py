@@ -221,8 +221,8 @@ def _torn_head(start: bytes) -> bool:
 
 
 def _target(said: Mapping[str, Any]) -> Target:
-    texts = [field_of(said, name, str, "text", "target") for name in ("device", "backend", "version", "precision")]
-    return Target(*texts, count(said, "threads", "target", least=1))
+    texts = {n: field_of(said, n, str, "text", "target") for n in ("device", "backend", "version", "precision")}
+    return Target(**texts, threads=count(said, "threads", "target", least=1))
 
 
 def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
