@@ -159,7 +159,7 @@ class _PointMaker:
 def _said(options: SweepOptions) -> dict[str, Any]:
     """What all points have in common, as data: everything that is asked for, but what changes no point."""
     how, prune = options.compress, options.compress.prune
-    found = described(how, _SAME_POINTS) | {"recovery": described(how.recovery, UNTOLD)}
+    found: dict[str, Any] = described(how, _SAME_POINTS) | {"recovery": described(how.recovery, UNTOLD)}
     cost = None if prune.cost is None else [kind_of(prune.cost), described(getattr(prune.cost, "target", None))]
     return found | {"prune": described(prune, ("latency", "cost")) | {"cost": cost}}
 

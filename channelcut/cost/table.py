@@ -186,10 +186,11 @@ class Table:
 
     def missing(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that are neither timed, nor known to fail, nor lost, each once."""
+        known = self.failed | self.lost
         return [
             entry
             for entry in dict.fromkeys(entries)
-            if entry.widths not in self.times.get(entry.kind, {}) and entry not in self.failed | self.lost
+            if entry.widths not in self.times.get(entry.kind, {}) and entry not in known
         ]
 
     def medians(self, kind: LayerKind) -> dict[Widths, float]:

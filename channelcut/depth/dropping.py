@@ -32,7 +32,7 @@ def paths_of(blocks: Any) -> list[str]:
     Raises:
         UserError: it is something else.
     """
-    names = [blocks] if isinstance(blocks, str) else list(blocks) if isinstance(blocks, Iterable) else [None]
+    names: list[Any] = [blocks] if isinstance(blocks, str) else list(blocks) if isinstance(blocks, Iterable) else [None]
     if not all(isinstance(name, str) for name in names):
         raise UserError(
             f"blocks={blocks!r} names no residual blocks. Expected the paths of modules, such as ['layer3.4']. Within "
