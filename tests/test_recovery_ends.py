@@ -52,6 +52,11 @@ def test_a_loss_that_stops_being_finite_leaves_the_last_whole_epoch(made: Any, t
         options = cc.RecoverOptions(**QUICK, learning_rate=1e-3)
         return cc.recover(model, result, data, epochs=3, loss=loss, options=options, out=out, progress=progress)
 
+    seen += [0] * 4
+    with pytest.raises(cc.UserError, match=r"not finite in step 1 \(epoch 1\)") as error:
+        taught(broken, tmp_path)
+    assert "checkpoint" not in str(error.value) and not list(tmp_path.iterdir())  # there was no whole epoch
+    seen.clear()
     with pytest.raises(cc.UserError, match=r"not finite in step 5 \(epoch 2\), on the batch of item \d") as error:
         taught(broken, tmp_path)
     assert f"The checkpoint in {tmp_path} is of an earlier step, and good." in str(error.value)
