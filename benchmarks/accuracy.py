@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,17 @@ import channelcut as cc
 from benchmarks.accuracy_peer import CRITERIA as PEER_CRITERIA
 from benchmarks.accuracy_peer import peer_cut
 from benchmarks.ultralytics_map import coco_model, data_folder
-from benchmarks.zoo.data import coco128, fit_image, read_image, require_assets
+from benchmarks.zoo.data import (
+    cifar_files,
+    cifar_images,
+    fit_image,
+    read_image,
+    require_assets,
+    sample_of,
+    split_files,
+)
 from benchmarks.zoo.registry import ENTRIES
+from benchmarks.zoo.resnet_cifar import preprocess
 from channelcut.bench.environment import environment
 from channelcut.core.files import write_atomically
 from channelcut.core.result import PruneResult
@@ -59,46 +68,40 @@ class Network:
 
 def seen_files(network: str) -> list[Path]:
     """The files that a network is scored, restored and chosen by."""
-    assets = require_assets()
-    if network == "resnet56":
-        return sorted((assets / "cifar10" / "train").iterdir())
-    further = sorted((assets / "imagenet1000").glob("*.jpg"))[:: 1000 // FURTHER_IMAGES][:FURTHER_IMAGES]
-    return [*sorted((assets / "coco128" / "images" / "train").iterdir())[:COCO_IMAGES], *further]
+    if network.startswith("resnet"):
+        return cifar_files("train")
+    photographs = sorted((require_assets() / "imagenet1000").glob("*.jpg"))
+    further = photographs[:: 1000 // FURTHER_IMAGES][:FURTHER_IMAGES]
+    return [*split_files("coco128", "train")[:COCO_IMAGES], *further]
 
 
 def test_files(network: str) -> list[Path]:
     """The files that a network is judged by, which nothing is chosen by."""
-    folder = Path("cifar10", "test") if network == "resnet56" else Path("coco128", "images", "val")
-    return sorted((require_assets() / folder).iterdir())
+    return cifar_files("test") if network.startswith("resnet") else split_files("coco128", "val")
 
 
 def resnet56() -> Network:
     """ResNet-56 on all 10,000 test images."""
     entry = ENTRIES["resnet56"]
-    images = entry.calibration(CIFAR_IMAGES)
-    return Network(entry.load(require_assets()), torch.rand(1, 3, 32, 32), images, entry.evaluate, 1)
+    images = preprocess(cifar_images(seen_files("resnet56"), CIFAR_IMAGES)[0])
+    judge = partial(entry.evaluate, data=cifar_images(test_files("resnet56")))
+    return Network(entry.load(require_assets()), torch.rand(1, 3, 32, 32), images, judge, 1)
 
 
 def detector(name: str) -> Network:
     """A detector with its own preprocessing and decoding (see `benchmarks.zoo`) on coco128 val."""
     entry = ENTRIES[name]
     assert entry.prepare is not None  # classifiers alone have none
-    images = torch.stack([entry.prepare(image) for image in _photographs(name)])
-    judge = partial(entry.evaluate, batch_size=16)
+    images = torch.stack([entry.prepare(read_image(path)) for path in seen_files(name)])
+    judge = partial(entry.evaluate, batch_size=16, data=[sample_of(path) for path in test_files(name)])
     return Network(entry.load(require_assets()), torch.rand(entry.input_shape), images, judge, 8)
-
-
-def _photographs(name: str) -> Iterator[Any]:
-    yield from (sample.image for sample in coco128("train", COCO_IMAGES))
-    yield from (read_image(path) for path in seen_files(name)[COCO_IMAGES:])
 
 
 def ultralytics(name: str, data: str) -> Network:
     """A detector of Ultralytics with COCO weights on coco128 val, by their validator."""
     from channelcut.adapters.ultralytics.evaluation import evaluate
 
-    photographs = _photographs(name)
-    images = torch.stack([fit_image(image, SIZE, "centre", 114)[0] for image in photographs]) / 255
+    images = torch.stack([fit_image(read_image(path), SIZE, "centre", 114)[0] for path in seen_files(name)]) / 255
 
     def judge(model: nn.Module) -> dict[str, float]:
         found = evaluate(model, data, imgsz=SIZE)
@@ -206,7 +209,7 @@ def opened(name: str, folder: Path) -> Network:
         return detector(name)
     own = folder / name  # one data set a network, which several in one run would write over
     own.mkdir(exist_ok=True)
-    return ultralytics(name, data_folder(own))
+    return ultralytics(name, data_folder(own, test_files(name)))
 
 
 class Rows:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -33,8 +32,9 @@ from torch import nn
 
 import channelcut as cc
 from benchmarks.rows import rows_in, write_rows
+from benchmarks.ultralytics_map import copied
 from benchmarks.zoo import metrics, ultralytics_coco, yolov5
-from benchmarks.zoo.data import Sample, labelled, require_assets
+from benchmarks.zoo.data import read_image, require_assets, sample_of, split_files
 from benchmarks.zoo.registry import detections
 from channelcut.bench.environment import environment
 from channelcut.core.result import PruneResult
@@ -43,6 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "own_detector"
 NAMES = ("RBC", "WBC", "Platelets")
 SIZE, ALIGN, BATCH, EPOCHS, SHARE, DRAWS = 320, 8, 16, 14, 5, 1000
 """`EPOCHS` made the uncut network; recovery has one in `SHARE` of them."""
+TAUGHT = ("train", "val")
 MACS, SEEDS = (0.6, 0.4), (0, 1, 2)
 
 
@@ -69,15 +70,25 @@ def trained() -> Any:
     return model
 
 
+def seen_files(*splits: str) -> list[Path]:
+    """The images that rank, restore and teach (`train`), and by which a trainer chooses its epoch (`val`)."""
+    return [file for split in splits or TAUGHT for file in split_files("bccd", split)]
+
+
+def test_files() -> list[Path]:
+    """The images that judge, which nothing is chosen by."""
+    return split_files("bccd", "test")
+
+
 class Bench:
     """What all rows share: the uncut network, its images, and what it finds in the test images."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
         self.model = trained()
-        samples = list(labelled("bccd", "train"))
-        self.images = torch.stack([yolov5.preprocess(sample.image, size=SIZE)[0] for sample in samples])
-        self.test: list[Sample] = list(labelled("bccd", "test"))
+        images = [read_image(file) for file in seen_files("train")]
+        self.images = torch.stack([yolov5.preprocess(image, size=SIZE)[0] for image in images])
+        self.test = [sample_of(file) for file in test_files()]
         self.whole = self.evaluated(self.model)
         self.data = self._data()
 
@@ -105,10 +116,9 @@ class Bench:
 
     def _data(self) -> Path:
         """The data set with labels of its own, since their cache lies beside these; `val` chooses the best epoch."""
-        source, data = require_assets() / "bccd", self.work / "data"
-        shutil.copytree(source, data, copy_function=shutil.copyfile, dirs_exist_ok=True)
-        for path in (data / "labels", *(data / "labels").rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # the assets may not be writable
+        data = self.work / "data"
+        for split in TAUGHT:
+            copied(seen_files(split), data, split)
         names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
         file = self.work / "data.yaml"
         file.write_text(f"path: {data}\ntrain: images/train\nval: images/val\nnames:\n{names}")

@@ -37,7 +37,15 @@ from benchmarks.accuracy import ULTRALYTICS
 from benchmarks.error_profile import error_profile
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
-from benchmarks.zoo.data import cifar10, fit_image, read_image, require_assets
+from benchmarks.zoo.data import (
+    cifar_files,
+    cifar_images,
+    fit_image,
+    read_image,
+    require_assets,
+    sample_of,
+    split_files,
+)
 from benchmarks.zoo.registry import ENTRIES
 from benchmarks.zoo.resnet_cifar import accuracy, load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
@@ -110,13 +118,30 @@ def main() -> None:
     write_rows(RESULTS, {"rows": rows}, table(rows))
 
 
+def seen_files(network: str) -> list[Path]:
+    """The files that rank, restore and teach a network, and those by which its options are chosen."""
+    if network.startswith("resnet"):
+        return cifar_files("train")
+    return [
+        file
+        for part in ("imagenet1000", "coco128/images/train")
+        for file in sorted((require_assets() / part).rglob("*.*"))
+        if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    ]
+
+
+def test_files(network: str) -> list[Path]:
+    """The files that a network is judged by, which nothing is chosen by."""
+    return cifar_files("test") if network.startswith("resnet") else split_files("coco128", "val")
+
+
 def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     load = load_resnet20 if name.startswith("resnet20") else load_resnet56
     model = load(require_assets()).eval()
     taught, epochs, count = chosen.pop("taught"), chosen.pop("epochs"), chosen.pop("test", CHOSEN)
     labelled = chosen.pop("labels", False)
     sparsify = chosen.pop("sparsify", 0)
-    images, labels = cifar10("train", 50000)
+    images, labels = cifar_images(seen_files(name))
     small, x = name.startswith("resnet20"), torch.rand(1, 3, 32, 32)
     asked: dict[str, Any] = {"macs": MACS, "importance": "l2" if small else "fisher"}
     asked |= {"calibration": preprocess(images[:CALIBRATED])}
@@ -131,7 +156,7 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
         chosen["rewind"] = early_weights(model, TensorDataset(inputs, labels[:taught]))
     lessons: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": _Said()}
     found, spent = _timed(partial(cc.recover, model, result, data, epochs=epochs, loss=loss, **lessons))
-    test_images, test_labels = cifar10("test", count)
+    test_images, test_labels = cifar_images(test_files(name), count)
     splits = {
         "chosen_on": (preprocess(images[-CHOSEN:]), labels[-CHOSEN:]),
         "test": (preprocess(test_images), test_labels),
@@ -195,17 +220,12 @@ def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _taught(name: str, links: Path, folder: Path) -> Taught:
-    files = [
-        file
-        for part in ("imagenet1000", "coco128/images/train")
-        for file in sorted((require_assets() / part).rglob("*.*"))
-        if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
-    ]
+    files = seen_files(name)
     if name not in ULTRALYTICS:
         entry = ENTRIES[name]
         assert entry.prepare is not None  # classifiers alone have none
         images = torch.stack([entry.prepare(read_image(file)) for file in files])
-        judge = partial(entry.evaluate, batch_size=16)
+        judge = partial(entry.evaluate, batch_size=16, data=[sample_of(file) for file in test_files(name)])
         model = entry.load(require_assets()).eval()
         return Taught(model, images, None, lambda network: float(judge(network)["map"]), images[-SHOWN:])
     for file in files:
@@ -213,7 +233,7 @@ def _taught(name: str, links: Path, folder: Path) -> Taught:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(file.resolve())
-    data, how = data_folder(folder), cc.Preprocessing("letterbox")
+    data, how = data_folder(folder, test_files(name)), cc.Preprocessing("letterbox")
     shown = torch.stack([fit_image(read_image(file), SIZE, "centre", 114)[0] for file in files[-SHOWN:]]) / 255
     return Taught(
         coco_model(name), links, how, lambda network: float(evaluate(network, data, imgsz=SIZE)["map"]), shown

@@ -28,8 +28,9 @@ from torch import nn
 import channelcut as cc
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.zoo import ultralytics_coco
-from benchmarks.zoo.data import cifar10, coco128, require_assets
+from benchmarks.zoo.data import cifar_files, cifar_images, read_image, require_assets, sample_of, split_files
 from benchmarks.zoo.registry import ENTRIES, Entry
+from benchmarks.zoo.resnet_cifar import preprocess
 from channelcut.adapters import deployed_groups
 from channelcut.adapters.ultralytics.weighing import detections
 from channelcut.allocation import Budget, allocate
@@ -95,13 +96,28 @@ RESTORE: dict[str, Restore] = {
 """The columns: what is done to a cut before it is judged."""
 
 
+def seen_files(network: str) -> list[Path]:
+    """The files that a network is scored and restored by."""
+    return cifar_files("train") if network.startswith("resnet") else split_files("coco128", "train")[:IMAGES]
+
+
+def test_files(network: str) -> list[Path]:
+    """The files that a criterion is judged by; of CIFAR-10 they are those that score, see the table's head."""
+    return cifar_files("train") if network.startswith("resnet") else split_files("coco128", "train")[IMAGES:]
+
+
 def case(name: str) -> Case:
     """Load a network, analyze it, and read its images."""
     entry = ultralytics_coco.entry(name, SIZE) if name in ultralytics_coco.NAMES else ENTRIES[name]
     model = entry.load(require_assets()).eval()
     classifies = name.startswith("resnet")
-    images = entry.calibration(CIFAR_IMAGES if classifies else IMAGES)
-    data: Any = cifar10("train", TRAINING) if classifies else list(coco128("train", 128))[IMAGES:]
+    if classifies:
+        images = preprocess(cifar_images(seen_files(name), CIFAR_IMAGES)[0])
+        data: Any = cifar_images(test_files(name), TRAINING)
+    else:
+        assert entry.prepare is not None  # classifiers alone have none
+        images = torch.stack([entry.prepare(read_image(file)) for file in seen_files(name)])
+        data = [sample_of(file) for file in test_files(name)]
     groups = cc.analyze(model, images[:1])
     batches: list[Inputs] = [((part,), {}) for part in torch.split(images, 32)]
     return Case(name, entry, model, deployed_groups(model, groups, DEFAULT), batches, data)
@@ -129,10 +145,8 @@ def rows_of(case: Case, criterion: str, budgets: Sequence[float]) -> Any:
 
 def labels(case: Case) -> Targets:
     """The labels of the images that score, by the loss of the network's library."""
-    root = require_assets() / "coco128" / "images" / "train"
     with tempfile.TemporaryDirectory() as folder:
-        images = sorted(path for path in root.iterdir() if path.suffix in (".jpg", ".png"))[:IMAGES]
-        (Path(folder) / "train.txt").write_text("\n".join(map(str, images)) + "\n")
+        (Path(folder) / "train.txt").write_text("\n".join(map(str, seen_files(case.name))) + "\n")
         lines = [f"path: {folder}", "train: train.txt", "val: train.txt", "names:"]
         lines += [f"  {index}: {name}" for index, name in case.model.names.items()]  # type: ignore[operator, union-attr]
         (Path(folder) / "data.yaml").write_text("\n".join(lines) + "\n")

@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 
 import channelcut as cc
 from benchmarks.rows import rows_in, write_rows
-from benchmarks.zoo.data import coco128, fit_image, require_assets
+from benchmarks.zoo.data import coco128, fit_image, label_of, require_assets, split_files
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
 from channelcut.core.deployed import Deploy
@@ -67,17 +68,29 @@ def main() -> None:
     _write(rows)
 
 
-def data_folder(folder: Path) -> str:
-    """The split, copied, since Ultralytics' own calls write a cache beside the labels, and a data.yaml."""
+def data_folder(folder: Path, files: Sequence[Path] = ()) -> str:
+    """Photographs with their labels, by default of the split, and a data.yaml.
+
+    They are copies, since Ultralytics' own calls write a cache beside the labels.
+    """
     from ultralytics.utils import ROOT, YAML
 
-    for kind in ("images", "labels"):
-        shutil.copytree(require_assets() / "coco128" / kind / "val", folder / kind / "val")
+    copied(files or split_files("coco128", "val"), folder, "val")
     names = YAML.load(ROOT / "cfg" / "datasets" / "coco.yaml")["names"]
     lines = [f"path: {folder}", "train: images/val", "val: images/val", "names:"]
     lines += [f"  {index}: {name}" for index, name in names.items()]
     (folder / "data.yaml").write_text("\n".join(lines) + "\n")
     return str(folder / "data.yaml")
+
+
+def copied(files: Sequence[Path], folder: Path, split: str) -> None:
+    """Copy photographs and their labels into a folder of YOLO's layout that may be written to."""
+    for kind in ("images", "labels"):
+        (folder / kind / split).mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, folder / "images" / split / file.name)
+        if (label := label_of(file)).is_file():
+            shutil.copyfile(label, folder / "labels" / split / label.name)
 
 
 def coco_model(network: str) -> Any:

@@ -341,7 +341,7 @@ def prune(
         `plan.changes` lists what has changed the weights since.
 
     Raises:
-        UserError: see `analyze` and `plan`.
+        UserError: see `analyze` and `plan`; most of a folder of images cannot be decoded; `blocks` names none.
         BudgetError: the budget cannot be met, or no cut that was timed is faster than the original by more than the
             noise; the text names the nearest one.
         ProofError: the cut could not be proven; the text names the groups to blame.
@@ -374,7 +374,7 @@ def prune(
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, given, preprocessing)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
-    batches = calibration_batches(calibration, given, preprocessing or preprocessing_of(model))
+    batches = calibration_batches(calibration, given, preprocessing_of(model, preprocessing))
     chosen_by = criterion(model, importance, batches, deploy, targets)
     asked = Request(
         budget, chosen_by, options, batches, cost=cost, exclude=held, drop_unused=drop_unused, deploy=deploy,

@@ -16,6 +16,7 @@ from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, check_named, output_paths, specs
 from channelcut.core.groups import Groups
+from channelcut.core.inputs import check_kind
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.specs import InputSpec
@@ -138,6 +139,7 @@ def ranked(
         deploy: see `channelcut.plan`.
     """
     check_fits(model, groups)
+    check_kind(deploy, Deploy, "deploy", "channelcut.core.deployed.Deploy(...)")
     check_named(output_paths([groups.graph]), deploy.outputs, "outputs")
     groups = deployed_groups(model, groups, deploy)
     held = excludes(exclude)

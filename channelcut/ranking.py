@@ -22,6 +22,8 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.sensitivity import images_in, images_of
 from channelcut.core.tensors import named_tensors
 from channelcut.recovery import Preprocessing, calibration_batches
+from channelcut.recovery.batches import Batches
+from channelcut.recovery.images import unreadable_words
 from channelcut.scoring import (
     DETECTORS,
     WITH_IMAGES,
@@ -39,6 +41,7 @@ from channelcut.scoring import (
     without_images,
 )
 
+_NAMED = 5  # images that could not be decoded
 MOST = 64  # images that a criterion reads: more change no ranking that was measured
 
 
@@ -48,6 +51,7 @@ class Criterion:
 
     detects: whether the network is a detector whose outputs its adapter weighs.
     targets: labels to rank by, in the place of the images and of what the outputs say.
+    unreadable: of a folder's images, how many could not be decoded, how many were read, and some names of the former.
 
     Raises:
         UserError: it is no criterion, or needs images and there are none.
@@ -57,6 +61,7 @@ class Criterion:
     batches: Sequence[Inputs] = ()
     detects: bool = False
     targets: Targets | None = None
+    unreadable: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_importance(self.chosen)
@@ -93,6 +98,7 @@ class Criterion:
             found["scored_images"] = Sample(self.batches, targets=self.targets).images
             found |= {"scored_by": "labels"} if self.targets is not None else {}
             found["unit"] = f"loss per {budget.limit[0]}" if unit == "loss" and budget.limit else unit
+        found |= {"unreadable": dict(self.unreadable)} if self.unreadable else {}
         return found | ({"unseen": list(scored.unseen)} if scored.unseen else {})
 
 
@@ -109,7 +115,9 @@ def criterion(
         UserError: as `Criterion`.
     """
     detects = bool(batches) and importance is None and adapter_of(model).weighing(model, deploy).in_units
-    return Criterion(importance, few(batches), detects, targets)
+    unread = batches.unreadable if isinstance(batches, Batches) else ()
+    said = {"images": len(unread), "read": sum(map(images_in, batches)), "names": list(unread[:_NAMED])}
+    return Criterion(importance, few(batches), detects, targets, said if unread else None)
 
 
 def ranking_notes(plan: Plan) -> list[str]:
@@ -121,6 +129,9 @@ def ranking_notes(plan: Plan) -> list[str]:
             "detector: it loses nearly all of its accuracy at a tenth of its cost. Give --data with images like those "
             f"that it will see, and channels are ranked by what the outputs lose with them."
         )
+    if broken := plan.options.get("unreadable"):
+        words = unreadable_words(broken["images"], broken["read"], broken["names"])
+        found.append(f"Of what was given to calibrate, {words}")
     if unseen := plan.options.get("unseen"):
         some = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
         found.append(
@@ -137,18 +148,18 @@ def few(batches: Sequence[Inputs], most: int = MOST) -> list[Inputs]:
     return [images_of(batch, image, image + 1) for batch, image in (places[int(place)] for place in chosen)]
 
 
-def images_for(model: nn.Module, groups: Groups, calibration: Any, preprocessing: Preprocessing | None) -> list[Inputs]:
+def images_for(model: nn.Module, groups: Groups, calibration: Any, preprocessing: Preprocessing | None) -> Batches:
     """Batches for a network that was analyzed, of what `channelcut.prune` takes as calibration.
 
     Raises:
         UserError: it holds nothing, or does not fit the inputs that were traced.
     """
     if calibration is None:
-        return []
+        return Batches()
     example = traced_example(model, groups.graph, calibration)
     first = example[0][0] if example[0] else None
     given = calibration_of(model, calibration, first, preprocessing)
-    return calibration_batches(given, example, preprocessing or preprocessing_of(model))
+    return calibration_batches(given, example, preprocessing_of(model, preprocessing))
 
 
 def traced_example(model: nn.Module, graph: Graph, calibration: Any) -> Inputs:

@@ -35,7 +35,7 @@ from channelcut.cutting.apply import check_plan
 from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
 from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
-from channelcut.recovery.batches import mapped, run_batch
+from channelcut.recovery.batches import EXPECTED, Batches, mapped, run_batch
 from channelcut.recovery.chunks import LARGEST, alike, bytes_of_image, flat, free_memory, joined, of_size, others
 from channelcut.recovery.compensate import refit
 from channelcut.recovery.targets import Objective, Pair
@@ -174,6 +174,7 @@ def compensated(
         deploy: which outputs count.
         watch: takes the time.
     """
+    unread = len(batches.unreadable) if isinstance(batches, Batches) else 0
     if not flat(batches):
         return smaller, Compensation(refused="its inputs are nested, or have no batch axis")
     for other in others(batches):  # of inputs that no network takes the forward complains
@@ -182,9 +183,11 @@ def compensated(
     images = images_in(every)
     if images < 2 or alike(every):
         why = "there is one image" if images < 2 else "all images are the same"
-        return smaller, Compensation(images, refused=f"{why}: the equations of a refit would be singular")
+        why += ": the equations of a refit would be singular"
+        return smaller, Compensation(images, refused=why, unreadable=unread)
     with watch.stage("compensate"):
         clone, done = _refitted(model, smaller, plan, every, deploy, watch)
+    done = replace(done, unreadable=unread)
     if not done.refitted:
         return smaller, done
     for name, tensor in named_tensors(clone).items():
@@ -292,7 +295,8 @@ def compensate(
         why there was none.
 
     Raises:
-        UserError: the images do not fit, or the result is of another network.
+        UserError: the images do not fit, most of a folder of them cannot be decoded, or the result is of another
+            network.
 
     Example:
         >>> import torch
@@ -307,6 +311,8 @@ def compensate(
     check_values(model)
     check_kind(result, PruneResult, "result", "channelcut.prune")
     check_callable(progress, "progress", "progress(stage, done, total)")
+    if images is None:
+        raise UserError(f"images is None, and a compensation reads some. {EXPECTED}")
     watch, batches = Stopwatch(progress), images_for(model, result.groups, images, preprocessing)
     done = _again(model, result, batches, watch)
     return replace(as_result(done, result, watch), rescaling=result.rescaling)

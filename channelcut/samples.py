@@ -15,7 +15,7 @@ from channelcut.adapters.user_file import UserFile
 from channelcut.core.inputs import Inputs, split_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.recovery import calibration_batches
-from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.recovery.images import Preprocessing, Read, load_images
 
 if TYPE_CHECKING:
     from channelcut.options import CompressOptions, PruneOptions
@@ -99,6 +99,7 @@ def real_inputs(options: PruneOptions, example: Any) -> list[Tensor]:
         channels, height, width = example.shape[1:]
         limit = _REAL * len(example)
         data = load_images(Path(data), (channels, height, width), options.preprocessing, limit)[0]
+    data = data.images if isinstance(data, Read) else data
     if not isinstance(data, Tensor) or data.shape[1:] != example.shape[1:]:
         return []
     batches = torch.split(data.to(example.device, example.dtype), len(example))
@@ -114,11 +115,12 @@ def with_images(options: CompressOptions, model: nn.Module, example: Any) -> tup
         if len(shape) != 4:
             return options, None
         channels, height, width = shape[1:]
-        data = load_images(Path(data), (channels, height, width), prune.preprocessing)[0]
-    elif data is not None and not isinstance(data, Tensor):
+        images, broken = load_images(Path(data), (channels, height, width), prune.preprocessing)
+        data = Read(images, tuple(broken))
+    elif data is not None and not isinstance(data, (Tensor, Read)):
         data = list(data)
     options = replace(options, prune=replace(prune, calibration=data))
     if isinstance(data, list):
-        images = [item for item in data if isinstance(item, Tensor)]
-        return options, torch.cat(images) if images and len(images) == len(data) else None
-    return options, data
+        tensors = [item for item in data if isinstance(item, Tensor)]
+        return options, torch.cat(tensors) if tensors and len(tensors) == len(data) else None
+    return options, data.images if isinstance(data, Read) else data

@@ -16,15 +16,18 @@ from channelcut.bench.environment import environment
 from channelcut.compress import finished
 from channelcut.core.checked import read_json, write_json
 from channelcut.core.crew import RayCrew, shared
+from channelcut.core.described import described, differences
 from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.measurement import Measurement
 from channelcut.core.progress import Progress, Stopwatch, silent
+from channelcut.core.words import kind_of
 from channelcut.cutting.storage import fresh_folder
 from channelcut.gauge import Gauge, ratio_of
 from channelcut.latency.clocks import clock_of
 from channelcut.latency.measuring import check_worker
 from channelcut.options import CompressOptions
+from channelcut.recovery.distil.options import UNTOLD
 from channelcut.report.front import render_front
 from channelcut.sources import Source
 from channelcut.sources.provenance import weights_digest
@@ -32,6 +35,7 @@ from channelcut.sources.provenance import weights_digest
 FORMAT = "channelcut-sweep-1"
 CONTENT, PAGE = "sweep.json", "sweep.html"
 _STAGE = "points"
+_SAME_POINTS = ("prune", "recovery", "force", "measure", "table")  # of the options, what is said apart or changes none
 _ORDER = ("original", "cut", "beside")
 
 
@@ -83,7 +87,12 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
     watch = Stopwatch(progress)
     first = replace(options.compress.prune, latency=options.targets[0])
     with watch.stage("load"):
-        asked = {"model": source.name, "weights": weights_digest(source.build()), "options": _said(options)}
+        asked = {
+            "model": source.name,
+            "weights": weights_digest(source.build()),
+            "inputs": [str(spec) for spec in source.inputs],
+            "options": _said(options),
+        }
     known = _known(out, asked)
     begun = begin(source, replace(options.compress, prune=first, measure=True), watch)
     content: dict[str, Any] = {"format": FORMAT, **asked, "environment": environment(options.compress.bench.threads)}
@@ -148,22 +157,11 @@ class _PointMaker:
 
 
 def _said(options: SweepOptions) -> dict[str, Any]:
-    """What all points have in common, as data."""
-    prune, how = options.compress.prune, options.compress
-    names = (
-        "exclude",
-        "min_channels",
-        "min_keep",
-        "align",
-        "importance",
-        "restore",
-        "rescale",
-        "drop_unused",
-        "blocks",
-    )
-    found = {name: getattr(prune, name) for name in names}
-    found |= {"data": str(prune.calibration), "recover": how.recover, "sparsify": how.sparsify}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    """What all points have in common, as data: everything that is asked for, but what changes no point."""
+    how, prune = options.compress, options.compress.prune
+    found: dict[str, Any] = described(how, _SAME_POINTS) | {"recovery": described(how.recovery, UNTOLD)}
+    cost = None if prune.cost is None else [kind_of(prune.cost), described(getattr(prune.cost, "target", None))]
+    return found | {"prune": described(prune, ("latency", "cost")) | {"cost": cost}}
 
 
 def _known(out: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -175,11 +173,10 @@ def _known(out: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not (out / CONTENT).exists():
         return []
     found = read_json(out / CONTENT, f"{out} holds no sweep.", "Name another --out.")
-    other = [name for name in asked if found.get(name) != asked[name]]
-    if other:
+    if other := differences({name: found.get(name) for name in asked}, asked):
         raise UserError(
-            f"{out} holds a sweep with other {' and '.join(other)}: {found.get(other[0])!r} there, {asked[other[0]]!r} "
-            "here. A sweep goes on where model, weights and options are the same. Name another --out, or remove it."
+            f"{out} holds a sweep that differs in {', '.join(other[:4])}{' and more' if len(other) > 4 else ''}. A "
+            "sweep goes on where model, weights, inputs and options are the same. Name another --out, or remove it."
         )
     points: list[dict[str, Any]] = found["points"]
     return [p for p in points if p["kind"] == "beside" or (out / p.get("folder", "?") / "report.json").is_file()]

@@ -14,6 +14,7 @@ from channelcut import restoring
 from channelcut.core.deployed import Deploy
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import weights_fingerprint
+from channelcut.recovery.compensate import _CONSTANT, _NO_GAIN, _held
 from channelcut.recovery.layers import layers_of, reordered
 from channelcut.tracing import trace
 
@@ -169,6 +170,40 @@ def test_a_layer_that_no_output_speaks_for_stays_as_it_was_cut() -> None:
     assert done.compensation is not None and [row.layer for row in done.compensation.layers] == ["seen"]
     assert done.compensation.skipped["unseen"].startswith("no output that counts depends on it")
     assert torch.equal(done.model.unseen.weight, result.model.unseen.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_refit_that_does_not_lower_the_error_is_not_taken() -> None:
+    """Of the images held back nothing is lost by the cut, so that nothing can be won."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False)).eval()
+    images = torch.rand(20, 3, 6, 6)
+    images[_held(20)] = 0
+    result = cc.prune(model, images[:1] + 1, keep=0.5)
+    done = cc.compensate(model, result, images)
+    assert done.compensation is not None and done.compensation.refitted == 0
+    assert [(row.layer, row.kept) for row in done.compensation.layers] == [("2", _NO_GAIN)]
+    assert weights_fingerprint(done.model) == weights_fingerprint(result.model)
+
+
+def test_a_layer_whose_inputs_are_constant_stays() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.still, self.reads, self.other = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.reads(self.still(x).relu()) * self.other(x)
+
+    torch.manual_seed(0)
+    model, images = Beside().eval(), torch.rand(20, 3, 6, 6)
+    with torch.no_grad():
+        model.still.weight.zero_()
+        model.still.bias.copy_(torch.arange(8) + 1.0)
+    result = cut(model, images[:1], "still.weight", [4, 5, 6, 7])
+    done = cc.compensate(model, result, images)
+    assert done.compensation is not None and done.compensation.refitted == 0
+    assert [(row.layer, row.kept) for row in done.compensation.layers] == [("reads", _CONSTANT)]
+    assert weights_fingerprint(done.model) == weights_fingerprint(result.model)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from channelcut.allocation import excluded
 from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run
 from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
 from channelcut.bench.layers.steps import step_of, sweep
-from channelcut.core.crew import Died, shared
+from channelcut.core.crew import Died, Lost, shared
 from channelcut.core.errors import UserError
 from channelcut.cost import deployed_costs, network_costs
 from channelcut.cost.kinds import TOGETHER, Entry, LayerKind, Widths
@@ -287,52 +288,6 @@ def test_an_interrupted_run_is_gone_on_with(groups: cc.Groups, file: Path, tmp_p
     assert len(machine.timed) == len(whole.timed) - kept
 
 
-def test_a_torn_line_is_dropped(tmp_path: Path) -> None:
-    target = Target("a machine", "stairs", "1.0")
-    table = Table.open(target, tmp_path / "t")
-    kind = REFERENCE.kind
-    table.add({Entry(kind, Widths(8, 8)): Timing(1.0, 0.9, 1.1)})
-    with (tmp_path / "t").open("ab") as file:
-        file.write(b'{"kind":"{\\"op\\"')  # killed here
-    again = Table.open(target, tmp_path / "t")
-    assert again.medians(kind) == {Widths(8, 8): 1.0}
-    again.add({Entry(kind, Widths(8, 16)): Timing(2.0, 1.9, 2.1)})
-    assert set(Table.open(target, tmp_path / "t").medians(kind)) == {Widths(8, 8), Widths(8, 16)}
-
-
-@pytest.mark.parametrize("field_", ["device", "backend", "version", "precision", "threads"])
-def test_a_table_of_another_target_is_refused(field_: str, tmp_path: Path) -> None:
-    here = Target("this processor", "onnxruntime", "1.32.0")
-    other = replace(here, **{field_: 4 if field_ == "threads" else "another"})
-    Table.open(other, tmp_path / "t")
-    with pytest.raises(UserError) as error:
-        Table.open(here, tmp_path / "t")
-    assert str(here) in str(error.value)
-    assert str(other) in str(error.value)
-
-
-def test_another_file_is_no_table(tmp_path: Path) -> None:
-    (tmp_path / "t").write_text('{"some": "json"}\n')
-    with pytest.raises(UserError, match="is no table"):
-        Table.open(Target("a", "b", "c"), tmp_path / "t")
-
-
-def test_two_runs_share_a_table(tmp_path: Path) -> None:
-    target = Target("a machine", "stairs", "1.0")
-
-    def write(start: int) -> None:
-        table = Table.open(target, tmp_path / "t")
-        for width in range(start, start + 25):
-            table.add({Entry(REFERENCE.kind, Widths(8, width)): Timing(1.0, 1.0, 1.0)})
-
-    threads = [threading.Thread(target=write, args=(start,)) for start in (1, 26)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(Table.open(target, tmp_path / "t").medians(REFERENCE.kind)) == 50
-
-
 @pytest.mark.parametrize("step", [8, 16])
 def test_a_surface_is_the_staircase(step: int) -> None:
     def ms(cin: int, cout: int) -> float:
@@ -544,10 +499,54 @@ def test_what_a_dead_worker_had_is_timed_by_another() -> None:
         assert not set(rows) & set(found)
         found |= rows
     assert set(found) == set(entries)
-    failed = [entry.widths.cout for entry, row in found.items() if isinstance(row, str)]
+    failed = [entry.widths.cout for entry, row in found.items() if isinstance(row, Lost)]
     assert failed == [5]
     assert crew.replaced >= 4
     assert told[-1] == len(entries)
+
+
+def test_what_was_lost_is_timed_by_the_next_run(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    """Memory that another process had, say, is there another time: the table knows nothing of it."""
+
+    def short(widths: Widths) -> bool:
+        if widths.cout == 16:
+            raise MemoryError
+        return False
+
+    machine = Machine(refuses=short)
+    cost = costed(file, groups, machine, tmp_path)
+    assert any("tried again by the next run" in note and "memory ran out" in note for note in cost.notes)
+    lost = Table.open(machine.target(), tmp_path / "table.jsonl").failed
+    machine.refuses = lambda widths: False
+    machine.timed.clear()
+    again = costed(file, groups, machine, tmp_path)
+    assert not lost and not again.notes
+    assert machine.timed and all(entry.widths.cout == 16 for entry in machine.timed)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_a_killed_run_is_gone_on_with(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    machine, whole = Machine(), Machine()
+    cost = costed(file, groups, whole, tmp_path / "whole")
+    child = os.fork()
+    if not child:
+        try:
+
+            def killed(widths: Widths) -> bool:
+                if len(machine.timed) >= len(whole.timed) // 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return False
+
+            machine.refuses = killed
+            costed(file, groups, machine, tmp_path)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    kept = sum(len(times) for times in Table.open(machine.target(), tmp_path / "table.jsonl").times.values())
+    assert 0 < kept < len(whole.timed)
+    again = costed(file, groups, machine, tmp_path)
+    assert len(machine.timed) == len(whole.timed) - kept
+    assert again(again.full_widths // 2) == cost(cost.full_widths // 2)
 
 
 def test_workers_through_ray(file: Path, groups: cc.Groups, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_a_folder_with_images_that_cannot_be_decoded(made: Any, tmp_path: Path) 
     found = cc.recover(model, result, tmp_path, epochs=1)
     assert found.recovery is not None
     assert found.recovery.unreadable == 1
-    assert any("1 of 6 images" in note for note in found.recovery.notes)
+    assert "1 of 6 images could not be decoded and were left out: 5.png." in found.recovery.notes
     assert any("less than a batch of 32" in note for note in found.recovery.notes)
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(b"\x89PNG")

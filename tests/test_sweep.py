@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import channelcut as cc
 from channelcut.bench.measure import BenchOptions
 from channelcut.cli import main
 from channelcut.cli.parsing import shares
 from channelcut.core.crew import Died
+from channelcut.core.deployed import Deploy
+from channelcut.core.described import differences
+from channelcut.core.specs import InputSpec
 from channelcut.cost import macs_cost
 from channelcut.options import CompressOptions, PruneOptions
+from channelcut.recovery.distil.options import UNTOLD
 from channelcut.report.front import front_chart, front_rows, metric_of
 from channelcut.sources import Source, open_source
-from channelcut.sweep import SweepOptions, sweep
+from channelcut.sweep import SweepOptions, _said, sweep
 
 FACTORY = """
 import torch
@@ -77,8 +82,64 @@ def test_points_are_made_once_beside_smaller_networks(source: Source, tmp_path: 
     assert (out / "latency-0.500" / "report.json").stat().st_mtime_ns == written
     assert sorted(p["name"] for p in again["points"]) == sorted(p["name"] for p in found["points"])
     other = replace(asked, compress=replace(asked.compress, prune=replace(asked.compress.prune, min_keep=0.2)))
-    with pytest.raises(cc.UserError, match="holds a sweep with other options"):
+    with pytest.raises(cc.UserError, match=r"differs in options.prune.min_keep \(0.1 there, 0.2 here\)"):
         sweep(source, out, other)
+    with pytest.raises(cc.UserError, match=r"differs in inputs \(\[\] there, \['1x3x24x24'\] here\)"):
+        sweep(replace(source, inputs=(InputSpec((1, 3, 24, 24)),)), out, asked)
+
+
+PRUNE = {
+    "keep": {"*": 0.9}, "macs": 0.5, "params": 0.5, "latency_ms": 3.0, "cost": len, "exclude": ("a",),
+    "min_channels": 2, "min_keep": 0.2, "align": 8, "importance": "l1", "calibration": "images",
+    "preprocessing": cc.Preprocessing("crop"), "loss": "library", "rescale": "never", "restore": "none",
+    "drop_unused": True, "blocks": "auto", "deploy": Deploy(nms=False), "tracer": "export", "grouped": "offsets",
+    "prunable_outputs": ("1.*",), "entries": ("forward_train",), "prove": "each",
+}  # fmt: skip
+COMPRESS = {
+    "capabilities": ("sm80",), "backend": "tensorrt", "precisions": ("int8",), "mixed": True, "max_error": 0.1,
+    "profile": True, "evaluate": False, "bench": BenchOptions(threads=2), "recover": 3, "rounds": 2, "sparsify": 1,
+    "target": "orin-nano", "target_precision": "int8", "images": {"fit": "crop"},
+}  # fmt: skip
+RECOVERY = {
+    "batch": 8, "at_once": 4, "learning_rate": 1e-4, "warmup": 0.2, "weight_decay": 0.0, "ema": 0.0,
+    "batch_norm": "frozen", "precision": "fp32", "augment": ("flip",), "output": 0.5, "features": 0.5, "task": 0.0,
+    "places": 2, "held_back": 0.2, "patience": 3, "preprocessing": cc.Preprocessing("crop"), "init": "scratch",
+    "rewind": {"a": torch.ones(2)}, "seed": 1,
+}  # fmt: skip
+SAME = {"prune": {"latency"}, "compress": {"prune", "recovery", "force", "measure", "table"}, "recovery": {*UNTOLD}}
+CHANGES = [("prune", *p) for p in PRUNE.items()] + [("compress", *p) for p in COMPRESS.items()]
+CHANGES += [("recovery", *p) for p in RECOVERY.items()]
+
+
+def changed(part: str, name: str, value: Any) -> dict[str, Any]:
+    """What a sweep says with one option changed."""
+    prune, recovery, more = PruneOptions(), cc.RecoverOptions(), dict[str, Any]()
+    if part == "prune":
+        prune = replace(prune, **{name: value})
+    elif part == "recovery":
+        both: dict[str, Any] = {name: value} | ({"init": "rewind"} if name == "rewind" else {})
+        recovery = replace(recovery, **both)
+    else:
+        more = {name: value}
+    return _said(SweepOptions(CompressOptions(prune, recovery=recovery, **more), (0.5,)))
+
+
+def test_every_option_is_told_apart_or_known_to_change_no_point() -> None:
+    for part, kind, listed in (
+        ("prune", PruneOptions, PRUNE), ("compress", CompressOptions, COMPRESS),
+        ("recovery", cc.RecoverOptions, RECOVERY),
+    ):  # fmt: skip
+        assert {each.name for each in fields(kind)} == {*listed} | SAME[part], part
+    assert changed("prune", "latency", 0.3) == changed("compress", "force", True) == changed("recovery", "workers", 9)
+
+
+@pytest.mark.parametrize(("part", "name", "value"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_sweep_with_another_option_is_another(part: str, name: str, value: Any) -> None:
+    plain = changed("compress", "force", False)
+    told = changed(part, name, value)
+    assert told == json.loads(json.dumps(told)) == changed(part, name, value)
+    found = differences(plain, told)
+    assert found and all(name in text or name == "rewind" for text in found)
 
 
 class Mortals:

@@ -69,6 +69,16 @@ SPOILT[1, 2, 3, 4] = NAN
         (lambda: pruned(probe="no"), "expected True or False"),
         (lambda: pruned(progress=3), "progress is an int. Expected a function that is called as progress(stage"),
         (lambda: pruned(calibration=X, preprocessing=3), "preprocessing is an int. Expected channelcut.Preprocessing"),
+        (lambda: pruned(calibration=X, preprocessing={}), "preprocessing is a dict. Expected channelcut.Preprocessing"),
+        (
+            lambda: cc.compensate(net(), pruned(), None),
+            "images is None, and a compensation reads some. Expected a fold",
+        ),
+        (lambda: pruned(blocks=2), "blocks=2 names no residual blocks. Expected the paths of modules, such as"),
+        (lambda: pruned(blocks=True), "blocks=True names no residual blocks"),
+        (lambda: pruned(blocks=[2]), "blocks=[2] names no residual blocks"),
+        (lambda: cc.drop_blocks(net(), X, None), "blocks=None names no residual blocks"),  # type: ignore[arg-type]
+        (lambda: pruned(deploy=3), "deploy is an int. Expected a Deploy"),
         (lambda: cc.save(None, "out"), "The model is a NoneType"),  # type: ignore[arg-type]
         (lambda: cc.save(pruned(), None), "folder is None, a NoneType. Expected a path"),  # type: ignore[arg-type]
         (lambda: cc.load(net, None), "folder is None, a NoneType. Expected a path"),  # type: ignore[arg-type]

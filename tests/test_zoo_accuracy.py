@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -233,15 +234,35 @@ def test_precision_of_images_drawn_anew_is_that_of_these_images() -> None:
     assert metrics.redrawn(None, [0]) == 0.0
 
 
-@needs_assets
-@pytest.mark.parametrize("network", ["resnet56", "yolo26n", "nanodet_m"])
-def test_nothing_is_chosen_by_what_judges(network: str) -> None:
-    """The images that a network is scored and restored by, and those of its test split, are other files."""
-    accuracy = pytest.importorskip("benchmarks.accuracy")
-    seen, judged = accuracy.seen_files(network), accuracy.test_files(network)
+def apart(seen: Sequence[Path], judged: Sequence[Path]) -> None:
+    """No file, no name and no content is in both."""
     assert seen and judged
     assert not {path.resolve() for path in seen} & {path.resolve() for path in judged}
-    if network != "resnet56":  # sprites of both splits are called alike
+    if seen[0].suffix != ".webp":  # sprites of both splits are called alike
         assert not {path.name for path in seen} & {path.name for path in judged}
     content = {hashlib.sha256(path.read_bytes()).hexdigest() for path in seen}
     assert not content & {hashlib.sha256(path.read_bytes()).hexdigest() for path in judged}
+
+
+@needs_assets
+@pytest.mark.parametrize(
+    ("script", "network"),
+    [
+        *[(script, name) for script in ("accuracy", "recovery") for name in ("resnet56", "yolo26n", "nanodet_m")],
+        ("scores", "yolo26n"),
+        ("scores", "nanodet_m"),
+        ("own_detector", None),
+    ],
+)
+def test_nothing_is_chosen_by_what_judges(script: str, network: str | None) -> None:
+    """The images that a network is scored, restored and taught by, and those of its test split, are other files."""
+    module = pytest.importorskip(f"benchmarks.{script}")
+    asked = () if network is None else (network,)
+    apart(module.seen_files(*asked), module.test_files(*asked))
+
+
+@needs_assets
+@pytest.mark.parametrize("network", ["resnet56", "yolo26n", "nanodet_m"])
+def test_criteria_are_chosen_by_what_no_final_figure_uses(network: str) -> None:
+    accuracy, scores = (pytest.importorskip(f"benchmarks.{script}") for script in ("accuracy", "scores"))
+    apart([*scores.seen_files(network), *scores.test_files(network)], accuracy.test_files(network))

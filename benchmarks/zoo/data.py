@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,17 +124,32 @@ def coco128(split: Split, limit: int | None = None) -> Iterator[Sample]:
 
 def labelled(folder: str, split: str, limit: int | None = None) -> Iterator[Sample]:
     """Yield the photographs of one split of a data set of the assets in YOLO's layout, as `coco128` does."""
-    root = require_assets() / folder
-    paths = sorted(path for path in (root / "images" / split).glob("*.*") if path.suffix in (".jpg", ".png"))
-    for path in paths[: _checked_count(limit, len(paths), root / "images" / split)]:
-        image = read_image(path)
-        label = root / "labels" / split / f"{path.stem}.txt"
-        text = label.read_text(encoding="utf-8").split() if label.is_file() else []
-        rows = np.array(text, dtype=np.float64).reshape(-1, 5)
-        extent = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
-        centre, half = rows[:, 1:3] * extent, rows[:, 3:5] * extent / 2
-        boxes = np.concatenate((centre - half, centre + half), axis=1)
-        yield Sample(path.stem, image, boxes, rows[:, 0].astype(np.int64))
+    paths = split_files(folder, split)
+    for path in paths[: _checked_count(limit, len(paths), require_assets() / folder / "images" / split)]:
+        yield sample_of(path)
+
+
+def split_files(folder: str, split: str) -> list[Path]:
+    """The photographs of one split of such a data set, in the order of their names."""
+    images = require_assets() / folder / "images" / split
+    return sorted(path for path in images.glob("*.*") if path.suffix in (".jpg", ".png"))
+
+
+def label_of(path: Path) -> Path:
+    """Where the labels of a photograph of such a data set are, if it has any."""
+    split = path.parent
+    return split.parents[1] / "labels" / split.name / f"{path.stem}.txt"
+
+
+def sample_of(path: Path) -> Sample:
+    """A photograph of such a data set with its labels."""
+    image, label = read_image(path), label_of(path)
+    text = label.read_text(encoding="utf-8").split() if label.is_file() else []
+    rows = np.array(text, dtype=np.float64).reshape(-1, 5)
+    extent = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
+    centre, half = rows[:, 1:3] * extent, rows[:, 3:5] * extent / 2
+    boxes = np.concatenate((centre - half, centre + half), axis=1)
+    return Sample(path.stem, image, boxes, rows[:, 0].astype(np.int64))
 
 
 def cifar10(split: Literal["train", "test"], limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -143,11 +158,20 @@ def cifar10(split: Literal["train", "test"], limit: int | None = None) -> tuple[
     Raises:
         UserError: the folder is missing or holds fewer than `limit` images.
     """
+    return cifar_images(cifar_files(split), limit)
+
+
+def cifar_files(split: Literal["train", "test"]) -> list[Path]:
+    """The files of one split, one for each class, in the order of the classes."""
     folder = require_assets() / "cifar10" / split
-    paths = sorted(folder.glob("*.webp"), key=lambda path: int(path.name.split("_")[0]))
+    return sorted(folder.glob("*.webp"), key=lambda path: int(path.name.split("_")[0]))
+
+
+def cifar_images(paths: Sequence[Path], limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """The images and labels of such files, as `cifar10` returns them."""
     tiles = [_sprite_extent(path) for path in paths]
     total = min((columns * rows for columns, rows in tiles), default=0) * len(paths)
-    count = _checked_count(limit, total, folder)
+    count = _checked_count(limit, total, paths[0].parent if paths else require_assets() / "cifar10")
     each = -(-count // len(paths))
     used = paths[:count]  # fewer images than classes: the later sprites need not be decoded
     images = torch.stack([_sprite_tiles(path, each) for path in used], 1)

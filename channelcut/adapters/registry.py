@@ -17,7 +17,7 @@ from channelcut.core.deployed import Deploy, Deployed
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.cost import deployed_costs
-from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.recovery.images import Preprocessing, Read, check_preprocessing, load_images
 
 # The first that owns a network has it.
 _ADAPTERS: tuple[Adapter, ...] = (Ultralytics(), Torchvision(), Timm(), Adapter())
@@ -69,8 +69,7 @@ def images_of(
             f"{data} looks like a data set of Ultralytics, and {type(model).__name__} is no network of theirs. Give a "
             "folder of images."
         )
-    how = preprocessing or adapter.preprocessing(model)
-    return load_images(Path(data), (channels, height, width), how, limit)
+    return load_images(Path(data), (channels, height, width), preprocessing_of(model, preprocessing), limit)
 
 
 def images_for_file(
@@ -112,9 +111,15 @@ def calibration_of(model: nn.Module, calibration: Any, example: Any, preprocessi
         return calibration
     if not isinstance(example, Tensor) or example.dim() != 4:
         raise UserError(f"The data set {calibration} fits a network with one image input (N, C, H, W).")
-    return images_of(model, calibration, tuple(example.shape[1:]), preprocessing)[0]
+    images, broken = images_of(model, calibration, tuple(example.shape[1:]), preprocessing)
+    return Read(images, tuple(broken))
 
 
-def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """How images become inputs of a network, see `Adapter.preprocessing`."""
-    return adapter_of(model).preprocessing(model)
+def preprocessing_of(model: nn.Module, asked: Preprocessing | None = None) -> Preprocessing | None:
+    """How images become inputs of a network: as is asked for, else see `Adapter.preprocessing`.
+
+    Raises:
+        UserError: what is asked for is no preprocessing.
+    """
+    check_preprocessing(asked)
+    return adapter_of(model).preprocessing(model) if asked is None else asked

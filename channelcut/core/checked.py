@@ -80,7 +80,8 @@ def count(data: Mapping[str, Any], name: str, place: str = "", least: int = 0) -
     """The whole number under a name."""
     value: int = field(data, name, int, "a whole number", place)
     if value < least:
-        raise Wrong(f"{place}.{name} is {_short(value)}, expected at least {least}")
+        where = f"{place}.{name}" if place else name
+        raise Wrong(f"{where} is {_short(value)}, expected at least {least}")
     return value
 
 

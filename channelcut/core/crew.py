@@ -21,6 +21,10 @@ Report = Callable[[int, int, str], None]
 _DEATHS = 2  # of workers, that a lot may cause
 
 
+class Lost(str):
+    """Why an item has no row this time: another run may have more luck."""
+
+
 class Died(Exception):
     """The worker that had the lot is gone."""
 
@@ -67,7 +71,7 @@ class Crew(Protocol[Item, Row]):
 def shared(crew: Crew[Item, Row], items: Sequence[Item], report: Report, most: int) -> Iterator[dict[Item, Row | str]]:
     """Let a crew do the items, at most so many in a lot; gives the rows of each lot as it is done.
 
-    The row of an item that kills its workers is a text that says so.
+    The row of an item that kills its workers is a text that says so, a `Lost`.
     """
     counted = Counted(len(items), report)
     size = max(1, min(most, -(-len(items) // crew.size)))
@@ -91,7 +95,7 @@ def shared(crew: Crew[Item, Row], items: Sequence[Item], report: Report, most: i
             elif len(lot) > 1:  # one of them kills: alone it shows which
                 waiting += [((item,), 0) for item in lot]
             else:
-                yield {lot[0]: f"the worker that had it died {_DEATHS} times ({problem})"[:300]}
+                yield {lot[0]: Lost(f"the worker that had it died {_DEATHS} times ({problem})"[:300])}
                 counted.add(1)
             continue
         free.append(worker)

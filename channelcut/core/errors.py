@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from channelcut.core.proof import Proof
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+
+
 class ChannelcutError(Exception):
     """Base of every error that channelcut raises on purpose."""
 
@@ -17,6 +20,18 @@ class UserError(ChannelcutError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def no_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised for, is that memory ran out."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, (RuntimeError, UserError)) and any(words in text for words in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 class TraceError(UserError):

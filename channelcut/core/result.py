@@ -42,7 +42,7 @@ class Compensation:
     """What a compensation did: images, the layers in order, those that it could not look at and why, seconds.
 
     `refused` says why nothing was compensated at all. `weighted`: positions counted for how much the network's outputs
-    depend on them; not where no gradient leads there.
+    depend on them; not where no gradient leads there. `unreadable`: images that could not be decoded.
     """
 
     images: int = 0
@@ -51,6 +51,7 @@ class Compensation:
     seconds: float = 0.0
     refused: str = ""
     weighted: bool = True
+    unreadable: int = 0
 
     @property
     def refitted(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -18,10 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from channelcut.core.checked import Wrong, count, expect
+from channelcut.core.checked import field as field_of
+from channelcut.core.crew import Lost
 from channelcut.core.errors import UserError
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 
 FORMAT = "channelcut-table-2"
+_HEAD = f'{{"format":"{FORMAT}"'.encode()
+_LONGEST = 1 << 20  # of a first line: a reader finds its end there
+_MS = "milliseconds above 0"
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,20 @@ class Timing:
 
 @dataclass
 class Table:
-    """The times of one target. `failed`: why the back end refused an entry."""
+    """The times of one target.
+
+    failed: why the back end refused an entry. lost: why one has no time in this process, which no file says: memory ran
+    out, say, and the next run tries it again.
+    """
 
     path: Path
     target: Target
     times: dict[LayerKind, dict[Widths, Timing]] = field(default_factory=dict)
     failed: dict[Entry, str] = field(default_factory=dict)
+    lost: dict[Entry, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     _known: int = 0  # bytes that have been read
+    _lines: int = 0  # and lines
 
     @classmethod
     def open(cls, target: Target, path: Path | None = None, facts: Mapping[str, Any] | None = None) -> Table:
@@ -82,11 +95,12 @@ class Table:
             facts: what a reader may want to know of a table that is begun now.
 
         Raises:
-            UserError: the file is no table, or is one of another target; names both.
+            UserError: the file is no table, is damaged, or is one of another target; names both.
         """
         table = cls(path or cache_directory() / target.file_name, target)
         with _locked(table.path) as file:
-            if not file.read(1):
+            if _torn_head(file.read(len(_HEAD) + _LONGEST)):
+                file.truncate(0)
                 head = {"format": FORMAT, "target": vars(target), **(facts or {})}
                 _append(file, [head])
         table.read()
@@ -97,11 +111,21 @@ class Table:
         with _locked(self.path) as file:
             file.seek(self._known)
             data = file.read()
-        lines = data.decode("utf-8", "replace").splitlines(keepends=True)
-        if not self._known:
-            self._check(_json(lines[0]) if lines else None)
-        for line in lines[1:] if not self._known else lines:
-            self._take(_json(line))
+        for line in data.decode("utf-8", "replace").split("\n")[:-1]:  # what is not ended is being written
+            self._lines += 1
+            try:
+                row = _json(line)
+                if self._lines == 1:
+                    self._check(row)
+                elif row is not None:  # the torn end of a process that died
+                    self._take(expect(row, Mapping, "it", "an object"))
+            except Wrong as problem:
+                raise UserError(
+                    f"The table {str(self.path)!r} is damaged in line {self._lines}: {problem}. Take that line out, or "
+                    "name another file by --table."
+                ) from problem
+        if not self._lines:
+            self._check(None)
         self._known += data.rfind(b"\n") + 1
 
     def _check(self, head: Any) -> None:
@@ -111,37 +135,45 @@ class Table:
                 f"{str(self.path)!r} is no table of layer times that this version reads (expected {FORMAT}). Name "
                 "another file by --table, or remove this one."
             )
-        found = Target(**head["target"])
+        found = _target(field_of(head, "target", Mapping, "an object"))
         if found != self.target:
             raise UserError(
                 f"The table {str(self.path)!r} was measured with {found}; asked for are times with {self.target}. "
                 "Times do not carry over. Name another file by --table, or leave it out: every target has a file of "
                 "its own in the cache directory."
             )
-        self.facts = {name: value for name, value in head.items() if name not in ("format", "target")}
+        self.facts = _facts({name: value for name, value in head.items() if name not in ("format", "target")})
 
-    def _take(self, row: Any) -> None:
-        if not isinstance(row, dict):  # the torn end of a process that died
-            return
+    def _take(self, row: Mapping[str, Any]) -> None:
         if "kind" not in row:
-            self.facts = {**row, **self.facts}  # of two runs that began a table together, the first says it
+            self.facts = {**_facts(row), **self.facts}  # of two runs that began a table together, the first says it
             return
-        kind, widths = LayerKind.from_key(row["kind"]), Widths(*row["widths"])
+        widths = Widths(*_numbers(row, "widths", int, (2, 3)))
+        try:
+            kind = LayerKind.from_key(field_of(row, "kind", str, "text"))
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise Wrong(f"kind is {row['kind']!r}, expected a layer as this version writes it") from problem
         if "failed" in row:
-            self.failed[Entry(kind, widths)] = row["failed"]
+            self.failed[Entry(kind, widths)] = field_of(row, "failed", str, "text")
         else:
-            self.times.setdefault(kind, {})[widths] = Timing(*row["ms"])
+            self.times.setdefault(kind, {})[widths] = Timing(*_numbers(row, "ms", (int, float), (3,)))
 
     def add(self, rows: Mapping[Entry, Timing | str]) -> None:
-        """Write times, and the reasons of those that failed, for every process to read."""
-        if not rows:
-            return
+        """Write times, and the reasons of those that the back end refused, for every process to read.
+
+        What was lost is not written: it may be timed another time.
+        """
+        self.lost |= {entry: found for entry, found in rows.items() if isinstance(found, Lost)}
         said: list[dict[str, Any]] = []
         for entry, found in rows.items():
+            if isinstance(found, Lost):
+                continue
             row: dict[str, Any] = {"kind": entry.kind.key, "widths": list(entry.widths)}
             row |= {"failed": found} if isinstance(found, str) else {"ms": [found.ms, found.low, found.high]}
             said.append(row)
             self._take(row)
+        if not said:
+            return
         with _locked(self.path) as file:
             _append(file, said)
 
@@ -153,11 +185,12 @@ class Table:
             _append(file, [facts])
 
     def missing(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those that are neither timed nor known to fail, each once."""
+        """Those that are neither timed, nor known to fail, nor lost, each once."""
+        known = self.failed | self.lost
         return [
             entry
             for entry in dict.fromkeys(entries)
-            if entry.widths not in self.times.get(entry.kind, {}) and entry not in self.failed
+            if entry.widths not in self.times.get(entry.kind, {}) and entry not in known
         ]
 
     def medians(self, kind: LayerKind) -> dict[Widths, float]:
@@ -178,9 +211,37 @@ def cache_directory() -> Path:
 
 def _json(line: str) -> Any:
     try:
-        return json.loads(line) if line.endswith("\n") else None
-    except json.JSONDecodeError:
+        return json.loads(line)
+    except (ValueError, RecursionError):
         return None
+
+
+def _torn_head(start: bytes) -> bool:
+    """Whether a file is empty, or holds nothing but a first line that was being written when its process died."""
+    return b"\n" not in start and (_HEAD.startswith(start) or start.startswith(_HEAD))
+
+
+def _target(said: Mapping[str, Any]) -> Target:
+    texts = {n: field_of(said, n, str, "text", "target") for n in ("device", "backend", "version", "precision")}
+    return Target(**texts, threads=count(said, "threads", "target", least=1))
+
+
+def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts, of which those that are computed with are numbers."""
+    if "step" in said:
+        count(said, "step", least=1)
+    if "reference_ms" in said and not 0 < field_of(said, "reference_ms", (int, float), _MS) < math.inf:
+        raise Wrong(f"reference_ms is {said['reference_ms']!r}, expected {_MS}")
+    return dict(said)
+
+
+def _numbers(row: Mapping[str, Any], name: str, kind: type | tuple[type, ...], counts: tuple[int, ...]) -> list[Any]:
+    """The numbers above 0 under a name."""
+    words = f"{' or '.join(map(str, counts))} numbers above 0"
+    found = field_of(row, name, list, words)
+    if len(found) not in counts or not all(0 < expect(value, kind, name, words) < math.inf for value in found):
+        raise Wrong(f"{name} is {found!r}, expected {words}")
+    return list(found)
 
 
 def _append(file: Any, rows: Iterable[Mapping[str, Any]]) -> None:

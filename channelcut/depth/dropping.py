@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,13 +26,28 @@ from channelcut.recovery.rescale import distance, outputs_of
 from channelcut.tracing import trace
 
 
+def paths_of(blocks: Any) -> list[str]:
+    """What is asked for as paths, which may be a lone one.
+
+    Raises:
+        UserError: it is something else.
+    """
+    names: list[Any] = [blocks] if isinstance(blocks, str) else list(blocks) if isinstance(blocks, Iterable) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"blocks={blocks!r} names no residual blocks. Expected the paths of modules, such as ['layer3.4']. Within "
+            "a budget, prune(..., blocks='auto') chooses; drop_blocks also takes how many are to go."
+        )
+    return names
+
+
 def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
     """The blocks that are asked for by their paths.
 
     Raises:
         UserError: one is no residual block.
     """
-    names = [blocks] if isinstance(blocks, str) else list(blocks)
+    names = paths_of(blocks)
     unknown = [name for name in names if name not in found]
     if unknown or not names:
         raise UserError(

@@ -20,7 +20,7 @@ from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import residual_blocks
 from channelcut.cutting import compose
 from channelcut.depth.candidates import candidates
-from channelcut.depth.dropping import dropped, named
+from channelcut.depth.dropping import dropped, named, paths_of
 from channelcut.gauge import gauge_for, ratio_of
 from channelcut.pruning import Request, cut_and_proven, finished, scored_channels
 from channelcut.restoring import as_result, restored_by, unrestored
@@ -47,11 +47,11 @@ def pruned_with_blocks(
         BudgetError: the budget cannot be met.
         ProofError: one of the two cuts could not be proven.
     """
-    _check(asked, blocks)
+    names = _checked(asked, blocks)
     scored = scored_channels(model, inputs, asked, watch)
     scored = scored.timed(asked.cost) if asked.budget.timed else scored
     found = {block.module: block for block in residual_blocks(scored.groups.graph)}
-    chosen = _least_missed(scored, inputs, asked, watch) if blocks == AUTO else named(blocks, found)
+    chosen = _least_missed(scored, inputs, asked, watch) if names is None else named(names, found)
     if not chosen:
         return finished(scored, x, inputs, asked, watch)
     first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
@@ -71,8 +71,10 @@ def pruned_with_blocks(
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
 
 
-def _check(asked: Request, blocks: Blocks) -> None:
-    if blocks == AUTO and asked.budget.limit is None:
+def _checked(asked: Request, blocks: Blocks) -> list[str] | None:
+    """The paths that are asked for; None where a program is to choose."""
+    names = None if isinstance(blocks, str) and blocks == AUTO else paths_of(blocks)
+    if names is None and asked.budget.limit is None:
         raise UserError(
             "blocks='auto' chooses by what a budget limits, and keep limits nothing. Give macs, params or latency, or "
             "name the blocks."
@@ -82,6 +84,7 @@ def _check(asked: Request, blocks: Blocks) -> None:
             f"Blocks under a budget of time need a cost that is known without them, and cost={asked.cost!r} is a "
             "function of the widths alone. Expected what channelcut.measure gives, or a roofline."
         )
+    return names
 
 
 def _least_missed(scored: Ranked, inputs: Inputs, asked: Request, watch: Stopwatch) -> Sequence[str]:

@@ -163,6 +163,13 @@ class _Measuring:
                 f"{self.table.target.backend} refuses {len(failed)} of the widths, which were left out; the first is "
                 f"{entry.kind} with {entry.widths.cin} to {entry.widths.cout} channels ({why[:120]})"
             )
+        lost = {entry: why for entry, why in self.table.lost.items() if entry.kind in kinds}
+        if lost:
+            entry, why = next(iter(lost.items()))
+            notes.append(
+                f"{len(lost)} of the widths could not be timed this time and are tried again by the next run; the "
+                f"first is {entry.kind} with {entry.widths.cin} to {entry.widths.cout} channels ({why[:120]})"
+            )
         if untimed:
             names = ", ".join(layer.name for layer in untimed[:3])
             notes.append(

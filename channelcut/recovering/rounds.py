@@ -22,7 +22,7 @@ from channelcut.core.words import kind_of
 from channelcut.cutting import compose, store
 from channelcut.labelled import targets_of
 from channelcut.recovering.folder import result_in
-from channelcut.recovering.sparse import ANALYSIS, PENALTY, sparsified
+from channelcut.recovering.sparse import ANALYSIS, PENALTY, check_keywords, sparsified
 from channelcut.recovering.steps import Training, checkpoint_folder, recovered
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def in_rounds(
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise UserError(f"rounds={rounds!r}: expected a whole number from 1 on.")
+    check_keywords(prunes, "prune_in_rounds")
     if rounds > 1 and (prunes.get("latency") or prunes.get("latency_ms")):
         raise UserError(
             f"rounds={rounds} with a budget of time: times were measured of the uncut network, and each round cuts "

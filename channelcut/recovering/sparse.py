@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from channelcut.allocation import LIMITS, Budget
 from channelcut.api import analyze, plan, prune
+from channelcut.choosing import alignment
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.inputs import check_network, check_values
@@ -23,14 +25,14 @@ _PLANNING = (
     "keep", "macs", "params", "latency", "latency_ms", "cost", "exclude", "min_channels", "min_keep", "align",
     "importance", "calibration", "preprocessing", "loss", "drop_unused", "deploy",
 )  # fmt: skip
+_BUDGET = ("keep", *LIMITS, "min_keep", "min_channels")
 PENALTY = 10.0
 
 
 def sparsified(model: nn.Module, x: Any, asked: Training, penalty: float, prunes: Mapping[str, Any]) -> nn.Module:
     """A copy whose channels that a cut would remove have shrunk, see `channelcut.sparsify`; `prunes`: of that cut."""
     _check(model, asked, penalty)
-    if unknown := [name for name in prunes if name not in inspect.signature(prune).parameters]:
-        raise UserError(f"{unknown[0]}={prunes[unknown[0]]!r} is no keyword of sparsify, nor one of prune.")
+    check_keywords(prunes, "sparsify")
     groups = analyze(model, x, **{name: prunes[name] for name in ANALYSIS if name in prunes})
     chosen = plan(model, groups, **{name: prunes[name] for name in _PLANNING if name in prunes})
     pupil = Pupil(private_copy(model), chosen, groups.graph, penalty=Penalty.of(model, chosen, penalty))
@@ -47,6 +49,19 @@ def sparsified(model: nn.Module, x: Any, asked: Training, penalty: float, prunes
         put_record(clone, record.plan, record.rounds)
         add_change(clone, change)
     return clone.eval()
+
+
+def check_keywords(prunes: Mapping[str, Any], taken_by: str) -> None:
+    """Refuse keywords that `prune` does not have, and a budget that makes no sense, before anything runs.
+
+    Raises:
+        UserError: says which.
+    """
+    known = inspect.signature(prune).parameters
+    if unknown := [name for name in prunes if name not in known]:
+        raise UserError(f"{unknown[0]}={prunes[unknown[0]]!r} is no keyword of {taken_by}, nor one of prune.")
+    asked = {name: prunes.get(name, known[name].default) for name in (*_BUDGET, "align", "cost")}
+    Budget(**{name: asked[name] for name in _BUDGET}, align=alignment(asked["align"], asked["cost"]))
 
 
 def _check(model: nn.Module, asked: Training, penalty: float) -> None:

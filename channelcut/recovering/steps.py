@@ -21,7 +21,7 @@ from channelcut.core.accelerator import accelerator
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
-from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_values
+from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_path, check_values
 from channelcut.core.labels import Loss
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
@@ -35,15 +35,17 @@ from channelcut.recovery.distil.batching import Batches
 from channelcut.recovery.distil.checkpoints import digest
 from channelcut.recovery.distil.lesson import Lesson
 from channelcut.recovery.distil.losses import comparable
+from channelcut.recovery.distil.options import UNTOLD
 from channelcut.recovery.distil.penalty import Penalty
 from channelcut.recovery.distil.places import places
 from channelcut.recovery.distil.pool import Pool, Reading, pool_of
 from channelcut.recovery.distil.processes import processes
 from channelcut.recovery.distil.start import drawn, rewound
 from channelcut.recovery.distil.state import fill
+from channelcut.recovery.images import unreadable_words
 
 _IN_MEMORY = 1 << 30  # bytes of a library's data set that are read
-_NOT_ASKED = ("workers", "device", "preprocessing", "rewind")  # of the options, what a checkpoint may differ in
+_NOT_ASKED = (*UNTOLD, "preprocessing", "rewind")  # of the options, what a checkpoint's other parts say
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Training:
         check_kind(self.options, RecoverOptions, "options", "channelcut.RecoverOptions(...)")
         check_callable(self.loss, "loss", "loss(model, batch)")
         check_callable(self.progress, "progress", "progress(stage, done, total)")
+        if self.out is not None:
+            check_path(self.out, "out")
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
             raise UserError(f"epochs={self.epochs!r}: expected a whole number from 1 on.")
         if self.task is not None and "mosaic" in (self.options.augment or ()):
@@ -206,10 +210,7 @@ def _plan_from(model: nn.Module, result: PruneResult) -> Plan:
 
 def _device(model: nn.Module, options: RecoverOptions) -> torch.device:
     if options.device:
-        try:
-            return torch.device(options.device)
-        except RuntimeError as error:
-            raise UserError(f"device={options.device!r} is none: expected cpu, cuda or cuda:1, say.") from error
+        return torch.device(options.device)
     return accelerator(model)
 
 
@@ -260,18 +261,19 @@ def _with_labels(model: nn.Module, asked: Training, graph: Graph, watch: Stopwat
 def _pool(model: nn.Module, asked: Training, example: Inputs, watch: Stopwatch) -> Pool:
     """What teaches; the images of a library's data set are read as that prepares them."""
     with watch.stage("images"):
-        data, how, broken = asked.data, asked.options.preprocessing, 0
+        data, how, broken, notes = asked.data, asked.options.preprocessing, 0, tuple[str, ...]()
         given = example[0][0] if len(example[0]) == 1 else None
         if isinstance(data, (str, Path)) and given is not None and given.dim() == 4 and not Path(data).is_dir():
             limit = max(2, _IN_MEMORY // (4 * given[0].numel()))
             data, names = images_of(model, data, tuple(given.shape[1:]), how, limit)
             broken = len(names)
+            notes = (unreadable_words(broken, len(data), names),) if names else ()
         reading = Reading(
-            example, how or preprocessing_of(model), asked.task is not None, asked.options.workers,
+            example, preprocessing_of(model, how), asked.task is not None, asked.options.workers,
             lambda done, total: watch.progress("images", done, total),
         )  # fmt: skip
         found = pool_of(data, reading)
-        return replace(found, unreadable=found.unreadable + broken)
+        return replace(found, unreadable=found.unreadable + broken, notes=(*found.notes, *notes))
 
 
 def _begun(

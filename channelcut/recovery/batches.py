@@ -15,19 +15,27 @@ from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs, split_inputs
 from channelcut.core.sensitivity import run
 from channelcut.core.words import kind_of
-from channelcut.recovery.images import Preprocessing, load_images
+from channelcut.recovery.images import Preprocessing, Read, check_preprocessing, load_images
 
 MOST = 4096  # inputs that are read of an iterable, which may be endless: statistics say nothing new after them
-_EXPECTED = (
+EXPECTED = (
     "Expected a folder of images, a tensor (N, ...), or an iterable of batches, such as a loader of images or of "
     "(image, "
     "label)."
 )
 
 
+class Batches(list[Inputs]):
+    """Batches of inputs; `unreadable` are the names of images that could not be decoded."""
+
+    def __init__(self, batches: Iterable[Inputs] = (), unreadable: Sequence[str] = ()) -> None:
+        super().__init__(batches)
+        self.unreadable = tuple(unreadable)
+
+
 def calibration_batches(
     calibration: Any, inputs: Inputs, preprocessing: Preprocessing | None, size: int = 32
-) -> list[Inputs]:
+) -> Batches:
     """Batches for recalibration: from a folder of images, a tensor (N, ...), or an iterable of batches.
 
     Args:
@@ -39,41 +47,43 @@ def calibration_batches(
         size: inputs in a batch, where batches are made here.
 
     Raises:
-        UserError: it is none of these, holds nothing, or does not fit the example.
+        UserError: it is none of these, holds nothing, does not fit the example, or is a folder most of whose images
+            cannot be decoded.
     """
     if calibration is None:
-        return []
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise UserError(
-            f"preprocessing is {kind_of(preprocessing)}. Expected channelcut.Preprocessing(fit=..., mean=..., std=...)."
-        )
+        return Batches()
+    check_preprocessing(preprocessing)
     if isinstance(calibration, (str, Path)):
         calibration = _images(Path(calibration), inputs, preprocessing)
+    broken: tuple[str, ...] = ()
+    if isinstance(calibration, Read):
+        calibration, broken = calibration.images, calibration.broken
     if isinstance(calibration, (Tensor, np.ndarray)):
         whole = taken(calibration, inputs, 0)
         batched = [_sliced(whole, start, size) for start in range(0, _length(whole), size)]
         found = [batch for batch in batched if _length(batch) > 1 or _length(whole) == 1]
     elif isinstance(calibration, (Mapping, bytes)):
-        raise UserError(f"calibration is {kind_of(calibration)}. {_EXPECTED}")
+        raise UserError(f"calibration is {kind_of(calibration)}. {EXPECTED}")
     elif isinstance(calibration, Iterable):
         found = _of_iterable(calibration, inputs, size)
     elif hasattr(calibration, "__getitem__") and hasattr(calibration, "__len__"):  # a data set of torch
         found = _of_iterable((calibration[i] for i in range(len(calibration))), inputs, size)
     else:
-        raise UserError(f"calibration is {kind_of(calibration)}. {_EXPECTED}")
+        raise UserError(f"calibration is {kind_of(calibration)}. {EXPECTED}")
     if not found:
-        raise UserError(f"calibration holds no inputs. {_EXPECTED}")
-    return found
+        raise UserError(f"calibration holds no inputs. {EXPECTED}")
+    return Batches(found, broken)
 
 
-def _images(folder: Path, inputs: Inputs, preprocessing: Preprocessing | None) -> Tensor:
+def _images(folder: Path, inputs: Inputs, preprocessing: Preprocessing | None) -> Read:
     given = [a for a in (*inputs[0], *inputs[1].values()) if isinstance(a, Tensor)]
     if len(given) != 1 or given[0].dim() != 4:
         raise UserError(
             "A folder of images fits a network with one image input (N, C, H, W). Pass tensors as calibration instead."
         )
     channels, height, width = (int(s) for s in given[0].shape[1:])
-    return load_images(folder, (channels, height, width), preprocessing)[0]
+    images, broken = load_images(folder, (channels, height, width), preprocessing)
+    return Read(images, tuple(broken))
 
 
 def _of_iterable(calibration: Iterable[Any], inputs: Inputs, size: int) -> list[Inputs]:
@@ -106,7 +116,7 @@ def taken(item: Any, inputs: Inputs, place: int) -> Inputs:
         if not all(name in item for name in names):
             raise UserError(
                 f"Item {place} of calibration is a dict of {', '.join(map(str, item)) or 'nothing'}, and the network "
-                f"takes {', '.join(kwargs) or 'one tensor'}. {_EXPECTED}"
+                f"takes {', '.join(kwargs) or 'one tensor'}. {EXPECTED}"
             )
         parts = [item[name] for name in names]
     elif not isinstance(item, (tuple, list)):
@@ -116,7 +126,7 @@ def taken(item: Any, inputs: Inputs, place: int) -> Inputs:
     examples = [*args, *kwargs.values()]
     if len(parts) < len(examples):
         raise UserError(
-            f"Item {place} of calibration holds {len(parts)} inputs, and the network takes {len(examples)}. {_EXPECTED}"
+            f"Item {place} of calibration holds {len(parts)} inputs, and the network takes {len(examples)}. {EXPECTED}"
         )
     fitted = [_fitted(part, like, place) for part, like in zip(parts, examples, strict=False)]
     return tuple(fitted[: len(args)]), dict(zip(kwargs, fitted[len(args) :], strict=True))
@@ -152,9 +162,9 @@ def _fitted(part: Any, like: Any, place: int) -> Any:
     if isinstance(part, np.ndarray):
         part = torch.from_numpy(part)
     if not isinstance(part, Tensor):
-        raise UserError(f"Item {place} of calibration holds {kind_of(part)} where a tensor is due. {_EXPECTED}")
+        raise UserError(f"Item {place} of calibration holds {kind_of(part)} where a tensor is due. {EXPECTED}")
     if part.is_meta:
-        raise UserError(f"Item {place} of calibration is on the meta device and has no values. {_EXPECTED}")
+        raise UserError(f"Item {place} of calibration is on the meta device and has no values. {EXPECTED}")
     if part.is_floating_point() != like.is_floating_point():
         raise UserError(
             f"Item {place} of calibration is {str(part.dtype).removeprefix('torch.')}, and the network takes "

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from channelcut.core.errors import UserError
+from channelcut.core.words import kind_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # How files of these formats begin. What begins otherwise is not handed to Pillow at all: Ultralytics, once imported,
@@ -62,6 +64,51 @@ class Preprocessing:
             )
 
 
+_BROKEN = 0.5  # share of a folder that may be unreadable: beyond it something is wrong with the folder
+
+
+@dataclass(frozen=True)
+class Read:
+    """Images that were read, shape (N, channels, height, width), and the names of those that could not be."""
+
+    images: torch.Tensor
+    broken: tuple[str, ...] = ()
+
+
+def check_readable(where: str, files: int, broken: int, fewest: int = 1) -> None:
+    """Refuse images most of which cannot be decoded.
+
+    Args:
+        where: they are, in words: `in FOLDER`.
+        files: how many there are.
+        broken: how many of these cannot be decoded.
+        fewest: how many are of any use.
+
+    Raises:
+        UserError: fewer can be, or more than half of them cannot.
+    """
+    if files - broken < fewest or broken > _BROKEN * files:
+        raise UserError(
+            f"Of {files} images {where}, {broken} cannot be decoded, which leaves {files - broken}: too few to learn "
+            "from, or another folder than was meant. Expected some hundred unlabelled images like those of deployment "
+            "(JPEG, PNG, BMP, WebP, TIFF); take the damaged ones out, or name another folder."
+        )
+
+
+def unreadable_words(count: int, read: int, names: Sequence[str]) -> str:
+    """What a reader has to know of images that could not be decoded, some of them by name, beside those that were."""
+    some = ", ".join(names[:3]) + (f" and {count - 3} more" if count > 3 else "")
+    return f"{count} of {count + read} images could not be decoded and were left out: {some}."
+
+
+def check_preprocessing(value: Any) -> None:
+    """Refuse what is neither None nor says how images become inputs."""
+    if value is not None and not isinstance(value, Preprocessing):
+        raise UserError(
+            f"preprocessing is {kind_of(value)}. Expected channelcut.Preprocessing(fit=..., mean=..., std=...)."
+        )
+
+
 def load_images(
     folder: Path, shape: tuple[int, int, int], preprocessing: Preprocessing | None = None, limit: int = 256
 ) -> tuple[torch.Tensor, list[str]]:
@@ -77,7 +124,7 @@ def load_images(
         The batch, shape (N, channels, height, width) float32, and the names of files that could not be read.
 
     Raises:
-        UserError: the folder is missing, or holds no readable image.
+        UserError: the folder is missing, holds no readable image, or more that cannot be read than can.
     """
     how = preprocessing or Preprocessing()
     files = image_files(folder)
@@ -98,6 +145,7 @@ def load_images(
             f"({', '.join(sorted(SUFFIXES))}) like those of deployment. Give another --data folder, or leave --data "
             f"out."
         )
+    check_readable(f"in {folder}", len(files), len(broken))
     return torch.stack(batch), broken
 
 

@@ -21,7 +21,7 @@ from channelcut.adapters.ultralytics.borrowed import with_globals
 from channelcut.adapters.ultralytics.version import require_ultralytics
 from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.quiet import quietly
-from channelcut.recovery.images import Preprocessing, readable
+from channelcut.recovery.images import Preprocessing, check_readable, readable
 
 _YAML = (".yaml", ".yml")
 _JPEG_END = b"\xff\xd9"
@@ -116,7 +116,8 @@ def calibration_images(
         The images, and the names of those that could not be read.
 
     Raises:
-        UserError: the data set is missing or has other channels, or `preprocessing` says something else.
+        UserError: the data set is missing or has other channels, `preprocessing` says something else, or most of the
+            images cannot be read.
     """
     check_preprocessing(data, preprocessing)
     found = resolved(data, task)
@@ -127,7 +128,8 @@ def calibration_images(
         )
     batch: list[Tensor] = []
     broken: list[str] = []
-    for path in image_files(found, "train", data):
+    files = image_files(found, "train", data)
+    for path in files:
         if len(batch) == limit:
             break
         pixels = _pixels(path, shape[0])
@@ -137,6 +139,7 @@ def calibration_images(
             batch.append(_classified(pixels, shape) if task == "classify" else _letterboxed(pixels, shape))
     if not batch:
         raise UserError(f"None of the images in the split 'train' of {data} can be read.")
+    check_readable(f"in the split 'train' of {data}", len(files), len(broken))
     return torch.stack(batch), broken
 
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from channelcut.core.crew import Counted
-from channelcut.core.errors import ChannelcutError, UserError
+from channelcut.core.crew import Counted, Lost
+from channelcut.core.errors import ChannelcutError, UserError, no_memory
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 from channelcut.cost.table import Target, Timing
 
@@ -132,6 +132,8 @@ def timed(
 ) -> Iterator[dict[Entry, Timing | str]]:
     """Time layers, some at a time; gives the times of each lot as it is done, or why the back end refused a layer.
 
+    Where memory ran out, which may be another process's doing, the reason is a `Lost`.
+
     `reference_ms`: what the reference took when the table was begun; the times are scaled to that.
     """
     counted, started = Counted(len(entries), report), time.perf_counter()
@@ -148,7 +150,8 @@ def timed(
                 runs[entry]()  # the first run sets up what later ones reuse
             except (ChannelcutError, MemoryError) as problem:
                 runs.pop(entry, None)
-                found[entry] = " ".join(str(problem).split())[:300]
+                why = " ".join(str(problem).split())[:300]
+                found[entry] = Lost(why or "memory ran out") if no_memory(problem) else why
         found |= _rounds(clock.prepared(REFERENCE), runs, options, reference_ms)
         counted.add(len(lot))
         yield found

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from channelcut.core.errors import UserError
+from channelcut.core.inputs import check_kind
 from channelcut.recovery.distil.augment import KINDS
-from channelcut.recovery.images import Preprocessing
+from channelcut.recovery.images import Preprocessing, check_preprocessing
 
 BATCH_NORM = ("auto", "frozen", "batch", "recalibrate")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("cut", "scratch", "rewind")
+UNTOLD = ("workers", "device")  # options by which what is learnt does not differ
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class RecoverOptions:
         seed: of the order, the augmentation, and what is drawn else.
 
     Raises:
-        UserError: a value makes no sense.
+        UserError: a value makes no sense, or PyTorch does not see the device.
 
     Example:
         >>> import channelcut as cc
@@ -100,8 +104,8 @@ class RecoverOptions:
         for name in ("batch", "at_once", "places", "patience", "workers", "seed"):
             if not isinstance(getattr(self, name), int):
                 raise UserError(f"{name}={getattr(self, name)!r}: expected a whole number.")
-        unknown = [kind for kind in self.augment or () if kind not in KINDS]
-        if unknown or isinstance(self.augment, str):
+        given = self.augment or ()
+        if isinstance(given, str) or not isinstance(given, Iterable) or [kind for kind in given if kind not in KINDS]:
             raise UserError(
                 f"augment={self.augment!r} is unknown: use some of {', '.join(KINDS)}, such as ('flip', 'colour'), or "
                 "() for none."
@@ -111,8 +115,30 @@ class RecoverOptions:
                 "init='rewind' and rewind= go together: give the state dict of the original network as it was early "
                 "in its training, rewind=torch.load('epoch5.pt')."
             )
+        if self.rewind is not None:
+            check_kind(self.rewind, Mapping, "rewind", "model.state_dict()")
+        check_preprocessing(self.preprocessing)
+        if self.device:
+            _check_device(self.device)
         if self.output + self.features + self.task == 0:
             raise UserError("output, features and task are all 0, so nothing would be learnt. Leave one above 0.")
+
+
+def _check_device(asked: object) -> None:
+    """Refuse a device that is not here, or computes nothing."""
+    try:
+        device = torch.device(asked) if isinstance(asked, (str, torch.device)) else None
+    except RuntimeError:
+        device = None
+    if device is None or device.type == "meta":
+        raise UserError(f"device={asked!r} is none that trains: expected cpu, cuda or cuda:1, say.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(
+            f"device={str(asked)!r}, and PyTorch sees {count or 'no'} CUDA device{'s' if count > 1 else ''} here. "
+            + (f"Expected cuda:0{f' to cuda:{count - 1}' if count > 1 else ''}" if count else "Expected cpu")
+            + ", or leave it out: the training then runs on the GPU where there is one."
+        )
 
 
 _RANGES = (

@@ -19,11 +19,17 @@ from channelcut.core.inputs import Inputs
 from channelcut.core.labels import Loss
 from channelcut.core.words import kind_of
 from channelcut.recovery.batches import is_single, mapped, taken
-from channelcut.recovery.images import Preprocessing, decoded, image_files, prepared
+from channelcut.recovery.images import (
+    Preprocessing,
+    check_readable,
+    decoded,
+    image_files,
+    prepared,
+    unreadable_words,
+)
 
 _KEPT = 1 << 30  # bytes of an iterable that are kept, and of decoded images
 _FEWEST = 2  # images that teach anything at all
-_BROKEN = 0.5  # share of a folder that may be unreadable: beyond it something is wrong with the folder
 _EXPECTED = (
     "Expected a folder of images, a tensor (N, ...), a data set or loader of inputs or of (input, label), or an "
     "iterable of batches."
@@ -197,13 +203,9 @@ def _folder(folder: Path, reading: Reading) -> Pool:
                     if len(kept) < most:
                         kept[path] = image
             reading.report(min(start + step, len(files)), len(files))
-    broken = len(files) - len(good)
-    if len(good) < _FEWEST or broken > _BROKEN * len(files):
-        raise UserError(
-            f"Of {len(files)} images in {folder}, {broken} cannot be decoded, which leaves {len(good)}: too few to "
-            "learn from, or another folder than was meant. Expected some hundred unlabelled images like those of "
-            "deployment (JPEG, PNG, BMP, WebP, TIFF); take the damaged ones out, or name another folder."
-        )
+    read_well = set(good)
+    broken = [path.name for path in files if path not in read_well]
+    check_readable(f"in {folder}", len(files), len(broken), _FEWEST)
 
     def item(number: int) -> Tensor:
         image = kept.get(good[number])
@@ -212,6 +214,6 @@ def _folder(folder: Path, reading: Reading) -> Pool:
             raise UserError(f"The image {good[number]} could be read before and cannot be now: it was changed.")
         return image
 
-    notes = (f"{broken} of {len(files)} images in {folder} could not be decoded and were left out.",) if broken else ()
+    notes = (unreadable_words(len(broken), len(good), broken),) if broken else ()
     names = [path.name for path in good]
-    return Pool(len(good), item, _stacked, names.__getitem__, threads=True, unreadable=broken, notes=notes)
+    return Pool(len(good), item, _stacked, names.__getitem__, threads=True, unreadable=len(broken), notes=notes)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelcut.core.errors import UserError
+from channelcut.core.errors import UserError, no_memory
 from channelcut.recovery.distil import checkpoints
 from channelcut.recovery.distil.batching import Batches
 from channelcut.recovery.distil.lesson import Lesson
@@ -240,7 +240,7 @@ class _Training:
             try:
                 loss = self._accumulated(items, step)
             except Exception as error:
-                if not _no_memory(error):
+                if not no_memory(error):
                     raise
                 failed += 1
             if not self.all.total(failed):
@@ -287,7 +287,9 @@ class _Training:
     def _not_finite(self, step: int, what: str) -> UserError:
         numbers, epoch = self.batches.numbers(step), step // self.batches.per_epoch + 1
         names = [self.batches.pool.named(number) for number in numbers]
-        kept = f" The checkpoint in {self.course.folder} is of an earlier step, and good." if self.course.folder else ""
+        folder, kept = self.course.folder, ""
+        if folder is not None and (folder / checkpoints.CHECKPOINT).is_file():
+            kept = f" The checkpoint in {folder} is of an earlier step, and good."
         return UserError(
             f"The {what} is not finite in step {step + 1} (epoch {epoch}), on the batch of {', '.join(names[:4])}"
             f"{f' and {len(names) - 4} more' if len(names) > 4 else ''}: the training was stopped and nothing was "
@@ -306,18 +308,6 @@ class _Training:
                 found += float(self.lesson.weighted(parts)) * given.count
             count += given.count
         return found / max(1, count)
-
-
-def _no_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised for, is that memory ran out."""
-    while error is not None:
-        text = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            return True
-        if isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _time(seconds: float) -> str:
