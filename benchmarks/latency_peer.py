@@ -50,7 +50,7 @@ class Bench:
         self.network, self.chosen = network, network.images[:512]
         self.cost = cc.measure(network.model, network.example, table=table)
 
-    def pruned(self, limit: str, align: int, share: float) -> Made:
+    def pruned(self, limit: str, align: int | str, share: float) -> Made:
         """By channelcut, as cut; `limit`: what a share is asked of."""
         asked: dict[str, Any] = {limit: math.sqrt(share) if limit == "keep" else share}
         if limit == "latency":
@@ -67,9 +67,9 @@ class Bench:
     def ways(self, name: str) -> Iterator[tuple[str, Callable[[float], Made]]]:
         """What is compared: how a network is made for a share of what each way limits."""
         step, least = self.cost.step, self.network.align
-        asked = {"latency": {step}, "keep": {step}, "macs": {step, least}}
-        for limit, words in (("latency", "time"), ("macs", "MACs"), ("keep", "uniform")):
-            for align in sorted(asked[limit]):
+        yield "time", partial(self.pruned, "latency", "auto")
+        for limit, words, aligns in (("macs", "MACs", {step, least}), ("keep", "uniform", {step})):
+            for align in sorted(aligns):
                 yield f"{words}, align {align}", partial(self.pruned, limit, align)
         for criterion in CRITERIA.get(name, ()):
             for align in (8, 16):
@@ -80,7 +80,7 @@ class _Believed:
     """A measured cost without a `target`: `prune` plans by it, and this script closes the loop as for the others."""
 
     def __init__(self, cost: Any) -> None:
-        self.cost = cost
+        self.cost, self.step, self.fine = cost, cost.step, cost.fine
 
     def __call__(self, widths: Any) -> float:
         """As the cost says."""
