@@ -98,7 +98,7 @@ PRUNE = {
 COMPRESS = {
     "capabilities": ("sm80",), "backend": "tensorrt", "precisions": ("int8",), "mixed": True, "max_error": 0.1,
     "profile": True, "evaluate": False, "bench": BenchOptions(threads=2), "recover": 3, "rounds": 2, "sparsify": 1,
-    "target": "orin-nano", "target_precision": "int8", "images": {"fit": "crop"},
+    "time_on": "openvino", "target": "orin-nano", "target_precision": "int8", "images": {"fit": "crop"},
 }  # fmt: skip
 RECOVERY = {
     "batch": 8, "at_once": 4, "learning_rate": 1e-4, "warmup": 0.2, "weight_decay": 0.0, "ema": 0.0,

@@ -12,13 +12,13 @@ from torch import nn
 
 from channelcut.api import analyze, plan, prune
 from channelcut.core.deployed import DEFAULT as WHOLE
+from channelcut.core.described import described
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
 from channelcut.core.inputs import split_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import weights_fingerprint
-from channelcut.core.words import kind_of
 from channelcut.cutting import compose, store
 from channelcut.labelled import targets_of
 from channelcut.recovering.folder import result_in
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from channelcut.begun import Begun
 
 _COSTS = ("macs", "params")
-_NOT_TOLD = ("cost", "calibration", "loss")  # of what a cut was asked for: read or measured anew in every run
+_NOT_TOLD = ("cost", "calibration")  # of what a cut was asked for: measured and read anew in every run
 
 
 def in_rounds(
@@ -124,8 +124,7 @@ def _cut_once(begun: Begun, prunes: Mapping[str, Any], folder: Path, watch: Stop
 
     A recovery that was killed would then not be that of the cut.
     """
-    options = {name: value for name, value in vars(begun.options.prune).items() if name not in _NOT_TOLD}
-    said = {name: repr(value) for name, value in options.items()} | {"data": _words(begun.given)}
+    said = described(begun.options.prune, _NOT_TOLD) | {"data": described(begun.given)}
     said |= {"weights": weights_fingerprint(begun.model), "time_on": begun.options.time_on}
     asked, text = folder / "asked.json", json.dumps(said, sort_keys=True)
     if asked.is_file() and asked.read_text(encoding="utf-8") == text:
@@ -136,10 +135,6 @@ def _cut_once(begun: Begun, prunes: Mapping[str, Any], folder: Path, watch: Stop
     store(cut.model, cut.plan, folder)
     write_atomically(asked, text.encode())  # last: what it stands beside is whole
     return cut
-
-
-def _words(given: Any) -> str:
-    return str(given) if isinstance(given, (str, Path)) else kind_of(given)
 
 
 def prepared_for_cut(begun: Begun, out: Path, watch: Stopwatch) -> nn.Module:
