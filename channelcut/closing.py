@@ -213,7 +213,8 @@ def _refused(budget: Budget, trials: Sequence[Trial]) -> BudgetError:
             f"A network at latency={budget.latency:g} would not be faster than the original by more than the noise of "
             f"the measurement ({tried}). {nearest}. Ask for less, or measure on a quieter machine."
         )
+    remedy = "Ask for that, or lower" if quickest.faster else "See what takes the time (channelcut measure), or lower"
     return BudgetError(
-        f"The budget latency={budget.latency:g} cannot be met in measurement: {tried}. {nearest}. Ask for that, or "
-        "lower the alignment or the least widths (min_keep, min_channels, keep)."
+        f"The budget latency={budget.latency:g} cannot be met in measurement: {tried}. {nearest}. {remedy} the "
+        "alignment or the least widths (min_keep, min_channels, keep)."
     )
