@@ -108,7 +108,7 @@ def finished(source: Source, begun: Begun, folder: Path, out: Path, watch: Stopw
     measurement = measure_both(folder, timed, options, watch)
     found["measurement"] = measurement.to_dict() if measurement else None
     profile = profile_both(folder, options, result.step.options["align"], watch)
-    begun.notes.extend(slower_notes(profile))
+    begun.notes.extend(slower_notes(profile, timed=options.prune.timed))
     # Of a cut of a cut the plan leads from the original class, and the report tells of this round.
     step = _named(result.step, source, begun)
     said = notes(measurement, options, source, step, result.groups) + begun.notes
@@ -224,15 +224,13 @@ def profile_both(folder: Path, options: CompressOptions, align: int, watch: Stop
     return {"profile": found}
 
 
-def slower_notes(profile: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know of layers that take longer than before."""
+def slower_notes(profile: Mapping[str, Any], *, timed: bool) -> list[str]:
+    """What a reader has to know of layers that take longer than before; `timed`: widths were chosen by times."""
     slower = slower_layers(profile["profile"]) if profile else []
     if not slower:
         return []
-    return [
-        f"Slower than before the cut, by the profile of the layers: {', '.join(slower)}. Widths that suit the target "
-        "better may gain more: --latency lets it choose, --align sets them."
-    ]
+    remedy = "" if timed else " Widths that suit the target better may gain more: --latency lets it choose."
+    return [f"Slower than before the cut, by the profile of the layers: {', '.join(slower)}.{remedy}"]
 
 
 def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list[str]:

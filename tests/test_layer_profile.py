@@ -15,6 +15,7 @@ from channelcut.bench import profile_engine
 from channelcut.bench.profile import layers_of
 from channelcut.bench.profile_engine import layers_from_engine, profile_engines
 from channelcut.cli import main
+from channelcut.compress import slower_notes
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.engine.tensorrt_common import open_session
@@ -128,3 +129,12 @@ def test_without_a_gpu_and_for_other_backends(tmp_path: Path, capsys: pytest.Cap
     assert "Where the time goes" in (out / "report.html").read_text()
     assert main(["profile", str(out), "--backend", "tensorrt-rtx"]) == 2
     assert "this machine's GPU" in capsys.readouterr().err
+
+
+def test_what_was_done_already_is_not_recommended() -> None:
+    profile = {"profile": {"backend": "onnxruntime", "layers": []}}
+    assert slower_notes({}, timed=False) == slower_notes({}, timed=True) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("channelcut.compress.slower_layers", lambda _: ["model.0 (1 → 2 µs)"])
+        assert "--latency lets it choose" in slower_notes(profile, timed=False)[0]
+        assert "--latency" not in slower_notes(profile, timed=True)[0]
