@@ -22,6 +22,7 @@ import channelcut as cc
 from channelcut.allocation import excluded
 from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run
 from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
+from channelcut.bench.layers.reading import Deployed
 from channelcut.bench.layers.steps import step_of, sweep
 from channelcut.core.crew import Died, Lost, shared
 from channelcut.core.errors import UserError
@@ -573,3 +574,10 @@ def test_another_coupling_of_the_same_network(model: nn.Module, groups: cc.Group
     freed = cc.analyze(model, EXAMPLE, prunable_outputs=["*"])
     with pytest.raises(UserError, match=r"head\.weight may lose channels"):
         cost.on(freed)
+
+
+def test_weights_that_the_exporter_made_are_said_once() -> None:
+    found = Deployed([], {}, (), unknown=["a", "b", "c", "d", "e"])
+    (note,) = found.notes
+    assert "a, b, c and 2 more are no parameters" in note
+    assert Deployed([], {}, (), doubts=["something"]).notes == ("something",)

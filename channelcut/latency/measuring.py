@@ -91,7 +91,7 @@ class _Measuring:
             full_widths=np.array([g.width for g in groups.groups], np.int64),
             kept=slot_shares(deployed.slots, groups),
             table=self.table.path,
-            notes=(*deployed.doubts, *self._notes(layers, untimed, step)),
+            notes=(*deployed.notes, *self._notes(layers, untimed, step)),
         )
         return cost.scaled()
 

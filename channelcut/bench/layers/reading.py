@@ -68,7 +68,8 @@ class Deployed:
     """A deployed file as layers and values.
 
     shares: of every value that is computed, by name. slots: what they are mixtures of. nodes: what each node writes, by
-    the node's name. doubts: what could not be made out, in words.
+    the node's name. doubts: what could not be made out, in words. unknown: products whose weights are no
+    parameters.
     """
 
     layers: list[FileLayer] = field(default_factory=list)
@@ -76,6 +77,20 @@ class Deployed:
     slots: tuple[Slot, ...] = ()
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be made out, in a few sentences."""
+        if not self.unknown:
+            return tuple(self.doubts)
+        more = f" and {len(self.unknown) - 3} more" if len(self.unknown) > 3 else ""
+        return (
+            f"the weights of {', '.join(self.unknown[:3])}{more} are no parameters that were traced (the exporter may "
+            "have computed them, as it transposes those of linear layers), so that their widths are taken as fixed: a "
+            "plan for time expects nothing of what narrows them",
+            *self.doubts,
+        )
 
 
 def read_deployed(path: Path, groups: Groups) -> Deployed:
@@ -164,9 +179,7 @@ class _Reader:
         before = self._mixed(node, found.shares, whole)
         name = parameter or node.name
         if not parameter:
-            found.doubts.append(
-                f"the weight of {node.name} is no parameter that was traced, so its width is taken as fixed"
-            )
+            found.unknown.append(node.name)
             extent = Extent(full, DENSE, self._varies(before), False)
             return FileLayer(name, kind, extent, node.name, node.output[0], before, whole, self._after(node, claimed))
         axes = (1, 0) if kind.op != "ConvTranspose" else (0, 1)
