@@ -94,6 +94,18 @@ class Whole(nn.Module):
         return x + self.mlp(self.norm(x))
 
 
+class Writing(nn.Module):
+    """It changes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(8, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, :2].mul_(0.5)
+        return nn.functional.conv2d(x, self.weight)
+
+
 class Adding(nn.Module):
     """Branches that are none: what `how` does with the body's result, or the body with what it is given."""
 
@@ -102,6 +114,8 @@ class Adding(nn.Module):
         self.stem, self.body, self.head, self.how = nn.Conv2d(3, 8, 1), body(), nn.Conv2d(8, 4, 1), how
         if how == "in place":
             self.body = nn.Sequential(nn.ReLU(inplace=True), *body())
+        if how == "in part":
+            self.body = Writing()  # type: ignore[assignment]
         if how == "listed":
             self.body = nn.ModuleList(body())  # type: ignore[assignment]
 
@@ -151,7 +165,7 @@ def test_branches_are_found_where_no_block_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["twice", "gated", "of another", "listed", "weights elsewhere", "read elsewhere", "in place"]
+    "how", ["twice", "gated", "of another", "listed", "weights elsewhere", "read elsewhere", "in place", "in part"]
 )
 def test_what_is_no_branch(how: str) -> None:
     assert found(seeded(Adding, how=how), X) == []
@@ -219,7 +233,8 @@ def test_the_program_leaves_out_a_branch_that_adds_nothing() -> None:
     assert result.compensation.refitted
     again = cc.apply(net, result.plan)
     assert [t.shape for t in again.state_dict().values()] == [t.shape for t in result.model.state_dict().values()]
-    assert "first" not in cc.prune(net, X, exclude=["first.0"], **asked).plan.dropped
+    assert "first" in cc.prune(net, X, exclude=["second.2"], **asked).plan.dropped
+    assert "first" not in cc.prune(net, X, exclude=["first.2"], **asked).plan.dropped
 
 
 def test_costs_are_those_of_the_file() -> None:
@@ -250,10 +265,14 @@ def test_a_checkpoint_needs_nothing_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("importance", ["taylor", "fisher", "group-fisher", "reconstruction", "l2"])
 def test_what_fed_a_branch_alone_tells_nothing_of_channels(importance: str) -> None:
     """The norm before a branch that went has no gradient, and would stand for the channels that it scales."""
-    small = cc.drop_blocks(seeded(Stage), X, ["first", "second"]).model
-    result = cc.prune(small, X, keep=0.5, calibration=torch.rand(8, 3, 8, 8), importance=importance)
+    small: Any = cc.drop_blocks(seeded(Stage), X, ["first", "second"]).model
+    asked: dict[str, Any] = {"keep": 0.5, "calibration": torch.rand(8, 3, 8, 8), "importance": importance}
+    result: Any = cc.prune(small, X, **asked)
     assert result.proof.passed
     assert result.model.stem.out_channels == 4
+    with torch.no_grad():
+        small.norm.weight[list(set(range(8)) - set(result.plan.kept["stem.weight"][0]))] = 1e3
+    assert cc.prune(small, X, **asked).plan.kept == result.plan.kept
 
 
 def graph(shapes: tuple[list[int], list[int]], lambd: float, output: str = "y") -> onnx.ModelProto:
