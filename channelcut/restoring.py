@@ -248,8 +248,10 @@ def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) ->
     graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
     if any(graph.unsettled for graph in graphs):
         raise UserError("values decide how the forward goes on")
-    gone = {node for block in residual_blocks(graphs[0]) if block.module in plan.dropped for node in block.nodes}
-    twins = {new.index: old.index for old, new in align(*graphs, gone) if old is not None and new is not None}
+    blocks = residual_blocks(graphs[0], plan.dropped)
+    gone, zeroed = {node for block in blocks for node in block.nodes}, {b.module for b in blocks if b.kind == "branch"}
+    come = {node.index for node in graphs[1].nodes if node.kind == "call" and node.site.module in zeroed}
+    twins = {new.index: old.index for old, new in align(*graphs, gone, come) if old is not None and new is not None}
     return Pair(*graphs, twins, named_tensors(original), named_tensors(smaller), plan), batches
 
 

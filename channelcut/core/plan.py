@@ -86,6 +86,7 @@ class Plan:
         options: what was asked for.
         dropped: the modules that go as wholes, by their paths: those that the forward never reads (`drop_unused`), and
             residual blocks.
+        zeroed: those of them that give zeros instead of what they are given: they returned what is added to it.
         changes: what has changed the weights since the cut, in order (and before the first, `sparsify`), such as
             `{"step": "recalibrate", "images": 128, "layers": 57}`. Where tensors have got other shapes, such as
             those of a head for other classes, `resized` holds the new extents, `attributes` the numbers that follow.
@@ -115,6 +116,7 @@ class Plan:
     options: Mapping[str, Any] = default(default_factory=dict)
     dropped: tuple[str, ...] = ()
     changes: tuple[Mapping[str, Any], ...] = ()
+    zeroed: tuple[str, ...] = ()
     context: Context | None = default(default=None, compare=False, repr=False)
 
     @property
@@ -224,6 +226,7 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         after=after,
         options=dict(field(data, "options", Mapping, "an object")),
         dropped=tuple(expect(path, str, at, "a module's path") for path, at in items(data.get("dropped"), "dropped")),
+        zeroed=tuple(expect(path, str, at, "a module's path") for path, at in items(data.get("zeroed", ()), "zeroed")),
         changes=tuple(_change(change, place) for change, place in items(data.get("changes"), "changes")),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from channelcut.core.deployed import Deploy
 from channelcut.core.graph import Graph, is_named, named_outputs
 from channelcut.core.groups import Groups
-from channelcut.ops.writes import written
+from channelcut.ops.zeros import needed, without_zeros
 
 
 def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Sequence[str]) -> Groups:
@@ -25,16 +25,14 @@ def deployed_costs(model: nn.Module, groups: Groups, deploy: Deploy, modules: Se
     if not modules and not deploy.outputs:
         return replace(groups, deploy=deploy)  # a network of one head may still be deployed with suppression
     gone = {name for name, _ in model.named_parameters() if any(name.startswith(f"{path}.") for path in modules)}
-    needed = _needed(groups.graph, deploy.outputs)
+    read = _needed(groups.graph, deploy.outputs)
     nodes = groups.graph.nodes
-    reading = {ref.index for index in needed for ref in nodes[index].inputs}
+    reading = {ref.index for index in read for ref in nodes[index].inputs}
     unread = {node.name for node in nodes if node.kind == "state" and node.index not in reading}
     parameters = {name for name, _ in model.named_parameters()}
     gone |= unread & parameters
     work = tuple(
-        w
-        for w in groups.work
-        if w.node in needed and not any(nodes[r.index].name in gone for r in nodes[w.node].inputs)
+        w for w in groups.work if w.node in read and not any(nodes[r.index].name in gone for r in nodes[w.node].inputs)
     )
     return replace(groups, work=work, undeployed=tuple(sorted(gone)), deploy=deploy)
 
@@ -47,14 +45,12 @@ def deployed_nodes(groups: Groups) -> set[int]:
         values = [other.index for other in reads if other.kind in ("input", "call")]
         if any(other.name in groups.undeployed for other in reads) or (values and gone.issuperset(values)):
             gone.add(node.index)
-    needed = _needed(groups.graph, groups.deploy.outputs) - gone
-    return {index for index in needed if nodes[index].kind == "call"}
+    zeros = without_zeros(groups.graph)
+    read = _needed(groups.graph, groups.deploy.outputs, zeros) - gone
+    return {index for index in read if nodes[index].kind == "call" and index not in zeros}
 
 
-def _needed(graph: Graph, patterns: Sequence[str]) -> set[int]:
+def _needed(graph: Graph, patterns: Sequence[str], zeros: Mapping[int, int | None] | None = None) -> set[int]:
     """The nodes that the outputs so named are computed from; those of all outputs without a pattern."""
-    needed = {index for path, index in named_outputs(graph) if not patterns or is_named(path, patterns)}
-    for node in reversed(graph.nodes):
-        if node.index in needed or needed & written(graph.nodes, node):
-            needed |= {node.index, *(ref.index for ref in node.inputs)}
-    return needed
+    named = {index for path, index in named_outputs(graph) if not patterns or is_named(path, patterns)}
+    return needed(graph, named, zeros or {})

@@ -1,57 +1,92 @@
-"""Residual branches that could go as wholes: modules that return what they are given and add something to it."""
+"""Modules that could go as wholes: they add something to what they are given, or return what is added to it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from channelcut.core.graph import Graph, Node, Ref, specs
-from channelcut.core.schema import bound_arguments
+from channelcut.core.graph import Graph, Node, specs
 from channelcut.ops.registry import op
+from channelcut.ops.writes import written
+from channelcut.ops.zeros import added_to, keeps_zero
 
 _AFTER = 2  # steps behind the last sum that may stand between it and the module's result, such as an activation
+_BEFORE = 16  # steps, such as those of a norm, between what a branch is added to and what its module is given
 
 
 @dataclass(frozen=True)
 class Block:
-    """A module that could be an identity.
+    """A module that could go, with something of torch's own in its place.
 
     module: its path.
     sums: the nodes that add a branch to what the module was given, in order, and which of their two operands that is.
     nodes: all that it computes.
+    kind: a `whole` block returns the sum, so that an identity could stand for it; a `branch` returns what is added, by
+        whatever it is in, so that zeros could.
     """
 
     module: str
     sums: tuple[tuple[int, int], ...]
     nodes: frozenset[int]
+    kind: Literal["whole", "branch"] = "whole"
 
 
-def residual_blocks(graph: Graph) -> tuple[Block, ...]:
-    """The modules of a forward that would return what they are given if their branches were zero, innermost ones.
+def residual_blocks(graph: Graph, modules: Collection[str] | None = None) -> tuple[Block, ...]:
+    """The modules of a forward that would return what they are given if their branches were zero, and such branches.
 
-    A module runs once, takes one tensor, and returns one of the same shape: what it was given, one or more branches
-    added to it in a row, and perhaps an activation. Whether that leaves what was given as it is (a ReLU does where that
-    is above zero) is for the proof to say.
+    A whole block runs once, takes one tensor, and returns one of the same shape: what it was given, one or more
+    branches added to it in a row, and perhaps an activation. Whether that leaves what was given as it is (a ReLU does
+    where that is above zero) is for the proof to say.
+
+    A branch is a module with weights that runs once, takes one tensor, and returns one of the same shape and type,
+    which goes into a sum alone: as it is, moved, or multiplied with weights. What it takes is the other operand of that
+    sum, or what a norm or the like made of it, and it writes into nothing that it did not make.
+
+    Of modules in one another the innermost ones are listed; of those that give the same sum its operand, that which
+    computes most. A branch is listed where it has nothing in common with a whole block.
+
+    Args:
+        graph: the forward.
+        modules: the paths of those that may be listed, where not all may.
     """
     nodes = [node for node in graph.nodes if node.kind == "call"]
     readers: dict[int, list[int]] = {}
     for node in graph.nodes:
         for ref in node.inputs:
             readers.setdefault(ref.index, []).append(node.index)
-    found = {}
+    wholes, branches = dict[str, Block](), dict[str, Block]()
     for path in dict.fromkeys(path for node in nodes for path in _above(node.site.module)):
-        block = _block(graph, [n for n in nodes if f"{n.site.module}.".startswith(f"{path}.")], path, readers)
-        if block is not None:
-            found[path] = block
-    held = {path: {index for index, _ in block.sums} for path, block in found.items()}
-    return tuple(
+        if modules is not None and path not in modules:
+            continue
+        part = _part(graph, [n for n in nodes if f"{n.site.module}.".startswith(f"{path}.")], readers)
+        if part is None:
+            continue
+        if (block := _whole(graph, part, path, readers)) is not None:
+            wholes[path] = block
+        elif (block := _branch(graph, part, path, readers)) is not None:
+            branches[path] = block
+    held = {path: {index for index, _ in block.sums} for path, block in wholes.items()}
+    found = [
         block
-        for path, block in found.items()
+        for path, block in wholes.items()
         if not any(
             other != path and (mine < held[path] or (mine == held[path] and other.startswith(f"{path}.")))
             for other, mine in held.items()
         )
-    )
+    ]
+    return (*found, *_apart(branches.values(), found))
+
+
+def _apart(branches: Iterable[Block], wholes: Sequence[Block]) -> list[Block]:
+    """One branch a sum, the innermost ones, and none that has anything in common with a whole block."""
+    largest: dict[tuple[tuple[int, int], ...], Block] = {}
+    for block in branches:
+        if not any(block.nodes & whole.nodes for whole in wholes):
+            before = largest.get(block.sums)
+            if before is None or len(block.nodes) >= len(before.nodes):  # a path comes after those that it is in
+                largest[block.sums] = block
+    return [b for b in largest.values() if not any(other.nodes < b.nodes for other in largest.values())]
 
 
 def _above(path: str) -> list[str]:
@@ -60,31 +95,42 @@ def _above(path: str) -> list[str]:
     return [".".join(parts[: count + 1]) for count in range(len(parts))]
 
 
-def _block(graph: Graph, inside: Sequence[Node], path: str, readers: dict[int, list[int]]) -> Block | None:
+@dataclass(frozen=True)
+class _Part:
+    """What a module computes, from one value to one value."""
+
+    own: set[int]
+    start: int
+    end: int
+
+
+def _part(graph: Graph, inside: Sequence[Node], readers: dict[int, list[int]]) -> _Part | None:
     own, between = {node.index for node in inside}, list[Node]()
     for node in graph.nodes[inside[0].index : inside[-1].index]:
         if node.kind == "call" and node.index not in own:
             # A module that many share, such as an activation, has the name of its first place.
             read = {r.index for r in node.inputs if _computed(graph.nodes[r.index])}
             (own.add(node.index) if read and read <= own else between.append(node))
-    inside = [graph.nodes[index] for index in sorted(own)]
-    given = {r.index for n in inside for r in n.inputs if r.index not in own and _computed(graph.nodes[r.index])}
+    parts = [graph.nodes[index] for index in own]
+    given = {r.index for n in parts for r in n.inputs if r.index not in own and _computed(graph.nodes[r.index])}
     returned = [index for index in own if any(reader not in own for reader in readers.get(index, ()))]
     if between or len(given) != 1 or len(returned) != 1:
         return None
     (start,), (end,) = given, returned
     shapes = [specs(graph.nodes[index].value) for index in (start, end)]
-    if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
-        return None
-    current, sums = start, list[tuple[int, int]]()
-    while (step := _sum(graph, own, readers, current)) is not None:
+    return _Part(own, start, end) if len(shapes[0]) == 1 and shapes[0] == shapes[1] else None
+
+
+def _whole(graph: Graph, part: _Part, path: str, readers: dict[int, list[int]]) -> Block | None:
+    current, sums = part.start, list[tuple[int, int]]()
+    while (step := _sum(graph, part.own, readers, current)) is not None:
         sums.append(step)
         current = step[0]
-    after = [node for node in inside if node.index > current]
+    after = [graph.nodes[index] for index in sorted(part.own) if index > current]
     unary = all(len([r for r in node.inputs if _computed(graph.nodes[r.index])]) == 1 for node in after)
-    if not sums or len(after) > _AFTER or not unary:
+    if not sums or len(after) > _AFTER or not unary or part.end != (after[-1].index if after else current):
         return None
-    return Block(path, tuple(sums), frozenset(own)) if end == (after[-1].index if after else current) else None
+    return Block(path, tuple(sums), frozenset(part.own))
 
 
 def _computed(node: Node) -> bool:
@@ -94,14 +140,43 @@ def _computed(node: Node) -> bool:
 def _sum(graph: Graph, own: set[int], readers: dict[int, list[int]], current: int) -> tuple[int, int] | None:
     """The last reader of a value that adds something of the module to it, and which operand that is."""
     for index in sorted((i for i in readers.get(current, ()) if i in own), reverse=True):
-        node = graph.nodes[index]
-        if not op(node.name).sums or node.target is None:
-            continue
-        arguments = bound_arguments(node.target, node.args, dict(node.kwargs))
-        operands = [value for value in node.args[:2] if isinstance(value, Ref)]
-        if len(operands) != 2 or arguments.get("alpha", 1) != 1:
-            continue
-        other = [place for place, ref in enumerate(operands) if ref.index != current]
-        if len(other) == 1 and operands[other[0]].index in own:
-            return index, other[0]
+        found = added_to(graph.nodes[index], current)
+        if found is not None and found[1] in own:
+            return index, 1 - found[0]
     return None
+
+
+def _branch(graph: Graph, part: _Part, path: str, readers: dict[int, list[int]]) -> Block | None:
+    nodes = graph.nodes
+    reads = {ref.index for index in part.own for ref in nodes[index].inputs if nodes[ref.index].kind == "state"}
+    mine = {node.index for node in nodes if node.kind == "state" and node.name.startswith(f"{path}.")}
+    shared = any(reader not in part.own for index in mine for reader in readers.get(index, ()))
+    if not reads or shared or any(written(nodes, nodes[index]) - part.own for index in part.own):
+        return None
+    spec, current = specs(nodes[part.start].value)[0], part.end
+    while len(after := readers[current]) == 1 and (node := nodes[after[0]]).kind == "call":
+        added = added_to(node, current)
+        if added is not None:
+            place, other = added
+            fits = nodes[other].value == node.value and spec.dtype.is_floating_point
+            alone = fits and node.index not in part.own and _made_of(graph, part.start, other)
+            return Block(path, ((node.index, place),), frozenset(part.own), "branch") if alone else None
+        if not keeps_zero(graph, node):
+            return None
+        current = node.index
+    return None
+
+
+def _made_of(graph: Graph, value: int, other: int) -> bool:
+    """Whether a value is another one, or a few steps without sums over channels made it of that one alone."""
+    left, seen = [value], set[int]()
+    while left:
+        index = left.pop()
+        node, known = graph.nodes[index], op(graph.nodes[index].name)
+        if index == other or index in seen or not _computed(node):
+            continue
+        if node.kind == "input" or known.convolves or known.affine or known.contracts or len(seen) == _BEFORE:
+            return False
+        seen.add(index)
+        left += [ref.index for ref in node.inputs]
+    return True

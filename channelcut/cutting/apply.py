@@ -10,6 +10,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.tensors import architecture_fingerprint, cut_tensor, named_tensors
 from channelcut.core.trees import leaves
 from channelcut.ops.refresh import refresh
+from channelcut.ops.zeros import zero_module
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -36,17 +37,18 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     refresh(clone, plan.attributes)
     for path in plan.dropped:  # a place in a sequence stays a place
         parent, _, name = path.rpartition(".")
-        setattr(clone.get_submodule(parent), name, _stand_in(clone.get_submodule(path)))
+        instead = zero_module() if path in plan.zeroed else nn.Identity()
+        setattr(clone.get_submodule(parent), name, _stand_in(clone.get_submodule(path), instead))
     return clone
 
 
-def _stand_in(module: nn.Module) -> nn.Identity:
-    """An identity with the plain attributes of a module, which its parent's forward may read."""
-    found, usual = nn.Identity(), set(vars(nn.Identity()))
+def _stand_in(module: nn.Module, instead: nn.Module) -> nn.Module:
+    """What stands for a module, with the plain attributes of it, which its parent's forward may read."""
+    usual = set(vars(instead))
     for name, value in vars(module).items():
         if name not in usual and all(isinstance(leaf, _PLAIN) for leaf in leaves(value)):
-            setattr(found, name, value)
-    return found
+            setattr(instead, name, value)
+    return instead
 
 
 def resize(model: nn.Module, plan: Plan) -> None:

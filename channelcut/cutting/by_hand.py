@@ -37,10 +37,12 @@ class PlanContext:
     scores: NDArray[np.float64]
     costs: Mapping[str, WidthCost]
     dropped: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
 
     def plan(self, options: Mapping[str, object]) -> Plan:
         """The plan that keeps what is marked."""
-        return replace(make_plan(self.model, self.groups, self.kept, self.costs, options, self.dropped), context=self)
+        gone = self.dropped, self.zeroed
+        return replace(make_plan(self.model, self.groups, self.kept, self.costs, options, *gone), context=self)
 
     def with_kept(self, plan: Plan, tensor: str, positions: Sequence[int]) -> Plan:
         """See `Plan.with_kept`."""

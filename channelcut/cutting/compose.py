@@ -31,6 +31,7 @@ def compose(first: Plan, second: Plan) -> Plan:
         after=Cost(second.after.macs * scale, second.after.params),
         options={**{k: v for k, v in second.options.items() if k not in _ORIGIN}, **origin},
         dropped=(*first.dropped, *second.dropped),
+        zeroed=(*first.zeroed, *second.zeroed),
         changes=(*first.changes, *second.changes),
     )
 

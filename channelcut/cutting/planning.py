@@ -27,8 +27,12 @@ def make_plan(
     costs: Mapping[str, WidthCost],
     options: Mapping[str, Any] | None = None,
     dropped: tuple[str, ...] = (),
+    zeroed: tuple[str, ...] = (),
 ) -> Plan:
-    """Describe the cut that keeps the channels marked in `kept`, shape (channel_count,), and drops whole modules."""
+    """Describe the cut that keeps the channels marked in `kept`, shape (channel_count,), and drops whole modules.
+
+    Those of them in `zeroed` give zeros.
+    """
     positions = kept_positions(groups, kept)
     widths = np.array([g.kept_width(kept) for g in groups.groups], dtype=np.int64)
     full = full_widths(groups.groups)
@@ -51,6 +55,7 @@ def make_plan(
         after=replace(cost["after"], params=cost["after"].params - gone),
         options=dict(options or {}),
         dropped=dropped,
+        zeroed=zeroed,
         changes=changes,
     )
 

@@ -1,4 +1,4 @@
-"""Depth: residual blocks that go as wholes, an identity in the place of each."""
+"""Depth: residual blocks that go as wholes, an identity or zeros in the place of each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from channelcut.core.heap import frozen_heap
 from channelcut.core.inputs import check_network, check_values, finite_inputs, split_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
-from channelcut.coupling.branches import residual_blocks
 from channelcut.depth.dropping import dropped, named, ranked
+from channelcut.depth.finding import blocks_of
 from channelcut.recovery import Preprocessing, calibration_batches
 
 _BATCHES = 2  # are enough to tell which block the outputs miss least
@@ -34,17 +34,22 @@ def drop_blocks(
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> PruneResult:
-    """Leave out whole residual blocks: modules that return what they are given with something added to it.
+    """Leave out whole residual blocks, modules that return what they are given with something added to it, or branches.
 
-    In the place of each stands an `nn.Identity`, so that the class's forward runs as it is and neither a checkpoint nor
-    an ONNX file shows that there was a block. The cut is proven in float64: it computes what the original computes with
-    the branches of these blocks zero. What `prune` makes of the result is a cut of the original.
+    In the place of a block stands an `nn.Identity`, so that the class's forward runs as it is and neither a checkpoint
+    nor an ONNX file shows that there was one. Where the forward of a larger module adds, as in `x + self.body(x)`, the
+    branch (`body`) is what goes: `nn.Hardshrink(inf)` stands in its place, which gives zeros of the shape of what it is
+    given, and an ONNX file lacks them, the addition, and what was computed for the branch alone. The cut is proven in
+    float64: it computes what the original computes with the branches zero. What `prune` makes of the result is a cut of
+    the original.
 
     Args:
         model: a trained network; it stays as it is.
         x: an example input, see `analyze`.
         blocks: the paths of modules, such as `["layer3.4"]`, or how many: those whose absence moves the outputs least
-            for the multiply-accumulates that go with them, each left out alone. `residual_blocks` lists what can go.
+            for the multiply-accumulates that go with them, each left out alone. A branch can go where its module takes
+            one tensor and returns one of its shape, which goes into the sum alone: as it is, moved, or scaled by
+            weights.
         groups: what `analyze` found in the model; by default it is analyzed here.
         calibration: unlabelled images that the outputs are compared on where `blocks` is a number, as for `prune`; by
             default the example.
@@ -79,7 +84,7 @@ def drop_blocks(
         options = steps.AnalyzeOptions()
         groups = steps.coupled(model, steps.traced(model, inputs, options, watch), inputs, options, watch)
     check_fits(model, groups)
-    found = {block.module: block for block in residual_blocks(groups.graph)}
+    found = blocks_of(model, groups, inputs)
     if isinstance(blocks, int) and not isinstance(blocks, bool):
         given = calibration_of(model, calibration, inputs[0][0] if inputs[0] else None, preprocessing)
         batches = calibration_batches(given, inputs, preprocessing or preprocessing_of(model))[:_BATCHES] or [inputs]

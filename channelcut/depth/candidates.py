@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,15 @@ from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
 from channelcut.core.reasons import EXCLUDED
 from channelcut.cost.bilinear import full_widths
-from channelcut.coupling.branches import Block, residual_blocks
+from channelcut.coupling.branches import Block
 from channelcut.depth.dropping import inside, moved_without
 
 _PART = 0.5  # of a block's operations that have to go with its own groups
 
 
-def candidates(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: Stopwatch) -> list[Candidate]:
+def candidates(
+    scored: Ranked, found: Mapping[str, Block], budget: Budget, batches: Sequence[Any], watch: Stopwatch
+) -> list[Candidate]:
     """The blocks that may go, with their losses in the unit of the losses of channels.
 
     What tells blocks apart is how far the outputs move without each alone, D² in deviations of the outputs. How much
@@ -29,16 +31,18 @@ def candidates(scored: Ranked, budget: Budget, batches: Sequence[Any], watch: St
 
     Args:
         scored: the network with its scores and costs.
+        found: its blocks, by the paths of their modules.
         budget: a limit.
         batches: inputs that outputs are compared on.
         watch: takes the time.
     """
-    own = {block.module: inner for block in residual_blocks(scored.groups.graph) if (inner := _own(scored, block))}
+    own = {path: inner for path, block in found.items() if (inner := _own(scored, block))}
     if not own:
         return []
+    those = [found[path] for path in own]
     emptied, apart = scored.emptied(budget), dict[str, float]()
     with watch.stage("score blocks"):
-        for done, (path, moved) in enumerate(moved_without(scored.model, scored.groups, list(own), batches), 1):
+        for done, (path, moved) in enumerate(moved_without(scored.model, scored.groups, those, batches), 1):
             watch.progress("score blocks", done, len(own))
             if np.isfinite(moved):
                 apart[path] = moved**2

@@ -52,7 +52,8 @@ def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
     if unknown or not names:
         raise UserError(
             f"{', '.join(map(repr, unknown)) or 'No name'} is no residual block that could go: a module that returns "
-            f"what it is given, with something added to it. Expected some of {', '.join(found) or 'none: it has none'}."
+            "what it is given, with something added to it, or a module that returns what is added and nothing else "
+            f"reads. Expected some of {', '.join(found) or 'none: it has none'}."
         )
     return list(dict.fromkeys(names))
 
@@ -60,20 +61,20 @@ def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
 def ranked(model: nn.Module, groups: Groups, found: Mapping[str, Block], batches: Sequence[Any]) -> list[str]:
     """The blocks, first the one whose absence moves the outputs least for what it costs."""
     price = {}
-    for path, moved in moved_without(model, groups, list(found), batches):
+    for path, moved in moved_without(model, groups, list(found.values()), batches):
         macs = sum(work.macs for work in groups.work if inside(work.site.module, (path,)))
         price[path] = moved / max(macs, 1.0)
     return sorted(found, key=lambda path: price[path])
 
 
 def moved_without(
-    model: nn.Module, groups: Groups, paths: Sequence[str], batches: Sequence[Any]
+    model: nn.Module, groups: Groups, blocks: Sequence[Block], batches: Sequence[Any]
 ) -> Iterator[tuple[str, float]]:
     """How far the outputs move without each block alone, in deviations of each."""
     wanted = [outputs_of(model, batch) for batch in batches]
-    for path in paths:
-        without = steps.applied(model, block_plan(model, groups, (path,)), Stopwatch())
-        yield path, distance(without, batches, wanted)
+    for block in blocks:
+        without = steps.applied(model, block_plan(model, groups, [block]), Stopwatch())
+        yield block.module, distance(without, batches, wanted)
 
 
 def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: Any, watch: Stopwatch) -> PruneResult:
@@ -83,7 +84,7 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
         ProofError: it does not compute what the original does with their branches zero.
     """
     paths = tuple(block.module for block in blocks)
-    plan = block_plan(model, groups, paths)
+    plan = block_plan(model, groups, blocks)
     smaller = steps.applied(model, plan, watch)
     with watch.stage("prove"):
         again = trace(smaller, *inputs, front_end=groups.graph.front_end, arithmetic=not groups.graph.hollow)
@@ -96,8 +97,8 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
     if not proof.passed:
         raise ProofError(
             f"Without {', '.join(paths)} the network does not compute what it does with the branches of these blocks "
-            f"zero, so it is not returned: {'; '.join(proof.failures[:3])}. Leave such a block in: an activation "
-            "behind its sum changes what it was given."
+            f"zero, so it is not returned: {'; '.join(proof.failures[:3])}. Leave such a block in: a step "
+            "behind its sum, such as an activation, changes what it was given."
         )
     steps.put_proof(smaller, proof)
     record = record_of(smaller)
@@ -106,10 +107,12 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
     return PruneResult(smaller, chosen, proof, groups, plan, seconds=watch.seconds)
 
 
-def block_plan(model: nn.Module, groups: Groups, paths: tuple[str, ...]) -> Plan:
+def block_plan(model: nn.Module, groups: Groups, blocks: Sequence[Block]) -> Plan:
     """The plan that drops these modules and keeps every channel."""
+    paths = tuple(block.module for block in blocks)
+    zeroed = tuple(block.module for block in blocks if block.kind == "branch")
     kept, costs = np.ones(groups.channel_count, dtype=bool), network_costs(model, groups)
-    context = PlanContext(model, groups, kept, np.ones(groups.channel_count), costs, paths)
+    context = PlanContext(model, groups, kept, np.ones(groups.channel_count), costs, paths, zeroed)
     left = replace(groups, work=tuple(work for work in groups.work if not inside(work.site.module, paths)))
     plan = context.plan({"blocks": list(paths)})
     macs = network_costs(model, left)["macs"](full_widths(groups.groups))

@@ -17,10 +17,11 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.record import put_record, record_of
 from channelcut.core.result import PruneResult
 from channelcut.cost.bilinear import full_widths
-from channelcut.coupling.branches import residual_blocks
+from channelcut.coupling.branches import Block
 from channelcut.cutting import compose
 from channelcut.depth.candidates import candidates
 from channelcut.depth.dropping import dropped, named, paths_of
+from channelcut.depth.finding import blocks_of
 from channelcut.gauge import gauge_for, ratio_of
 from channelcut.pruning import Request, cut_and_proven, finished, scored_channels
 from channelcut.restoring import as_result, restored_by, unrestored
@@ -50,8 +51,8 @@ def pruned_with_blocks(
     names = _checked(asked, blocks)
     scored = scored_channels(model, inputs, asked, watch)
     scored = scored.timed(asked.cost) if asked.budget.timed else scored
-    found = {block.module: block for block in residual_blocks(scored.groups.graph)}
-    chosen = _least_missed(scored, inputs, asked, watch) if names is None else named(names, found)
+    found = blocks_of(model, scored.groups, inputs)
+    chosen = _least_missed(scored, found, inputs, asked, watch) if names is None else named(names, found)
     if not chosen:
         return finished(scored, x, inputs, asked, watch)
     first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
@@ -87,10 +88,12 @@ def _checked(asked: Request, blocks: Blocks) -> list[str] | None:
     return names
 
 
-def _least_missed(scored: Ranked, inputs: Inputs, asked: Request, watch: Stopwatch) -> Sequence[str]:
+def _least_missed(
+    scored: Ranked, found: Mapping[str, Block], inputs: Inputs, asked: Request, watch: Stopwatch
+) -> Sequence[str]:
     """The blocks that the program leaves out."""
     budget = asked.budget.in_shares(scored.whole_ms) if asked.budget.timed else asked.budget
-    free = candidates(scored, budget, asked.batches[:_COMPARED] or [inputs], watch)
+    free = candidates(scored, found, budget, asked.batches[:_COMPARED] or [inputs], watch)
     if not free:
         return ()
     with watch.stage("allocate"):

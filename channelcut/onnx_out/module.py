@@ -27,6 +27,7 @@ from channelcut.onnx_out.recording import exported, run, unrolled
 from channelcut.onnx_out.rewriting import Rewrite, accept_rewrite
 from channelcut.onnx_out.simplify import rewrites
 from channelcut.onnx_out.subnormal import flush_subnormals
+from channelcut.onnx_out.zeros import remove_zeros
 
 # An output must change by this many tolerances between two inputs for its parity to mean something.
 _SIGNAL = 100
@@ -204,15 +205,19 @@ def _recorded(
     axes: OpenAxes,
     options: ExportOptions,
 ) -> tuple[onnx.ModelProto, list[tuple[str, tuple[Any, ...]]], str]:
-    """See `recording.exported`; a forward that has to be unrolled can leave no size open."""
+    """See `recording.exported`; a forward that has to be unrolled can leave no size open. Without zero branches."""
     if not options.unrolled:
-        return exported(module, inputs, names, axes, options.opset)
+        found = exported(module, inputs, names, axes, options.opset)
+        remove_zeros(found[0])
+        return found
     if axes:
         raise UserError(
             f"Suppression in the file and {axes.words} left open exclude each other: the loop over the images is "
             "written out. Give the batch and size that will run, or leave suppression to the caller."
         )
-    return unrolled(module, inputs, names, options.opset), [], ""
+    model = unrolled(module, inputs, names, options.opset)
+    remove_zeros(model)
+    return model, [], ""
 
 
 def _flushed(zeros: int) -> tuple[str, ...]:

@@ -22,11 +22,12 @@ class Misaligned(Exception):
         self.before, self.after = before, after
 
 
-def align(before: Graph, after: Graph, gone: Collection[int] = ()) -> list[Pair]:
+def align(before: Graph, after: Graph, gone: Collection[int] = (), come: Collection[int] = ()) -> list[Pair]:
     """Pairs of the same step, with None where a layout copy has no partner; raises `Misaligned`.
 
     A parameter that nobody reads may have been dropped. One that one of the two reads is a step of both: where values
-    decide, a norm of no boxes reads other parameters than a norm of some. `gone`: steps of the original alone.
+    decide, a norm of no boxes reads other parameters than a norm of some. `gone`: steps of the original alone;
+    `come`: those of the cut model alone.
     """
     pairs: list[Pair] = []
     i = j = 0
@@ -43,6 +44,9 @@ def align(before: Graph, after: Graph, gone: Collection[int] = ()) -> list[Pair]
         if old is not None and old.index in gone:
             pairs.append((old, None))
             i += 1
+        elif new is not None and new.index in come:
+            pairs.append((None, new))
+            j += 1
         elif old is not None and new is not None and _same(old, new):
             pairs.append((old, new))
             i, j = i + 1, j + 1

@@ -16,6 +16,7 @@ from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups, Ids, Role, Slot
 from channelcut.core.words import kind_of
+from channelcut.ops.zeros import idle
 from channelcut.scoring.sampled import SAMPLED, Unit
 
 Scores = NDArray[np.float64]
@@ -98,10 +99,11 @@ def score(
     if importance == "bn" and not any(slot.role is Role.NORM for slot in groups.slots):
         raise UserError("importance 'bn' ranks by batch-norm scales, and this model has no norm. Use l1 or l2.")
     lane_scores = _lane_scores(groups, tensors, importance, model)
-    raw = np.full(groups.channel_count, np.inf)
+    raw, without = np.full(groups.channel_count, np.inf), idle(groups.graph)
     for group in groups.groups:
+        read = tuple(index for index in group.slots if groups.slots[index].tensor not in without) or group.slots
         for lane in group.lanes:
-            values = lane_scores(lane, group.slots)
+            values = lane_scores(lane, read)
             mean = float(np.abs(values).mean())
             raw[lane] = values / mean if mean > 0 else np.ones(len(lane))
     return raw

@@ -21,6 +21,7 @@ from channelcut.core.groups import Groups, Role
 from channelcut.core.inputs import Inputs
 from channelcut.core.labels import Targets
 from channelcut.core.sensitivity import Weighing, differentiable, images_in, images_of, projections, run
+from channelcut.ops.zeros import idle
 
 Scores = NDArray[np.float64]
 Gates = Sequence[tuple[Role, ...]]
@@ -84,6 +85,7 @@ def gates_of(groups: Groups, order: Gates, parameters: set[str]) -> list[Gate]:
     """The parameters by which every channel is scaled: of the first roles in `order` that it has any in."""
     level = np.full(groups.channel_count, len(order))
     ranks = {role: rank for rank, roles in enumerate(order) for role in roles}
+    parameters = parameters - idle(groups.graph)
     slots = [slot for slot in groups.slots if slot.tensor in parameters]
     for slot in slots:
         np.minimum.at(level, slot.channels, ranks[slot.role])
