@@ -182,8 +182,7 @@ class _Reader:
             found.unknown.append(node.name)
             extent = Extent(full, DENSE, self._varies(before), False)
             return FileLayer(name, kind, extent, node.name, node.output[0], before, whole, self._after(node, claimed))
-        axes = (1, 0) if kind.op != "ConvTranspose" else (0, 1)
-        reads, writes = (self._share(parameter, axis) for axis in axes)
+        reads, writes = (self._share(parameter, axis) for axis in self._axes(parameter, kind))
         mode = DENSE
         if full.groups > 1 and self.roles.get((parameter, 0), Role.GROUP) in (Role.DEPTHWISE, Role.GROUP):
             mode, reads, writes = TOGETHER, self._share(parameter, 0), self._share(parameter, 0)
@@ -193,6 +192,12 @@ class _Reader:
             found.doubts.append(f"{name} reads other channels than what is computed before it says")
         extent = Extent(full, mode, self._varies(reads), self._varies(writes))
         return FileLayer(name, kind, extent, node.name, node.output[0], reads, writes, self._after(node, claimed))
+
+    def _axes(self, parameter: str, kind: LayerKind) -> tuple[int, int]:
+        """The axes along which a weight reads and writes channels; products may read it along either."""
+        product = kind.op == "Gemm"
+        first = product and (self.roles.get((parameter, 0)) == Role.IN or self.roles.get((parameter, 1)) == Role.OUT)
+        return (0, 1) if first or kind.op == "ConvTranspose" else (1, 0)
 
     def _unit(self, place: int) -> Shares:
         share = np.zeros(1 + len(self.slots))
@@ -293,9 +298,13 @@ class _Reader:
 
 def _weights_in_order(groups: Groups) -> list[str]:
     """The parameters of the network's products and convolutions in the order in which they run, each once."""
-    nodes = groups.graph.nodes
-    found: dict[str, None] = {}
-    for work in groups.work:
-        states = [nodes[ref.index] for ref in nodes[work.node].inputs if nodes[ref.index].kind == "state"]
-        found |= {node.name: None for node in states if len(groups.shapes.get(node.name, ())) > 1}
-    return list(found)
+    states = (_state(groups, ref.index) for work in groups.work for ref in groups.graph.nodes[work.node].inputs)
+    return list(dict.fromkeys(name for name in states if len(groups.shapes.get(name, ())) > 1))
+
+
+def _state(groups: Groups, index: int) -> str:
+    """The parameter that a node is or moves, such as the transposed one that a linear layer multiplies by, or ""."""
+    node = groups.graph.nodes[index]
+    while node.kind == "call" and len(node.inputs) == 1:
+        node = groups.graph.nodes[node.inputs[0].index]
+    return node.name if node.kind == "state" else ""
