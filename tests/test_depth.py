@@ -97,6 +97,11 @@ def test_a_block_whose_activation_changes_what_it_was_given_is_refused(net: Net)
             cc.drop_blocks(net, X, wrong)
 
 
+def test_groups_are_what_analyze_returns(net: Net) -> None:
+    with pytest.raises(cc.UserError, match=r"groups is an int.*channelcut\.analyze"):
+        cc.drop_blocks(net, X, 1, groups=3)  # type: ignore[arg-type]
+
+
 def test_the_least_missed_block_goes_first(net: Net) -> None:
     with torch.no_grad():
         net.blocks[1].b.weight.mul_(1e-3)  # type: ignore[union-attr,operator]

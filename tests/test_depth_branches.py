@@ -26,9 +26,11 @@ from channelcut.depth.finding import blocks_of
 from channelcut.onnx_out.module import ExportOptions, onnx_from_module
 from channelcut.onnx_out.zeros import remove_zeros
 from channelcut.ops.zeros import zero_module
+from channelcut.report.collect import collect
 
 X = torch.rand(2, 3, 8, 8)
 WORDS = torch.rand(2, 5, 8)
+QUICK = cc.MeasureOptions(min_rounds=2, max_rounds=2, network_runs=2, step=8)
 
 
 def body(size: float = 1.0, width: int = 8) -> nn.Sequential:
@@ -246,6 +248,34 @@ def test_costs_are_those_of_the_file() -> None:
         groups = cc.analyze(model, WORDS)
         costs.append(roofline(groups, "avx2", "fp32")(full_widths(groups.groups)))
     assert costs[0] == pytest.approx(costs[1])
+
+
+def test_a_measured_cost_lacks_the_layers_of_what_is_left_out(tmp_path: Path) -> None:
+    cost = cc.measure(seeded(Stage), X, table=tmp_path / "table.jsonl", options=QUICK)
+    names = {layer.name for layer in cost.layers}
+    assert {"first.0.weight", "first.2.weight", "second.0.weight", "second.2.weight"} < names
+    left = {layer.name for layer in cost.without(["first"]).layers}
+    assert names - left == {"first.0.weight", "first.2.weight"}
+
+
+def test_branches_are_found_by_torch_export_too() -> None:
+    net = seeded(Stage)
+    groups = cc.analyze(net, X, tracer="export")
+    result = cc.drop_blocks(net, X, ["first", "second"], groups=groups)
+    assert result.plan.zeroed == ("first", "second")
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(X), cc.drop_blocks(net, X, ["first", "second"]).model(X))
+
+
+def test_a_report_says_what_was_left_out() -> None:
+    net = seeded(Stage)
+    result = cc.drop_blocks(net, X, ["first"])
+    report = collect(net, result, {})
+    assert report["dropped"] == ["first"]
+    layers = {layer["name"]: layer["after"] for layer in report["layers"]}
+    assert (layers["first.0"], layers["second.0"]) == ([0, 0], [8, 8])
+    drawn = {node["name"]: node["after"] for node in report["graph"]["nodes"]}
+    assert (drawn["first.0"], drawn["second.0"]) == (0, 8)
 
 
 def test_a_checkpoint_needs_nothing_of_ours(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_every_plan_that_was_timed_is_told() -> None:
     assert "0.502" in page
 
 
+def test_modules_that_went_as_wholes_are_named() -> None:
+    report = make_report()
+    assert "Left out" not in terminal(report)
+    assert "Left out" not in render_html(report)
+    report["dropped"] = [f"layer1.{i}" for i in range(10)]
+    words = (
+        "10 whole modules: layer1.0, layer1.1, layer1.2, layer1.3, layer1.4, layer1.5, layer1.6, layer1.7 and 2 more"
+    )
+    assert f"Left out  {words}" in terminal(report, width=200)
+    assert words in render_html(report)
+
+
 def test_terminal_shows_markup_and_control_characters_as_text() -> None:
     report = make_report()
     report["model"] = "[red]m[/red]\x1b[2J"

@@ -167,13 +167,7 @@ class MeasuredCost:
     def without(self, modules: Sequence[str]) -> MeasuredCost:
         """The same for the network without the layers of these modules, each an identity; their rest is left in."""
         gone = tuple(f"{module}." for module in modules)
-        left = tuple(layer for layer in self.layers if not self._tensor(layer).startswith(gone))
-        return replace(self, layers=left)
-
-    def _tensor(self, layer: MeasuredLayer) -> str:
-        """The weight of a layer; empty where no slot says which it is."""
-        found = np.flatnonzero(layer.writes[1:])
-        return self.slots[int(found[0])][0] if len(found) else ""
+        return replace(self, layers=tuple(layer for layer in self.layers if not layer.name.startswith(gone)))
 
     def pairwise(self, steps: Sequence[Widths]) -> Pairwise:
         """The same as sums over groups and pairs, see `Parts.pairwise`."""

@@ -14,7 +14,7 @@ from channelcut.choosing import check_fits
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
 from channelcut.core.heap import frozen_heap
-from channelcut.core.inputs import check_network, check_values, finite_inputs, split_inputs
+from channelcut.core.inputs import check_kind, check_network, check_values, finite_inputs, split_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.depth.dropping import dropped, named, ranked
@@ -83,6 +83,7 @@ def drop_blocks(
     if groups is None:
         options = steps.AnalyzeOptions()
         groups = steps.coupled(model, steps.traced(model, inputs, options, watch), inputs, options, watch)
+    check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_fits(model, groups)
     found = blocks_of(model, groups, inputs)
     if isinstance(blocks, int) and not isinstance(blocks, bool):

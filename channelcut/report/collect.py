@@ -25,6 +25,7 @@ def collect(model: nn.Module, result: PruneResult, environment: Mapping[str, Any
         "weights": recorded.pop("weights", ""),
         "input": str(recorded.pop("input")).split(", ") if "input" in recorded else [],
         "options": recorded,
+        "dropped": list(plan.dropped),
         "cost": {"before": vars(plan.before), "after": vars(plan.after)},
         "groups": [
             {**vars(group), **dict(zip(("before", "after"), group.channels, strict=True))} for group in plan.groups
@@ -82,11 +83,12 @@ def layers(groups: Groups, plan: Plan) -> list[dict[str, Any]]:
         for ref in [a for a in node.args if isinstance(a, Ref)]:
             name = groups.graph.nodes[ref.index].name
             if groups.graph.nodes[ref.index].kind == "state" and name in roles:
-                shape, kept = groups.shapes[name], plan.kept.get(name, {})
+                shape = groups.shapes[name]
+                left = (0, 0) if plan.drops(name) else plan.shape(name, shape)
                 found[name] = {
                     "name": name.removesuffix(".weight"),
                     "before": list(shape[:2]),
-                    "after": [len(kept[axis]) if axis in kept else shape[axis] for axis in (0, 1)],
+                    "after": list(left[:2]),
                 }
     return list(found.values())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from channelcut.allocation import LIMITS
 from channelcut.core.errors import UserError
 from channelcut.core.measurement import Latency, Measurement, Ratio, suppression_words
-from channelcut.report.numbers import change, comparison, count, scaled, significant, unit
+from channelcut.report.numbers import change, comparison, count, plural, scaled, significant, unit
 from channelcut.report.reader import Part
 
 MIB = 2**20
@@ -198,6 +198,13 @@ def headline_of(report: Part) -> str:
     if report.data.get("groups") is not None:
         return "No channel was found that can be removed."
     return "This report says neither what the network costs nor what can be removed."
+
+
+def left_out(report: Part, most: int = 8) -> str:
+    """The modules that went as wholes: `3 whole modules: layer1.2, layer2.1, aux`."""
+    paths = report.texts("dropped")
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return f"{plural(len(paths), 'whole module')}: {', '.join(paths[:most])}{more}" if paths else ""
 
 
 def channels_of(report: Part) -> tuple[float, float | None]:

@@ -82,6 +82,8 @@ def _channels(slot: Slot, owner: NDArray[np.int64], plan: Plan | None) -> dict[s
     if positions is not None:
         kept[:] = False
         kept[list(positions)] = True
+    elif plan is not None and plan.drops(slot.tensor):
+        kept[:] = False
     after = None if plan is None else int(kept.sum())
     parts = [
         {

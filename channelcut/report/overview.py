@@ -13,6 +13,7 @@ from channelcut.report.facts import (
     error_words,
     headline_of,
     images_words,
+    left_out,
     options_of,
     proof_word,
     rows_of,
@@ -54,6 +55,7 @@ def header(report: Part, measurement: Measurement | None) -> Html:
                 ("Deployed", deployed_words(report)),
                 ("Images", images_words(report)),
                 ("Options", options_of(report)),
+                ("Left out", left_out(report)),
             ]
         ),
         tag("p", headline_of(report), class_="headline"),

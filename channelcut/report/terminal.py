@@ -18,6 +18,7 @@ from channelcut.report.facts import (
     error_words,
     headline_of,
     images_words,
+    left_out,
     measurement_of,
     onnx_error,
     options_of,
@@ -76,6 +77,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         total, kept = channels_of(report)
         said = "" if kept is None else f", {count(kept)} of them kept"
         found.append(("Groups", f"{plural(len(groups), 'group')}, {count(total)} removable channels{said}", ""))
+    if words := left_out(report):
+        found.append(("Left out", words, ""))
     pins = places_by_reason(report)
     if pins:
         found.append(("Pinned", "; ".join(f"{reason} ({plural(n, 'place')})" for reason, n in pins), ""))
