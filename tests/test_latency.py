@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import channelcut as cc
 from channelcut.allocation import excluded
-from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run
+from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run, timed
+from channelcut.bench.layers.lone import lone_model
 from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
 from channelcut.bench.layers.reading import Deployed
 from channelcut.bench.layers.steps import step_of, sweep
@@ -581,3 +582,23 @@ def test_weights_that_the_exporter_made_are_said_once() -> None:
     (note,) = found.notes
     assert "a, b, c and 2 more are no parameters" in note
     assert Deployed([], {}, (), doubts=["something"]).notes == ("something",)
+
+
+def test_heavy_layers_are_held_a_few_at_a_time() -> None:
+    kind = LayerKind("Gemm", (1,), (), ())
+    heavy = [Entry(kind, Widths(4096, width)) for width in range(4096, 4196)]  # each of 64 MiB or a little more
+    lots = list(timed(Machine(), heavy, QUICK, lambda *_: None))
+    assert [len(lot) for lot in lots] == [15] * 6 + [10]
+    light = [Entry(kind, Widths(8, width)) for width in range(8, 108)]
+    assert [len(lot) for lot in timed(Machine(), light, QUICK, lambda *_: None)] == [48, 48, 4]
+
+
+def test_the_weight_of_a_lone_layer_is_drawn_in_its_shape() -> None:
+    square = (("kernel_shape", (3, 3)),)
+    for op, kept in (("Conv", (12, 4, 3, 3)), ("ConvTranspose", (8, 6, 3, 3)), ("Gemm", (8, 12))):
+        entry = Entry(LayerKind(op, (1,), (6, 6), square if op != "Gemm" else ()), Widths(8, 12, 2))
+        weight = lone_model(entry).graph.initializer[0]
+        assert tuple(weight.dims) == entry.weight == kept
+        values = onnx.numpy_helper.to_array(weight)
+        assert len(np.unique(values)) > 0.9 * values.size
+        assert np.abs(values).max() <= 0.05

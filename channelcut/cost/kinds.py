@@ -65,3 +65,12 @@ class Entry:
 
     kind: LayerKind
     widths: Widths
+
+    @property
+    def weight(self) -> tuple[int, ...]:
+        """The shape of its weight, as ONNX has it."""
+        cin, cout, groups = self.widths
+        if self.kind.op == "Gemm":
+            return cin, cout
+        kernel = self.kind.attribute("kernel_shape", ())
+        return (cout, cin // groups, *kernel) if self.kind.op == "Conv" else (cin, cout // groups, *kernel)

@@ -48,6 +48,7 @@ _RECENT = 99  # empty runs whose median is the overhead
 _LEAST_SHARE = 0.1  # of a run, that is the layer's whatever the overhead seems to be
 _LEAST_MS = 1e-6  # no run takes less: a clock's resolution must not make a time zero
 HELD = 48  # layers that are held ready at once: bounds the memory, and the time between two of a layer's runs
+_HELD_MIB = 1024  # of their weights: a runtime holds these about twice
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,9 @@ def timed(
     """
     counted, started = Counted(len(entries), report), time.perf_counter()
     # Layers of like size share a lot, so that none waits long for its next turn.
-    for start in range(0, len(entries), HELD):
+    for lot in _lots(entries):
         if time.perf_counter() - started > options.limit_s:
             return
-        lot = entries[start : start + HELD]
         found: dict[Entry, Timing | str] = {}
         runs: dict[Entry, Run] = {}
         for entry in lot:
@@ -155,6 +155,21 @@ def timed(
         found |= _rounds(clock.prepared(REFERENCE), runs, options, reference_ms)
         counted.add(len(lot))
         yield found
+
+
+def _lots(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Layers that are held at once, at least one."""
+    lot: list[Entry] = []
+    held = 0.0
+    for entry in entries:
+        size = math.prod(entry.weight) * 4 / 2**20
+        if lot and (len(lot) == HELD or held + size > _HELD_MIB):
+            yield lot
+            lot, held = [], 0.0
+        lot.append(entry)
+        held += size
+    if lot:
+        yield lot
 
 
 def _rounds(

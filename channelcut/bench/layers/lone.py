@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ LAYER = "layer"
 
 SCALE, ZERO = "scale", "zero"
 _STEP = 1 / 64  # of int8
+_DRAWN = 2**16  # numbers, at most, that a weight is made of
 _SCALE = 0.1  # of the weights: sums stay far from subnormal numbers and from infinity
 
 
@@ -41,9 +43,10 @@ def lone_model(entry: Entry) -> onnx.ModelProto:
     generator = np.random.default_rng(0)
 
     def drawn(*shape: int) -> NDArray[np.float32]:
-        return (generator.random(shape, np.float32) - 0.5) * _SCALE
+        few = (generator.random(min(math.prod(shape), _DRAWN), np.float32) - 0.5) * _SCALE
+        return np.resize(few, shape)  # again and again: to draw millions takes longer than to run the layer
 
-    weights = {"weight": drawn(*_weight_shape(entry)), "bias": drawn(widths.cout)}
+    weights = {"weight": drawn(*entry.weight), "bias": drawn(widths.cout)}
     if kind.op == "Gemm" and len(kind.lead) > 1:
         del weights["bias"]
         nodes = [helper.make_node("MatMul", [INPUT, "weight"], ["value0"], LAYER)]
@@ -120,14 +123,6 @@ def _int8_weight(weight: TensorProto, node: onnx.NodeProto) -> list[TensorProto]
     scale, zero = np.full(count, _STEP, np.float32), np.zeros(count, np.int8)
     named = {"int8": stored, "scale": scale, "zero": zero}
     return [numpy_helper.from_array(value, f"{weight.name}.{word}") for word, value in named.items()]
-
-
-def _weight_shape(entry: Entry) -> tuple[int, ...]:
-    kind, (cin, cout, groups) = entry.kind, entry.widths
-    if kind.op == "Gemm":
-        return cin, cout
-    kernel = kind.attribute("kernel_shape", ())
-    return (cout, cin // groups, *kernel) if kind.op == "Conv" else (cin, cout // groups, *kernel)
 
 
 def _step(

@@ -60,10 +60,7 @@ class OnnxRuntimeClock:
         try:
             if self.precision == "int8":  # its changes of precision are kernels of their own, and no border
                 return self._without_calls(self._bound(in_int8(lone_model(entry))))
-            plain = lone_model(replace(entry, kind=replace(entry.kind, after=_without_sum(entry))))
-            blocked = _without_borders(self._optimised(plain))
-            if blocked is not None and "Add" in entry.kind.after:
-                _add_residual(blocked, plain)
+            blocked = None if entry.kind.op == "Gemm" else self._blocked(entry)
             # Without the blocked layout there are no borders.
             run = self._bound(lone_model(entry)) if blocked is None else self._bound(blocked, level="none")
         except _failed() as problem:
@@ -105,6 +102,14 @@ class OnnxRuntimeClock:
         if optimised is not None:
             options.optimized_model_filepath = str(optimised)
         return options
+
+    def _blocked(self, entry: Entry) -> onnx.ModelProto | None:
+        """The layer between neighbours in the blocked layout; None where the runtime does not use it here."""
+        plain = lone_model(replace(entry, kind=replace(entry.kind, after=_without_sum(entry))))
+        blocked = _without_borders(self._optimised(plain))
+        if blocked is not None and "Add" in entry.kind.after:
+            _add_residual(blocked, plain)
+        return blocked
 
     def _optimised(self, model: onnx.ModelProto) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory() as folder:
