@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -591,6 +592,18 @@ def test_heavy_layers_are_held_a_few_at_a_time() -> None:
     assert [len(lot) for lot in lots] == [15] * 6 + [10]
     light = [Entry(kind, Widths(8, width)) for width in range(8, 108)]
     assert [len(lot) for lot in timed(Machine(), light, QUICK, lambda *_: None)] == [48, 48, 4]
+
+
+def test_a_weight_that_is_not_stored_has_the_same_shape() -> None:
+    for after in ((), ("Bias", "Add", "Relu")):
+        entry = Entry(LayerKind("Gemm", (1, 5), (), after=after), Widths(8, 12))
+        light, stored = lone_model(entry, stored=False), lone_model(entry)
+        assert "weight" not in {w.name for w in light.graph.initializer}
+        assert light.graph.output == stored.graph.output
+        assert list(light.graph.input) == list(stored.graph.input)
+        ran = onnxruntime.InferenceSession(light.SerializeToString(), providers=["CPUExecutionProvider"])
+        given = {value.name: np.ones(value.shape, np.float32) for value in ran.get_inputs()}
+        assert ran.run(None, given)[0].shape == (1, 5, 12)
 
 
 def test_the_weight_of_a_lone_layer_is_drawn_in_its_shape() -> None:

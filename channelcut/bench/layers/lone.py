@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ LAYER = "layer"
 
 SCALE, ZERO = "scale", "zero"
 _STEP = 1 / 64  # of int8
+_EXTENTS = "extents"  # of a weight that is not stored
 _DRAWN = 2**16  # numbers, at most, that a weight is made of
 _SCALE = 0.1  # of the weights: sums stay far from subnormal numbers and from infinity
 
@@ -37,8 +39,12 @@ def empty_model() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def lone_model(entry: Entry) -> onnx.ModelProto:
-    """The layer with what is fused after it; its inputs are `x` and, where it adds one, `residual`."""
+def lone_model(entry: Entry, *, stored: bool = True) -> onnx.ModelProto:
+    """The layer with what is fused after it; its inputs are `x` and, where it adds one, `residual`.
+
+    stored: whether the model holds the weight. Else a runtime that folds constants makes it while it loads the model,
+    of one number, which takes a tenth of the time where a weight is large.
+    """
     kind, widths = entry.kind, entry.widths
     generator = np.random.default_rng(0)
 
@@ -46,7 +52,9 @@ def lone_model(entry: Entry) -> onnx.ModelProto:
         few = (generator.random(min(math.prod(shape), _DRAWN), np.float32) - 0.5) * _SCALE
         return np.resize(few, shape)  # again and again: to draw millions takes longer than to run the layer
 
-    weights = {"weight": drawn(*entry.weight), "bias": drawn(widths.cout)}
+    weights: dict[str, NDArray[Any]]
+    weights = {"weight": drawn(*entry.weight)} if stored else {_EXTENTS: np.array(entry.weight, np.int64)}
+    weights["bias"] = drawn(widths.cout)
     if kind.op == "Gemm" and len(kind.lead) > 1:
         del weights["bias"]
         nodes = [helper.make_node("MatMul", [INPUT, "weight"], ["value0"], LAYER)]
@@ -62,6 +70,9 @@ def lone_model(entry: Entry) -> onnx.ModelProto:
         made, constants = _step(words, before, after, number)
         nodes, weights = nodes + made, weights | constants
     nodes[-1].output[0] = OUTPUT
+    if not stored:
+        value = numpy_helper.from_array(np.array([_SCALE / 2], np.float32))
+        nodes.insert(0, helper.make_node("ConstantOfShape", [_EXTENTS], ["weight"], value=value))
     return _model(entry, nodes, [numpy_helper.from_array(value, name) for name, value in weights.items()])
 
 
@@ -166,7 +177,8 @@ def _inferred(model: onnx.ModelProto) -> list[int]:
     """The shape of what the layer itself writes."""
     alone = onnx.ModelProto()
     alone.CopyFrom(model)
-    del alone.graph.node[1:]
-    alone.graph.node[0].output[0] = OUTPUT
+    place = next(number for number, node in enumerate(alone.graph.node) if node.name == LAYER)
+    del alone.graph.node[place + 1 :]
+    alone.graph.node[place].output[0] = OUTPUT
     shape = onnx.shape_inference.infer_shapes(alone).graph.output[0].type.tensor_type.shape
     return [int(d.dim_value) for d in shape.dim]

@@ -60,9 +60,11 @@ class OnnxRuntimeClock:
         try:
             if self.precision == "int8":  # its changes of precision are kernels of their own, and no border
                 return self._without_calls(self._bound(in_int8(lone_model(entry))))
-            blocked = None if entry.kind.op == "Gemm" else self._blocked(entry)
+            product = entry.kind.op == "Gemm"
+            blocked = None if product else self._blocked(entry)
             # Without the blocked layout there are no borders.
-            run = self._bound(lone_model(entry)) if blocked is None else self._bound(blocked, level="none")
+            plain = lone_model(entry, stored=not product) if blocked is None else blocked
+            run = self._bound(plain, level="all" if blocked is None else "none")
         except _failed() as problem:
             raise UserError(
                 f"ONNX Runtime refuses {entry.kind} with widths {tuple(entry.widths)}: {problem}"
