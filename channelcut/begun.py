@@ -13,13 +13,15 @@ from channelcut.adapters import Adapter, deployed_groups
 from channelcut.api import analyze
 from channelcut.building import INT8_IMAGES
 from channelcut.core.deployed import Deploy, Deployed
-from channelcut.core.errors import UserError
+from channelcut.core.errors import MissingExtraError, UserError
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import positional_inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.cost.devices import device_named
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.roofline import RooflineCost, roofline
+from channelcut.engine.protocol import EngineOptions
+from channelcut.engine.registry import require
 from channelcut.latency.api import measure
 from channelcut.latency.clocks import precisions_of
 from channelcut.latency.mixed import MAX_ERROR, mixed_cost
@@ -77,6 +79,7 @@ def begin(
     deploy = options.prune.deploy
     if options.target:
         device_named(options.target).check(options.target_precision)
+    check_engines(options)
     if options.mixed and not options.prune.timed:
         raise UserError(
             "Precisions are chosen with the widths (--precision auto) under a budget of time. Expected --latency or "
@@ -104,6 +107,21 @@ def begin(
     options = with_cost(options, model, example, images, watch)
     unheard = [*unheard, *getattr(options.prune.cost, "notes", ())]
     return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)
+
+
+def check_engines(options: CompressOptions) -> None:
+    """Refuse engines that cannot be built here, before anything is cut for them.
+
+    Raises:
+        UserError: the back end is not installed, or does not build for one of the capabilities.
+    """
+    for capability in options.capabilities:
+        try:
+            require(options.backend).check(EngineOptions(capability=capability))
+        except MissingExtraError as problem:
+            raise UserError(
+                f"{problem}, or leave the engines out: --no-engine (capabilities=() in Python)."
+            ) from problem
 
 
 def with_cost(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -260,3 +261,33 @@ def test_env_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["backends"]["onnxruntime"] and "gpu_problem" in found and "torch" in found["libraries"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--backend", "tensorrt_rtx"], r"channelcut\[rtx\].*--no-engine"),
+        (["--backend", "tensorrt"], r"channelcut\[tensorrt\].*--no-engine"),
+    ],
+)
+def test_compress_refuses_engines_that_it_cannot_build_before_it_starts(
+    flags: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "net.py").write_text("import torch\n\n\ndef make():\n    return torch.nn.Conv2d(3, 8, 3).eval()\n")
+    asked = ["compress", f"{tmp_path}/net.py:make", "--input", "1x3x16x16", "--keep", "0.5", "--out", f"{tmp_path}/out"]
+    assert main([*asked, *flags]) == 2
+    told = capsys.readouterr().err
+    assert re.search(says, " ".join(told.split()))
+    assert "load" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_capability_that_no_library_offers_is_refused_before_the_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    asked = ["compress", "torchvision:resnet18", "--keep", "0.5", "--capability", "sm10", "--out", f"{tmp_path}/out"]
+    assert main(asked) == 2
+    assert "load" not in capsys.readouterr().err

@@ -116,6 +116,16 @@ def require_provider(name: str) -> str:
     return _PROVIDERS[name]
 
 
+def check(options: EngineOptions = DEFAULTS) -> None:
+    """Refuse what cannot be built here: raises `UserError` for a GPU, or a provider that this build lacks."""
+    if options.capabilities:
+        raise UserError(
+            f"The onnxruntime backend runs on the CPU and cannot build for {options.capability!r}. Leave the "
+            "capability out, or take the backend tensorrt_rtx or tensorrt."
+        )
+    require_provider(options.provider)
+
+
 def build(
     onnx: Path, engine: Path, options: EngineOptions = DEFAULTS, on_progress: BuildProgress | None = None
 ) -> EngineReport:
@@ -123,12 +133,7 @@ def build(
 
     Raises `UserError` for a file that is not ONNX or that ONNX Runtime cannot load, or when a GPU is asked for.
     """
-    if options.capabilities:
-        raise UserError(
-            f"The onnxruntime backend runs on the CPU and cannot build for {options.capability!r}. Leave the "
-            "capability out, or take the backend tensorrt_rtx or tensorrt."
-        )
-    require_provider(options.provider)
+    check(options)
     start = time.perf_counter()
     load_onnx(onnx, weights=False)
     if on_progress is not None:

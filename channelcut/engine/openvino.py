@@ -68,6 +68,16 @@ class OpenVINORunner:
         return Stages(upload, compute, download)
 
 
+def check(options: EngineOptions = DEFAULTS) -> None:
+    """Refuse what cannot be built here: raises `MissingExtraError` without the library, `UserError` for a GPU."""
+    if options.capabilities:
+        raise UserError(
+            f"The openvino backend runs on the CPU and cannot build for {options.capability!r}. Leave the capability "
+            "out, or take the backend tensorrt_rtx or tensorrt."
+        )
+    openvino_module()
+
+
 def build(
     onnx: Path, engine: Path, options: EngineOptions = DEFAULTS, on_progress: BuildProgress | None = None
 ) -> EngineReport:
@@ -75,11 +85,7 @@ def build(
 
     Raises `MissingExtraError` without the library, `UserError` for what it cannot read or when a GPU is asked for.
     """
-    if options.capabilities:
-        raise UserError(
-            f"The openvino backend runs on the CPU and cannot build for {options.capability!r}. Leave the capability "
-            "out, or take the backend tensorrt_rtx or tensorrt."
-        )
+    check(options)
     api, start = openvino_module(), time.perf_counter()
     load_onnx(onnx, weights=False)
     if on_progress is not None:

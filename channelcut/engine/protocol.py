@@ -131,9 +131,13 @@ class Stages:
 
 
 class Backend(Protocol):
-    """A module of this package. `build` writes an engine file, `load` makes it run."""
+    """A module of this package. `check` says what is missing, `build` writes an engine file, `load` makes it run."""
 
     NAME: str
+
+    def check(self, options: EngineOptions = ...) -> None:
+        """Raise what `build` would refuse whatever the model: a library, a GPU or a capability that is not there."""
+        ...
 
     def build(
         self, onnx: Path, engine: Path, options: EngineOptions = ..., on_progress: BuildProgress | None = ...

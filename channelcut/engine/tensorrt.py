@@ -24,11 +24,22 @@ def build(
 ) -> EngineReport:
     """Write an engine for this machine's GPU, with Ultralytics' header where the ONNX file has their metadata.
 
-    Raises `MissingExtraError` without the library, and `UserError` without a driver or GPU, when `options.capability`
-    names another GPU than this machine's, for an operator that cannot be parsed (naming it), or a file that is not
+    Raises what `check` does, and `UserError` for an operator that cannot be parsed (naming it), or a file that is not
     ONNX.
     """
-    api = _api()
+    check(options)
+    here = current_capability() or "current"
+    session, header = open_session(_api(), PRODUCT), header_from_onnx(onnx)
+    return build_engine(session, onnx, engine, options, on_progress, lambda _config: here, header)
+
+
+def check(options: EngineOptions = DEFAULTS) -> None:
+    """Refuse what cannot be built here.
+
+    Raises `MissingExtraError` without the library, and `UserError` without a driver or GPU, or when
+    `options.capability` names another GPU than this machine's.
+    """
+    _api()
     problem = cuda_problem()
     if problem is not None:
         raise UserError(
@@ -42,8 +53,6 @@ def build(
             f"{PRODUCT} builds for the GPU of this machine ({here}), not for {', '.join(others)}. Leave the capability "
             "out, build on that GPU, or take the backend tensorrt_rtx."
         )
-    session, header = open_session(api, PRODUCT), header_from_onnx(onnx)
-    return build_engine(session, onnx, engine, options, on_progress, lambda _config: here, header)
 
 
 engine_from_onnx = build

@@ -30,9 +30,8 @@ def build(
     Without a name the engine is for this machine's GPU. Raises `UserError` for a capability that the library does not
     offer (listing those it does), an operator that it cannot parse (naming it), or a file that is not ONNX.
     """
-    api = _api()
-    names = options.capabilities
-    _check_capabilities(api, names)
+    check(options)
+    api, names = _api(), options.capabilities
 
     def configure(config: Any) -> str:
         members = [getattr(api.ComputeCapability, n.upper()) for n in names] or [api.ComputeCapability.CURRENT]
@@ -53,8 +52,13 @@ def load(engine: Path, options: EngineOptions = DEFAULTS) -> TensorRTRunner:
     return runner_from_engine(open_session(_api(), PRODUCT), engine, options)
 
 
-def _check_capabilities(api: Any, names: tuple[str, ...]) -> None:
-    supported = supported_capabilities()
+def check(options: EngineOptions = DEFAULTS) -> None:
+    """Refuse what cannot be built here.
+
+    Raises `MissingExtraError` without the library, and `UserError` for a capability that it does not offer (listing
+    those it does), or where none is named and this machine has no GPU.
+    """
+    api, names, supported = _api(), options.capabilities, supported_capabilities()
     unknown = [name for name in names if name not in supported]
     if unknown:
         raise UserError(
