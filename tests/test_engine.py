@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from channelcut.core.errors import MissingExtraError, UserError
+from channelcut.core.interrupts import held_back
 from channelcut.engine import driver, onnxruntime, tensorrt, tensorrt_common, tensorrt_rtx, tensorrt_runner
 from channelcut.engine.header import parted
 from channelcut.engine.protocol import Backend, EngineOptions, Runner, checked_inputs
@@ -201,6 +204,42 @@ def test_a_callback_that_raises_stops_the_build(tmp_path: Path, rtx: Any) -> Non
     with pytest.raises(KeyboardInterrupt):
         tensorrt_rtx.build(convnet(tmp_path / "m.onnx"), tmp_path / "e", SM89, interrupt)
     assert not (tmp_path / "e").exists()
+
+
+def test_ctrl_c_inside_the_library_is_not_lost(tmp_path: Path, rtx: Any) -> None:
+    def press(*step: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt_rtx.build(convnet(tmp_path / "m.onnx"), tmp_path / "e", SM89, press)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "e").exists()
+
+
+def test_interrupts_are_held_back_until_the_end() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        done.append(interrupts.heard)
+        raise UserError("the library was told to stop")
+    assert done == [True]
+    with held_back() as interrupts:
+        pass
+    assert not interrupts.heard
+
+
+def test_another_thread_and_another_handler_stay_as_they_are() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_back() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert not interrupts.heard
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: held_back().__enter__().heard).result() is False
 
 
 def test_rtx_load_without_gpu(tmp_path: Path, rtx: Any, no_gpu: None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from channelcut.core.errors import UserError
 from channelcut.core.files import write_atomically
+from channelcut.core.interrupts import Interrupts, held_back
 from channelcut.engine.header import parted
 from channelcut.engine.profiles import add_profile
 from channelcut.engine.protocol import BuildProgress, EngineOptions, EngineReport
@@ -71,17 +72,18 @@ def build_engine(
     `header`: what stands before the engine in its file, see `engine.header`.
     """
     start = time.perf_counter()
-    builder = make_builder(session)
-    network = _parsed(session, builder, onnx)
-    config = builder.create_builder_config()
-    target: str = configure(config)
-    _set_limits(session, config, options)
-    batch = add_profile(session, builder, network, config, options)
-    cache = _use_timing_cache(session, config, options)
-    monitor = _monitor(session, on_progress)
-    if monitor is not None and hasattr(config, "progress_monitor"):
-        config.progress_monitor = monitor
-    serialized = builder.build_serialized_network(network, config)
+    with held_back() as interrupts:  # the library's calls to the logger and the monitor would lose them
+        builder = make_builder(session)
+        network = _parsed(session, builder, onnx)
+        config = builder.create_builder_config()
+        target: str = configure(config)
+        _set_limits(session, config, options)
+        batch = add_profile(session, builder, network, config, options)
+        cache = _use_timing_cache(session, config, options)
+        monitor = _monitor(session, on_progress, interrupts)
+        if monitor is not None and hasattr(config, "progress_monitor"):
+            config.progress_monitor = monitor
+        serialized = builder.build_serialized_network(network, config)
     if monitor is not None and monitor.problem is not None:
         raise monitor.problem
     if serialized is None:
@@ -196,8 +198,11 @@ def _use_timing_cache(session: Session, config: Any, options: EngineOptions) -> 
     return cache
 
 
-def _monitor(session: Session, on_progress: BuildProgress | None) -> Any:
-    """Return a progress monitor that calls `on_progress`; None without a callback or in versions that have none."""
+def _monitor(session: Session, on_progress: BuildProgress | None, interrupts: Interrupts) -> Any:
+    """Return a progress monitor that calls `on_progress`, and ends the build after Ctrl-C.
+
+    None without a callback, or in versions of the library that have none.
+    """
     base = getattr(session.api, "IProgressMonitor", None)
     if on_progress is None or base is None:
         return None
@@ -218,7 +223,7 @@ def _monitor(session: Session, on_progress: BuildProgress | None) -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self.report(phase_name, step + 1)
-            return self.problem is None
+            return self.problem is None and not interrupts.heard
 
         def report(self, phase: str, done: int) -> None:
             total = self.totals.get(phase, done)
