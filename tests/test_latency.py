@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from channelcut.allocation import excluded
 from channelcut.bench.layers.clock import REFERENCE, Kernel, MeasureOptions, Run, timed
 from channelcut.bench.layers.lone import lone_model
 from channelcut.bench.layers.onnxruntime import OnnxRuntimeClock
+from channelcut.bench.layers.openvino import OpenVINOClock
 from channelcut.bench.layers.reading import Deployed
 from channelcut.bench.layers.steps import step_of, sweep
 from channelcut.core.crew import Died, Lost, shared
@@ -435,6 +437,29 @@ def test_measuring_with_openvino(groups: cc.Groups, file: Path, tmp_path: Path) 
     assert len(cost.layers) == 7
     assert any("Relu" in layer.words for layer in cost.layers)  # it fuses them
     assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
+
+
+@pytest.mark.parametrize("slower", [1, 30])
+def test_openvinos_borders_are_a_share_of_the_run(slower: int) -> None:
+    """The profile is of wall time, which on a busy machine is any multiple of the processor time that counts."""
+    pytest.importorskip("openvino")
+
+    class Request:
+        runs, spent = 0, 0.0
+
+        def infer(self) -> None:
+            self.runs += 1
+            self.spent += 50 if self.runs == 3 else slower  # one run is interrupted
+
+        def get_profiling_info(self) -> list[SimpleNamespace]:
+            return [
+                SimpleNamespace(
+                    node_name=kind, node_type=kind, real_time=timedelta(milliseconds=part * self.spent / self.runs)
+                )
+                for kind, part in (("Reorder", 3), ("Convolution", 1))
+            ]
+
+    assert OpenVINOClock()._share(Request()) == pytest.approx(0.25, rel=1e-3)
 
 
 def test_tensorrt_names_layers_after_nodes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

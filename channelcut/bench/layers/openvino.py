@@ -59,37 +59,39 @@ class OpenVINOClock:
         """The layer without its borders; raises `UserError` where OpenVINO refuses it."""
         try:
             lone = lone_model(entry)
-            run = self._bound(in_int8(lone) if self.precision == "int8" else lone)
+            run, layer = self._bound(in_int8(lone) if self.precision == "int8" else lone)
         except RuntimeError as problem:
             words = " ".join(str(problem).split())[:200]
             raise UserError(f"OpenVINO refuses {entry.kind} with widths {tuple(entry.widths)}: {words}") from problem
         if self._overhead is None:
-            self._overhead = Overhead(self._bound(empty_model()))
-        return self._overhead.without(run)
+            self._overhead = Overhead(self._bound(empty_model())[0])
+        whole = self._overhead.without(run)
+        return lambda: whole() * layer
 
-    def _bound(self, model: onnx.ModelProto) -> Run:
-        """A request with its inputs in place, whose time is without the changes of layout."""
+    def _bound(self, model: onnx.ModelProto) -> tuple[Run, float]:
+        """A request with its inputs in place, and the share of its time that is not changes of layout."""
         compiled = self._compiled(self.api.Core().read_model(model.SerializeToString(), b""))
         request = compiled.create_infer_request()
         generator = np.random.default_rng(0)
         for port in request.model_inputs:
             request.set_tensor(port, self.api.Tensor(generator.random(tuple(port.shape), np.float32)))
-        borders = self._borders(request)
-        whole = clocked(request.infer, self._clock())
-        return lambda: max(whole() - borders, 0.0)
+        return clocked(request.infer, self._clock()), self._share(request)
 
-    def _borders(self, request: Any) -> float:
-        """What changes of layout, and of a lone layer's precision, took at their quickest, in ms.
+    def _share(self, request: Any) -> float:
+        """The share of a run in which no layout is changed, nor a lone layer's precision; of kernels at their quickest.
 
         The profile tells the mean over all runs since the request was made: one that was interrupted would stay in it.
+        It is of wall time, which where other work runs is longer than processor time: a share is of both.
         """
-        sums: dict[str, list[float]] = defaultdict(list)
+        sums: dict[tuple[str, bool], list[float]] = defaultdict(list)
         for number in range(1, _FIRST + 1):
             request.infer()
             for kernel in request.get_profiling_info():
-                if kernel.node_type == _BORDER or kernel.node_name.startswith(f"{INPUT}.Q"):
-                    sums[kernel.node_name].append(number * kernel.real_time.total_seconds() * 1000)
-        return float(sum(max(np.diff(found).min(), 0.0) for found in sums.values() if len(found) > 1))
+                border = kernel.node_type == _BORDER or kernel.node_name.startswith(f"{INPUT}.Q")
+                sums[kernel.node_name, border].append(number * kernel.real_time.total_seconds() * 1000)
+        quickest = {place: max(float(np.diff(found).min()), 0.0) for place, found in sums.items() if len(found) > 1}
+        whole = sum(quickest.values())
+        return 1 - sum(ms for (_, border), ms in quickest.items() if border) / whole if whole > 0 else 1.0
 
     def network(self, path: Path) -> Run:
         """The whole file as it is deployed."""
