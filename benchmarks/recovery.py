@@ -8,7 +8,7 @@ compensated) and recovers it; `scratch` and `rewound` train the same shape by la
 the original's after one epoch. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
 last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
 The detectors learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val
-half: those of Ultralytics at 320 px, the others at their own size, by their own preprocessing and decoding. A row that
+half: those of Ultralytics at 320 px unless the row says otherwise, the others at their own size, by their own preprocessing and decoding. A row that
 is there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be called
 anew where it stopped.
 """
@@ -91,6 +91,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
     "yolo26n 0.9": {"macs": 0.9, "epochs": 4},
     "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4},
+    "yolo26n 0.8 at 640 px": {"macs": 0.8, "epochs": 4, "size": 640},
     "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},
     "nanodet_m 0.8": {"macs": 0.8, "epochs": 8},
     "yolov5n 0.8": {"macs": 0.8, "epochs": 8},
@@ -194,8 +195,9 @@ def early_weights(model: nn.Module, data: TensorDataset) -> dict[str, Tensor]:
 
 def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     macs, epochs, rounds = chosen.pop("macs"), chosen.pop("epochs"), chosen.pop("rounds", 1)
+    size = chosen.pop("size", SIZE)
     with tempfile.TemporaryDirectory() as folder:
-        own = _taught(name.partition(" ")[0], work / "images", Path(folder))
+        own = _taught(name.partition(" ")[0], work / "images", Path(folder), size)
         asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.images}
         asked |= {"preprocessing": own.preprocessing}
         options = cc.RecoverOptions(batch=16, preprocessing=own.preprocessing, **chosen)
@@ -219,7 +221,7 @@ def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
         } | spent
 
 
-def _taught(name: str, links: Path, folder: Path) -> Taught:
+def _taught(name: str, links: Path, folder: Path, size: int) -> Taught:
     files = seen_files(name)
     if name not in ULTRALYTICS:
         entry = ENTRIES[name]
@@ -234,9 +236,9 @@ def _taught(name: str, links: Path, folder: Path) -> Taught:
         if not link.exists():
             link.symlink_to(file.resolve())
     data, how = data_folder(folder, test_files(name)), cc.Preprocessing("letterbox")
-    shown = torch.stack([fit_image(read_image(file), SIZE, "centre", 114)[0] for file in files[-SHOWN:]]) / 255
+    shown = torch.stack([fit_image(read_image(file), size, "centre", 114)[0] for file in files[-SHOWN:]]) / 255
     return Taught(
-        coco_model(name), links, how, lambda network: float(evaluate(network, data, imgsz=SIZE)["map"]), shown
+        coco_model(name), links, how, lambda network: float(evaluate(network, data, imgsz=size)["map"]), shown
     )
 
 
