@@ -8,9 +8,9 @@ compensated) and recovers it; `scratch` and `rewound` train the same shape by la
 the original's after one epoch. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
 last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
 The detectors learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val
-half: those of Ultralytics at 320 px unless the row says otherwise, the others at their own size, by their own preprocessing and decoding. A row that
-is there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be called
-anew where it stopped.
+half: those of Ultralytics at 320 px unless the row says otherwise, the others at their own size, by their own
+preprocessing and decoding. A row that is there is not measured again, and one that was killed goes on with its
+checkpoint, so that the script can be called anew where it stopped.
 """
 
 from __future__ import annotations
