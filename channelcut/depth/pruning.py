@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from channelcut.core.result import PruneResult
 from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import Block
 from channelcut.cutting import compose
-from channelcut.depth.candidates import candidates
+from channelcut.depth.candidates import candidates, excluded_in
 from channelcut.depth.dropping import dropped, named, paths_of
 from channelcut.depth.finding import blocks_of
 from channelcut.gauge import gauge_for, ratio_of
@@ -27,6 +28,7 @@ from channelcut.pruning import Request, cut_and_proven, finished, scored_channel
 from channelcut.restoring import as_result, restored_by, unrestored
 
 Blocks = str | Iterable[str]
+_NO_SHARE = 1 + 1e-6  # a limit at or below 1 would be read as a share
 _COMPARED = 2  # batches tell how far the outputs move without a block
 
 
@@ -44,7 +46,8 @@ def pruned_with_blocks(
         watch: takes the time.
 
     Raises:
-        UserError: a path is no residual block, or the budget or the cost is none that blocks can be chosen by.
+        UserError: a path is no residual block or holds an excluded layer, or the budget or the cost is none that
+            blocks can be chosen by.
         BudgetError: the budget cannot be met.
         ProofError: one of the two cuts could not be proven.
     """
@@ -55,16 +58,18 @@ def pruned_with_blocks(
     chosen = _least_missed(scored, found, inputs, asked, watch) if names is None else named(names, found)
     if not chosen:
         return finished(scored, x, inputs, asked, watch)
+    _check_held(scored, chosen)
+    asked = replace(asked, exclude=tuple(_pattern(model, entry) for entry in asked.exclude))
     first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
     shorter = scored_channels(first.model, inputs, asked, watch)
     rest, share = _rest(scored, shorter, first, x, asked, watch)
     last, small, proof, step = first.step, first.model, first.proof, first.step
-    said: Mapping[str, Any] = _floors(asked.budget)
+    said: Mapping[str, Any] = scored.asked(asked.budget)
     if rest is not None:
         try:
             last, small, proof = cut_and_proven(shorter, x, inputs, rest, watch)
         except BudgetError as error:
-            raise _of_the_rest(error, chosen) from error
+            raise _of_the_rest(error, chosen, asked.budget) from error
         step, said = compose(first.step, last), last.options
     step = replace(step, options=_options(said, scored, asked.budget, chosen, share))
     _recorded_as(small, step.options)
@@ -86,6 +91,23 @@ def _checked(asked: Request, blocks: Blocks) -> list[str] | None:
             "function of the widths alone. Expected what channelcut.measure gives, or a roofline."
         )
     return names
+
+
+def _check_held(scored: Ranked, chosen: Sequence[str]) -> None:
+    """Refuse to leave out a block that holds an excluded layer."""
+    for path in chosen:
+        if held := excluded_in(scored, path):
+            raise UserError(
+                f"blocks: {path!r} is to go, and exclude holds {', '.join(held[:3])}, which is in it. Expected blocks "
+                "without excluded layers: leave the block out of blocks, or the layer out of exclude."
+            )
+
+
+def _pattern(model: nn.Module, entry: str | nn.Module) -> str:
+    """An entry of `exclude` that is true of a copy of the model as well."""
+    if isinstance(entry, str):
+        return entry
+    return glob.escape(next(path for path, module in model.named_modules() if module is entry)) or "*"
 
 
 def _least_missed(
@@ -110,7 +132,7 @@ def _rest(
     name, given = budget.limit
     if not budget.timed:
         limit = absolute(given, scored.costs[name](full_widths(scored.groups.groups)))
-        left = replace(asked, budget=budget.limited(limit))
+        left = replace(asked, budget=budget.limited(max(limit, _NO_SHARE)))
         return (None if getattr(first.step.after, name) <= limit else left), 1.0
     whole: Any = asked.cost
     cost = whole.without(first.step.dropped)
@@ -126,8 +148,9 @@ def _rest(
     return replace(asked, cost=cost, budget=replace(budget, latency_ms=None, latency=wanted / share)), share
 
 
-def _of_the_rest(error: BudgetError, chosen: Sequence[str]) -> BudgetError:
-    return BudgetError(f"Without {', '.join(chosen)}, and in shares of the network that is left: {error}")
+def _of_the_rest(error: BudgetError, chosen: Sequence[str], budget: Budget) -> BudgetError:
+    unit = "shares of the network that is left" if budget.timed else "numbers rather than shares"
+    return BudgetError(f"Without {', '.join(chosen)}, and in {unit}: {error}")
 
 
 def _options(
@@ -151,10 +174,6 @@ def _options(
         found["trials"] = [trial | {part: trial[part] * share for part in parts} for trial in found["trials"]]
     found |= {"full_ms": scored.whole_ms} if given.timed else {}
     return found | {"blocks": list(chosen)}
-
-
-def _floors(budget: Budget) -> dict[str, Any]:
-    return {"align": budget.align, "min_keep": budget.min_keep, "min_channels": budget.min_channels}
 
 
 def _recorded_as(small: nn.Module, options: Mapping[str, Any]) -> None:
