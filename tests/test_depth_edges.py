@@ -31,6 +31,17 @@ class Block(nn.Module):
         return x + self.b(self.inner(torch.relu(self.a(x))))
 
 
+class Late(Block):
+    """A step stands behind the sum."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(super().forward(x))
+
+
 class Net(nn.Module):
     """Two branches, of which `how` says what the forward does with the first."""
 
@@ -39,7 +50,7 @@ class Net(nn.Module):
         self.stem, self.first, self.mid, self.second = nn.Conv2d(3, 8, 3, 1, 1), body(), nn.Conv2d(8, 8, 1), body()
         self.gamma, self.head, self.how = nn.Parameter(torch.rand(8)), nn.Conv2d(8, 4, 1), how
         if how == "in place":
-            self.first = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1))
+            self.first = nn.Sequential(nn.ReLU(), *body())
         if how == "lent":
             self.mid.weight = self.first[0].weight
 
@@ -78,6 +89,32 @@ def test_a_block_in_another_goes_with_it() -> None:
         cc.drop_blocks(net, X, 3)
     for limit in (0.7, 0.3):
         assert "1" not in cc.prune(net, X, macs=limit, blocks="auto").plan.dropped  # the innermost one is offered
+
+
+def test_what_cannot_be_proven_is_not_chosen() -> None:
+    def weak(block: Block) -> Block:
+        with torch.no_grad():
+            block.b.weight.mul_(1e-3)
+        return block
+
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), weak(Late(nn.GELU())), weak(Block()), nn.Conv2d(8, 2, 1)))
+    assert found(net) == ["1", "2"]
+    assert cc.prune(net, X, macs=0.4, blocks="auto").plan.dropped == ("2",)
+    assert cc.prune(net[:2], X, macs=0.6, blocks="auto").plan.dropped == ()
+    written = seeded(Net, "in place")
+    with torch.no_grad():
+        written.first[3].weight.mul_(1e-3)
+        written.first[3].bias.mul_(1e-3)
+    assert "first" not in cc.prune(written, X, macs=0.4, blocks="auto").plan.dropped
+    with pytest.raises(cc.ProofError, match="Without 1 the network does not compute"):
+        cc.prune(net, X, macs=0.4, blocks=["1"])
+
+
+def test_what_has_weights_behind_its_sum_is_no_whole_block() -> None:
+    for step in (nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)):
+        net = seeded(lambda step=step: nn.Sequential(nn.Conv2d(3, 8, 1), Late(step), nn.Conv2d(8, 2, 1)))
+        net[1].a, net[1].b = nn.Identity(), body()
+        assert found(net) == ["1.b"]
 
 
 def test_what_is_excluded_stays_with_the_block_that_holds_it() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from channelcut.allocation import LIMITS, Budget, absolute
 from channelcut.choosing import AUTO, Ranked
 from channelcut.closing import TOLERANCE
-from channelcut.core.errors import BudgetError, UserError
+from channelcut.core.errors import BudgetError, ProofError, UserError
 from channelcut.core.inputs import Inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.record import put_record, record_of
@@ -55,12 +55,15 @@ def pruned_with_blocks(
     scored = scored_channels(model, inputs, asked, watch)
     scored = scored.timed(asked.cost) if asked.budget.timed else scored
     found = blocks_of(model, scored.groups, inputs)
-    chosen = _least_missed(scored, found, inputs, asked, watch) if names is None else named(names, found)
-    if not chosen:
+    if names is None:
+        first = _chosen(scored, found, inputs, asked, watch)
+    else:
+        chosen = named(names, found)
+        _check_held(scored, chosen)
+        first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
+    if first is None:
         return finished(scored, x, inputs, asked, watch)
-    _check_held(scored, chosen)
     asked = replace(asked, exclude=tuple(_pattern(model, entry) for entry in asked.exclude))
-    first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
     shorter = scored_channels(first.model, inputs, asked, watch)
     rest, share = _rest(scored, shorter, first, x, asked, watch)
     last, small, proof, step = first.step, first.model, first.proof, first.step
@@ -69,9 +72,9 @@ def pruned_with_blocks(
         try:
             last, small, proof = cut_and_proven(shorter, x, inputs, rest, watch)
         except BudgetError as error:
-            raise _of_the_rest(error, chosen, asked.budget) from error
+            raise _of_the_rest(error, first.step.dropped, asked.budget) from error
         step, said = compose(first.step, last), last.options
-    step = replace(step, options=_options(said, scored, asked.budget, chosen, share))
+    step = replace(step, options=_options(said, scored, asked.budget, first.step.dropped, share))
     _recorded_as(small, step.options)
     done = restored_by(small, last, asked.batches, asked.restore, asked.rescale, watch, (model, step))
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
@@ -91,6 +94,31 @@ def _checked(asked: Request, blocks: Blocks) -> list[str] | None:
             "function of the widths alone. Expected what channelcut.measure gives, or a roofline."
         )
     return names
+
+
+def _chosen(
+    scored: Ranked, found: Mapping[str, Block], inputs: Inputs, asked: Request, watch: Stopwatch
+) -> PruneResult | None:
+    """The network without the blocks that the program leaves out, of those that can be proven, if there are any."""
+    while chosen := _least_missed(scored, found, inputs, asked, watch):
+        try:
+            return dropped(scored.model, scored.groups, [found[path] for path in chosen], inputs, watch)
+        except ProofError:
+            unfit = [path for path in chosen if not _goes(scored, found[path], inputs, watch)]
+            if not unfit:
+                raise
+            found = {path: block for path, block in found.items() if path not in unfit}
+    return None
+
+
+def _goes(scored: Ranked, block: Block, inputs: Inputs, watch: Stopwatch) -> bool:
+    try:
+        dropped(scored.model, scored.groups, [block], inputs, watch)
+    except ProofError:
+        return False
+    except UserError:  # the outputs do not depend on it
+        return True
+    return True
 
 
 def _check_held(scored: Ranked, chosen: Sequence[str]) -> None:
