@@ -90,10 +90,14 @@ class Ranked:
             unit = unit_of(self.criterion.chosen)
             chosen = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
             context = PlanContext(self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped)
-            said = self.criterion.said(budget, self.scored) | chosen.to_dict()
-            said |= {"full_ms": self.whole_ms} if budget.timed else {}
+            said = chosen.to_dict() | ({"full_ms": self.whole_ms} if budget.timed else {})
             said |= self._importance_of(chosen.kept)
-            return context.plan(_recorded(self.model, self.groups, budget, said, self.held))
+            return context.plan(self.asked(budget) | said)
+
+    def asked(self, budget: Budget) -> dict[str, Any]:
+        """What was asked for, as data, and how channels were ranked for it."""
+        said = self.criterion.said(budget, self.scored)
+        return _recorded(self.model, self.groups, budget, said, self.held)
 
     def _importance_of(self, kept: NDArray[np.bool_]) -> dict[str, float]:
         """The share of the summed importance of all channels that could go that is kept, shape (channel_count,)."""

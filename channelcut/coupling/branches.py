@@ -35,6 +35,8 @@ class Block:
 def residual_blocks(graph: Graph, modules: Collection[str] | None = None) -> tuple[Block, ...]:
     """The modules of a forward that would return what they are given if their branches were zero, and such branches.
 
+    Nothing outside a block reads its weights.
+
     A whole block runs once, takes one tensor, and returns one of the same shape: what it was given, one or more
     branches added to it in a row, and perhaps an activation. Whether that leaves what was given as it is (a ReLU does
     where that is above zero) is for the proof to say.
@@ -43,8 +45,9 @@ def residual_blocks(graph: Graph, modules: Collection[str] | None = None) -> tup
     which goes into a sum alone: as it is, moved, or multiplied with weights. What it takes is the other operand of that
     sum, or what a norm or the like made of it, and it writes into nothing that it did not make.
 
-    Of modules in one another the innermost ones are listed; of those that give the same sum its operand, that which
-    computes most. A branch is listed where it has nothing in common with a whole block.
+    Of wholes in one another the innermost of those that add the same are listed, of branches the innermost, and of
+    those that give the same sum its operand, that which computes most. A branch is listed where it has nothing in
+    common with a whole block.
 
     Args:
         graph: the forward.
@@ -60,7 +63,7 @@ def residual_blocks(graph: Graph, modules: Collection[str] | None = None) -> tup
         if modules is not None and path not in modules:
             continue
         part = _part(graph, [n for n in nodes if f"{n.site.module}.".startswith(f"{path}.")], readers)
-        if part is None:
+        if part is None or _lends(graph, part, path, readers):
             continue
         if (block := _whole(graph, part, path, readers)) is not None:
             wholes[path] = block
@@ -121,13 +124,19 @@ def _part(graph: Graph, inside: Sequence[Node], readers: dict[int, list[int]]) -
     return _Part(own, start, end) if len(shapes[0]) == 1 and shapes[0] == shapes[1] else None
 
 
+def _lends(graph: Graph, part: _Part, path: str, readers: dict[int, list[int]]) -> bool:
+    """Whether something outside a module reads its weights: without it they would have other names."""
+    mine = [node.index for node in graph.nodes if node.kind == "state" and node.name.startswith(f"{path}.")]
+    return any(reader not in part.own for index in mine for reader in readers.get(index, ()))
+
+
 def _whole(graph: Graph, part: _Part, path: str, readers: dict[int, list[int]]) -> Block | None:
     current, sums = part.start, list[tuple[int, int]]()
     while (step := _sum(graph, part.own, readers, current)) is not None:
         sums.append(step)
         current = step[0]
     after = [graph.nodes[index] for index in sorted(part.own) if index > current]
-    unary = all(len([r for r in node.inputs if _computed(graph.nodes[r.index])]) == 1 for node in after)
+    unary = all(len(node.inputs) == 1 for node in after)  # what has weights, such as a norm, changes what it is given
     if not sums or len(after) > _AFTER or not unary or part.end != (after[-1].index if after else current):
         return None
     return Block(path, tuple(sums), frozenset(part.own))
@@ -149,9 +158,7 @@ def _sum(graph: Graph, own: set[int], readers: dict[int, list[int]], current: in
 def _branch(graph: Graph, part: _Part, path: str, readers: dict[int, list[int]]) -> Block | None:
     nodes = graph.nodes
     reads = {ref.index for index in part.own for ref in nodes[index].inputs if nodes[ref.index].kind == "state"}
-    mine = {node.index for node in nodes if node.kind == "state" and node.name.startswith(f"{path}.")}
-    shared = any(reader not in part.own for index in mine for reader in readers.get(index, ()))
-    if not reads or shared or any(written(nodes, nodes[index]) - part.own for index in part.own):
+    if not reads or any(written(nodes, nodes[index]) - part.own for index in part.own):
         return None
     spec, current = specs(nodes[part.start].value)[0], part.end
     while len(after := readers[current]) == 1 and (node := nodes[after[0]]).kind == "call":

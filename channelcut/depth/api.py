@@ -92,8 +92,8 @@ def drop_blocks(
         order = ranked(model, groups, found, batches)
         if not 0 < blocks <= len(order):
             raise UserError(
-                f"blocks={blocks}: the network has {len(order)} residual blocks that could go. Expected a number from "
-                "1 to that."
+                f"blocks={blocks}: the network has {len(order) or 'no'} residual blocks that could go. Expected a "
+                "number from 1 to as many."
             )
         chosen = order[:blocks]
     else:

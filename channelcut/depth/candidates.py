@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from channelcut.allocation import Budget, Candidate
+from channelcut.allocation import Budget, Candidate, select_layers
 from channelcut.choosing import Ranked
 from channelcut.core.groups import Groups
 from channelcut.core.progress import Stopwatch
-from channelcut.core.reasons import EXCLUDED
 from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import Block
 from channelcut.depth.dropping import inside, moved_without
@@ -37,6 +36,7 @@ def candidates(
         watch: takes the time.
     """
     own = {path: inner for path, block in found.items() if (inner := _own(scored, block))}
+    own = {path: inner for path, inner in own.items() if not any(o != path and inside(o, [path]) for o in own)}
     if not own:
         return []
     those = [found[path] for path in own]
@@ -51,11 +51,17 @@ def candidates(
     return [Candidate(path, own[path], scale * square) for path, square in apart.items()]
 
 
+def excluded_in(scored: Ranked, block: str) -> list[str]:
+    """The weights in a block whose widths `exclude` holds."""
+    selected = [select_layers(scored.model, scored.groups, entry, "exclude") for entry in scored.held]
+    names = {scored.groups.slots[index].tensor for selection in selected for index in selection.slots}
+    return sorted(name for name in names if inside(name, (block,)))
+
+
 def _own(scored: Ranked, block: Block) -> tuple[int, ...]:
     """The groups whose channels are in a block alone; none where it may not go, or would leave most of its cost."""
     groups = scored.groups
-    held = [pin for pin in groups.pins if pin.reason.startswith(EXCLUDED.text)]
-    if any(inside(pin.module, (block.module,)) for pin in held):
+    if excluded_in(scored, block.module):
         return ()
     owner = groups.group_of()
     owners: dict[bool, set[int]] = {True: set(), False: set()}

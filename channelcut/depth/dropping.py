@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from channelcut import steps
 from channelcut.core.errors import ProofError, UserError
+from channelcut.core.graph import Graph
 from channelcut.core.groups import Groups
 from channelcut.core.plan import GroupPlan, Plan
 from channelcut.core.progress import Stopwatch
@@ -32,7 +34,10 @@ def paths_of(blocks: Any) -> list[str]:
     Raises:
         UserError: it is something else.
     """
-    names: list[Any] = [blocks] if isinstance(blocks, str) else list(blocks) if isinstance(blocks, Iterable) else [None]
+    try:
+        names: list[Any] = [blocks] if isinstance(blocks, str) else list(blocks)
+    except TypeError:
+        names = [None]
     if not all(isinstance(name, str) for name in names):
         raise UserError(
             f"blocks={blocks!r} names no residual blocks. Expected the paths of modules, such as ['layer3.4']. Within "
@@ -42,7 +47,7 @@ def paths_of(blocks: Any) -> list[str]:
 
 
 def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
-    """The blocks that are asked for by their paths.
+    """The blocks that are asked for by their paths, without those that go with another one that they are in.
 
     Raises:
         UserError: one is no residual block.
@@ -55,26 +60,34 @@ def named(blocks: Any, found: Mapping[str, Block]) -> list[str]:
             "what it is given, with something added to it, or a module that returns what is added and nothing else "
             f"reads. Expected some of {', '.join(found) or 'none: it has none'}."
         )
-    return list(dict.fromkeys(names))
+    return [name for name in dict.fromkeys(names) if not inside(name, [other for other in names if other != name])]
 
 
 def ranked(model: nn.Module, groups: Groups, found: Mapping[str, Block], batches: Sequence[Any]) -> list[str]:
-    """The blocks, first the one whose absence moves the outputs least for what it costs."""
+    """The blocks, first the one whose absence moves the outputs least for what it costs; none in another one."""
     price = {}
     for path, moved in moved_without(model, groups, list(found.values()), batches):
         macs = sum(work.macs for work in groups.work if inside(work.site.module, (path,)))
         price[path] = moved / max(macs, 1.0)
-    return sorted(found, key=lambda path: price[path])
+    order: list[str] = []
+    for path in sorted(found, key=lambda path: price[path]):
+        if math.isfinite(price[path]) and not inside(path, order) and not any(inside(other, [path]) for other in order):
+            order.append(path)
+    return order
 
 
 def moved_without(
     model: nn.Module, groups: Groups, blocks: Sequence[Block], batches: Sequence[Any]
 ) -> Iterator[tuple[str, float]]:
-    """How far the outputs move without each block alone, in deviations of each."""
+    """How far the outputs move without each block alone, in deviations of each; infinitely where it does not run."""
     wanted = [outputs_of(model, batch) for batch in batches]
     for block in blocks:
         without = steps.applied(model, block_plan(model, groups, [block]), Stopwatch())
-        yield block.module, distance(without, batches, wanted)
+        try:
+            moved = distance(without, batches, wanted)
+        except UserError:  # the forward reads more of the block's module than its result, such as its length
+            moved = math.inf
+        yield block.module, moved
 
 
 def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: Any, watch: Stopwatch) -> PruneResult:
@@ -87,12 +100,18 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
     plan = block_plan(model, groups, blocks)
     smaller = steps.applied(model, plan, watch)
     with watch.stage("prove"):
-        again = trace(smaller, *inputs, front_end=groups.graph.front_end, arithmetic=not groups.graph.hollow)
+        again = _retraced(smaller, groups, paths, inputs)
         proof = block_proof(model, smaller, (groups.graph, again), [s for b in blocks for s in b.sums], inputs)
     if proof.failures == (NOTHING_SHOWN,):
         raise UserError(
             f"The outputs do not depend on the branches of {', '.join(paths)}, so that no proof could tell a right cut "
             "from a wrong one. Expected a network whose weights let them through: a trained one, say."
+        )
+    if proof.failures and proof.failures[0].startswith("the training step"):
+        raise ProofError(
+            f"Without {', '.join(paths)} the network could not be trained, so it is not returned: "
+            f"{proof.failures[0].rstrip('.')}. Leave such a block in. Where the forward adds in place (x += ...), "
+            "write x = x + ...: what stands for a branch needs what it was given as that was."
         )
     if not proof.passed:
         raise ProofError(
@@ -105,6 +124,18 @@ def dropped(model: nn.Module, groups: Groups, blocks: Sequence[Block], inputs: A
     assert record is not None
     chosen = record.plan if noticed(model) is not None else plan
     return PruneResult(smaller, chosen, proof, groups, plan, seconds=watch.seconds)
+
+
+def _retraced(smaller: nn.Module, groups: Groups, paths: Sequence[str], inputs: Any) -> Graph:
+    try:
+        return trace(smaller, *inputs, front_end=groups.graph.front_end, arithmetic=not groups.graph.hollow)
+    except UserError as error:
+        said = error if error.__cause__ is None else error.__cause__
+        raise UserError(
+            f"Without {', '.join(paths)} the model's forward does not run ({type(said).__name__}: {said}), as where it "
+            "reads more of such a module than its result: its length, its layers or their weights. Expected blocks "
+            "that it only calls; leave such a one in."
+        ) from error
 
 
 def block_plan(model: nn.Module, groups: Groups, blocks: Sequence[Block]) -> Plan:

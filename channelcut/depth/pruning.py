@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from channelcut.allocation import LIMITS, Budget, absolute
 from channelcut.choosing import AUTO, Ranked
 from channelcut.closing import TOLERANCE
-from channelcut.core.errors import BudgetError, UserError
+from channelcut.core.errors import BudgetError, ProofError, UserError
 from channelcut.core.inputs import Inputs
 from channelcut.core.progress import Stopwatch
 from channelcut.core.record import put_record, record_of
@@ -19,7 +20,7 @@ from channelcut.core.result import PruneResult
 from channelcut.cost.bilinear import full_widths
 from channelcut.coupling.branches import Block
 from channelcut.cutting import compose
-from channelcut.depth.candidates import candidates
+from channelcut.depth.candidates import candidates, excluded_in
 from channelcut.depth.dropping import dropped, named, paths_of
 from channelcut.depth.finding import blocks_of
 from channelcut.gauge import gauge_for, ratio_of
@@ -27,6 +28,7 @@ from channelcut.pruning import Request, cut_and_proven, finished, scored_channel
 from channelcut.restoring import as_result, restored_by, unrestored
 
 Blocks = str | Iterable[str]
+_NO_SHARE = 1 + 1e-6  # a limit at or below 1 would be read as a share
 _COMPARED = 2  # batches tell how far the outputs move without a block
 
 
@@ -44,7 +46,8 @@ def pruned_with_blocks(
         watch: takes the time.
 
     Raises:
-        UserError: a path is no residual block, or the budget or the cost is none that blocks can be chosen by.
+        UserError: a path is no residual block or holds an excluded layer, or the budget or the cost is none that
+            blocks can be chosen by.
         BudgetError: the budget cannot be met.
         ProofError: one of the two cuts could not be proven.
     """
@@ -52,21 +55,26 @@ def pruned_with_blocks(
     scored = scored_channels(model, inputs, asked, watch)
     scored = scored.timed(asked.cost) if asked.budget.timed else scored
     found = blocks_of(model, scored.groups, inputs)
-    chosen = _least_missed(scored, found, inputs, asked, watch) if names is None else named(names, found)
-    if not chosen:
+    if names is None:
+        first = _chosen(scored, found, inputs, asked, watch)
+    else:
+        chosen = named(names, found)
+        _check_held(scored, chosen)
+        first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
+    if first is None:
         return finished(scored, x, inputs, asked, watch)
-    first = dropped(model, scored.groups, [found[path] for path in chosen], inputs, watch)
+    asked = replace(asked, exclude=tuple(_pattern(model, entry) for entry in asked.exclude))
     shorter = scored_channels(first.model, inputs, asked, watch)
     rest, share = _rest(scored, shorter, first, x, asked, watch)
     last, small, proof, step = first.step, first.model, first.proof, first.step
-    said: Mapping[str, Any] = _floors(asked.budget)
+    said: Mapping[str, Any] = scored.asked(asked.budget)
     if rest is not None:
         try:
             last, small, proof = cut_and_proven(shorter, x, inputs, rest, watch)
         except BudgetError as error:
-            raise _of_the_rest(error, chosen) from error
+            raise _of_the_rest(error, first.step.dropped, asked.budget) from error
         step, said = compose(first.step, last), last.options
-    step = replace(step, options=_options(said, scored, asked.budget, chosen, share))
+    step = replace(step, options=_options(said, scored, asked.budget, first.step.dropped, share))
     _recorded_as(small, step.options)
     done = restored_by(small, last, asked.batches, asked.restore, asked.rescale, watch, (model, step))
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
@@ -86,6 +94,48 @@ def _checked(asked: Request, blocks: Blocks) -> list[str] | None:
             "function of the widths alone. Expected what channelcut.measure gives, or a roofline."
         )
     return names
+
+
+def _chosen(
+    scored: Ranked, found: Mapping[str, Block], inputs: Inputs, asked: Request, watch: Stopwatch
+) -> PruneResult | None:
+    """The network without the blocks that the program leaves out, of those that can be proven, if there are any."""
+    while chosen := _least_missed(scored, found, inputs, asked, watch):
+        try:
+            return dropped(scored.model, scored.groups, [found[path] for path in chosen], inputs, watch)
+        except ProofError:
+            unfit = [path for path in chosen if not _goes(scored, found[path], inputs, watch)]
+            if not unfit:
+                raise
+            found = {path: block for path, block in found.items() if path not in unfit}
+    return None
+
+
+def _goes(scored: Ranked, block: Block, inputs: Inputs, watch: Stopwatch) -> bool:
+    try:
+        dropped(scored.model, scored.groups, [block], inputs, watch)
+    except ProofError:
+        return False
+    except UserError:  # the outputs do not depend on it
+        return True
+    return True
+
+
+def _check_held(scored: Ranked, chosen: Sequence[str]) -> None:
+    """Refuse to leave out a block that holds an excluded layer."""
+    for path in chosen:
+        if held := excluded_in(scored, path):
+            raise UserError(
+                f"blocks: {path!r} is to go, and exclude holds {', '.join(held[:3])}, which is in it. Expected blocks "
+                "without excluded layers: leave the block out of blocks, or the layer out of exclude."
+            )
+
+
+def _pattern(model: nn.Module, entry: str | nn.Module) -> str:
+    """An entry of `exclude` that is true of a copy of the model as well."""
+    if isinstance(entry, str):
+        return entry
+    return glob.escape(next(path for path, module in model.named_modules() if module is entry)) or "*"
 
 
 def _least_missed(
@@ -110,7 +160,7 @@ def _rest(
     name, given = budget.limit
     if not budget.timed:
         limit = absolute(given, scored.costs[name](full_widths(scored.groups.groups)))
-        left = replace(asked, budget=budget.limited(limit))
+        left = replace(asked, budget=budget.limited(max(limit, _NO_SHARE)))
         return (None if getattr(first.step.after, name) <= limit else left), 1.0
     whole: Any = asked.cost
     cost = whole.without(first.step.dropped)
@@ -126,8 +176,9 @@ def _rest(
     return replace(asked, cost=cost, budget=replace(budget, latency_ms=None, latency=wanted / share)), share
 
 
-def _of_the_rest(error: BudgetError, chosen: Sequence[str]) -> BudgetError:
-    return BudgetError(f"Without {', '.join(chosen)}, and in shares of the network that is left: {error}")
+def _of_the_rest(error: BudgetError, chosen: Sequence[str], budget: Budget) -> BudgetError:
+    unit = "shares of the network that is left" if budget.timed else "numbers rather than shares"
+    return BudgetError(f"Without {', '.join(chosen)}, and in {unit}: {error}")
 
 
 def _options(
@@ -151,10 +202,6 @@ def _options(
         found["trials"] = [trial | {part: trial[part] * share for part in parts} for trial in found["trials"]]
     found |= {"full_ms": scored.whole_ms} if given.timed else {}
     return found | {"blocks": list(chosen)}
-
-
-def _floors(budget: Budget) -> dict[str, Any]:
-    return {"align": budget.align, "min_keep": budget.min_keep, "min_channels": budget.min_channels}
 
 
 def _recorded_as(small: nn.Module, options: Mapping[str, Any]) -> None:

@@ -68,8 +68,8 @@ class _Zeros:
                 self.zero.add(made)
         elif kind == "Or" and not any(self.truth.get(name, True) for name in given):
             self.truth[made] = False
-        elif kind == "Mul" and any(self._is_zero(a) and self._is_finite(b) for a, b in (given, given[::-1])):
-            self.zero.add(made)
+        elif kind in ("Mul", "Div"):
+            self._scale(kind, given, made)
         elif kind == "Add":
             self._add(given, made)
         elif kind in _KEEPING:
@@ -86,6 +86,15 @@ class _Zeros:
             self.truth[made] = self.truth[given]
         elif given in self.constants and kind in _MOVING:
             self.constants[made] = self.constants[given]
+
+    def _scale(self, kind: str, given: Sequence[str], made: str) -> None:
+        if kind == "Mul":
+            zero = any(self._is_zero(a) and self._is_finite(b) for a, b in (given, given[::-1]))
+        else:
+            divisor = self._values(given[1])
+            zero = given[0] in self.zero and divisor is not None and bool((np.isfinite(divisor) & (divisor != 0)).all())
+        if zero:
+            self.zero.add(made)
 
     def _add(self, given: Sequence[str], made: str) -> None:
         zeros = [name for name in given if name in self.zero]

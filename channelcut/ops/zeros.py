@@ -33,13 +33,21 @@ def makes_zero(node: Node) -> bool:
 
 def keeps_zero(graph: Graph, node: Node) -> bool:
     """Whether a step of one value gives zero for zero, as where it moves elements or multiplies them with weights."""
-    read = {ref.index for ref in node.inputs if graph.nodes[ref.index].kind in ("call", "input")}
+    read = {ref.index for ref in node.inputs if not _is_weight(graph, ref.index)}
     known = op(node.name)
     if len(read) != 1 or (len(node.inputs) > 1 and not known.scales):
         return False
     if known.proportional == "stays" and node.value != graph.nodes[read.pop()].value:
         return False  # it pools, or makes an image larger
     return known.proportional in _PASSING or known.layout is not None
+
+
+def _is_weight(graph: Graph, index: int) -> bool:
+    """Whether a value is a parameter or a buffer, as it is or in another shape."""
+    node = graph.nodes[index]
+    while node.kind == "call" and len(node.inputs) == 1 and op(node.name).proportional in ("stays", "moves"):
+        node = graph.nodes[node.inputs[0].index]
+    return node.kind not in ("call", "input")
 
 
 def added_to(node: Node, current: int) -> tuple[int, int] | None:

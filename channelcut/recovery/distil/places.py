@@ -111,6 +111,6 @@ def _candidates(teacher: nn.Module, plan: Plan) -> list[Place]:
         else:
             continue
         kept = plan.kept.get(f"{path}.weight", {}).get(side)
-        if kept is not None:
+        if kept is not None and not plan.drops(f"{path}.weight"):
             found.append(Place(path, axis, kept))
     return found
