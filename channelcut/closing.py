@@ -203,7 +203,8 @@ def _refused(budget: Budget, trials: Sequence[Trial]) -> BudgetError:
     met = [trial for trial in trials if trial.ratio <= budget.latency * (1 + TOLERANCE)]
     quickest = min(trials, key=lambda trial: trial.high)
     aligns = ", ".join(str(align) for align in sorted({trial.align for trial in trials}))
-    tried = f"{len(trials)} plans were built and timed, at align {aligns}"
+    count = "one plan was" if len(trials) == 1 else f"{len(trials)} plans were"
+    tried = f"{count} built and timed, at align {aligns}"
     interval = f"{quickest.low:.3f} to {quickest.high:.3f}"
     nearest = f"The nearest that was measured is latency={quickest.ratio:.3f} ({interval})"
     if not quickest.faster:
