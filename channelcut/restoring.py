@@ -36,10 +36,12 @@ from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
 from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
 from channelcut.recovery.batches import EXPECTED, Batches, mapped, run_batch
-from channelcut.recovery.chunks import LARGEST, alike, bytes_of_image, flat, free_memory, joined, of_size, others
+from channelcut.recovery.chunks import LARGEST, alike, bytes_of_image, flat, joined, of_size, others, usable_memory
 from channelcut.recovery.compensate import refit
 from channelcut.recovery.targets import Objective, Pair
 from channelcut.tracing import trace
+
+_HELD = 1.5  # times what an image's values take: the values of both networks, and what is made of them
 
 
 def rescaled(
@@ -227,7 +229,7 @@ def _refitted(
         try:
             original, clone = (private_copy(network).eval().to(device) for network in (model, smaller))
             pair, batches = _pair(original, clone, plan, mapped(every, partial(Tensor.to, device=device)))
-            objective = _objective(original, batches[0], deploy) if weighted else None
+            objective = _objective(original, batches, deploy) if weighted else None
             done = refit(pair, batches, objective, report)
             return clone.to(own), done
         except _Left as left:
@@ -241,10 +243,10 @@ def _refitted(
 
 def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) -> tuple[Pair, list[Inputs]]:
     """Both forwards on batches of one size, and these."""
-    free = free_memory(next((p.device for p in original.parameters()), torch.device("cpu")))
+    memory = usable_memory(next((p.device for p in original.parameters()), torch.device("cpu")))
     kept, live = bytes_of_image(trace(original, *images_of(every, 0, 2)), 2)
-    images = min(images_in(every), max(2, int(free / (3 * max(live, 1)))))
-    batches = of_size(every, images, max(1, min(LARGEST, int(free / (3 * max(kept, 1))))))
+    images = min(images_in(every), max(2, int(memory / (_HELD * max(live, 1)))))
+    batches = of_size(every, images, max(1, min(LARGEST, int(memory / (_HELD * max(kept, 1))))))
     graphs = trace(original, *batches[0]), trace(smaller, *batches[0])
     if any(graph.unsettled for graph in graphs):
         raise UserError("values decide how the forward goes on")
@@ -255,11 +257,11 @@ def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) ->
     return Pair(*graphs, twins, named_tensors(original), named_tensors(smaller), plan), batches
 
 
-def _objective(model: nn.Module, batch: Inputs, deploy: Deploy) -> Objective:
+def _objective(model: nn.Module, batches: Sequence[Inputs], deploy: Deploy) -> Objective:
     """What the network's outputs tell of what matters."""
-    weighed = projections(model, [batch], adapter_of(model).weighing(model, deploy))
+    weighed = projections(model, batches, adapter_of(model).weighing(model, deploy))
     with torch.no_grad(), OwnRandom():
-        result = call_entry(model, FORWARD, batch)
+        result = call_entry(model, FORWARD, batches[0])
     count = len(tensor_paths(result))
 
     def objective(outputs: Sequence[Tensor], first: int) -> Tensor:

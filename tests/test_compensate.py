@@ -14,8 +14,10 @@ from channelcut import restoring
 from channelcut.core.deployed import Deploy
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import weights_fingerprint
+from channelcut.recovery import chunks
 from channelcut.recovery.compensate import _CONSTANT, _NO_GAIN, _held
 from channelcut.recovery.layers import layers_of, reordered
+from channelcut.recovery.rows import sample
 from channelcut.tracing import trace
 
 BEHIND: dict[str, Callable[[], list[nn.Module]]] = {
@@ -229,3 +231,43 @@ def test_restore_says_what_is_done() -> None:
     assert steps == {"compensate": ["compensate"], "recalibrate": ["recalibrate"], "none": []}
     with pytest.raises(cc.UserError, match="restore='all' is unknown"):
         cc.prune(model, x[:1], keep=0.5, restore="all")
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_how_large_batches_are_changes_no_result(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(36, 3)
+    ).eval()
+    x = torch.rand(20, 3, 9, 9) * torch.linspace(0.1, 2, 20)[:, None, None, None]
+    result = cut(model, x[:1], "0.weight", [0, 3, 4, 6])
+    weights = []
+    for size in (16, batch):
+        monkeypatch.setattr(restoring, "LARGEST", size)
+        done = cc.compensate(model, result, x)
+        assert done.compensation is not None and done.compensation.images == 20
+        weights.append(torch.cat([value.flatten() for value in done.model.state_dict().values()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_what_others_take_of_the_memory_for_a_while_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for free in (20, 13, 4):
+        monkeypatch.setattr(chunks, "_main_memory", lambda free=free: (free << 30, 24 << 30))
+        found.append(chunks.usable_memory(torch.device("cpu")) / 2**30)
+    assert found == [6, 6, 2]
+    monkeypatch.undo()
+    free, whole = chunks._main_memory()
+    assert 0 < free <= whole
+
+
+def test_the_positions_of_an_image_depend_on_its_number_alone() -> None:
+    weights = torch.rand(6, 50, generator=torch.Generator().manual_seed(0))
+    drawn, counted = sample(weights, 10, 0)
+    for batch in (1, 2, 3):
+        parts = [sample(weights[start : start + batch], 10, start) for start in range(0, 6, batch)]
+        assert torch.equal(torch.cat([part[0] for part in parts]), drawn)
+        assert torch.equal(torch.cat([part[1] for part in parts]), counted)
+    many, stands = sample(weights[:1].expand(4000, -1), 10, 0)
+    assert len(many.unique()) == 50
+    assert stands.sum(1).mean() == pytest.approx(50, rel=0.01)

@@ -96,7 +96,7 @@ class Projections:
 def projections(
     model: nn.Module, batches: Sequence[Inputs], weighing: Weighing | None = None, seed: int = 0
 ) -> Projections:
-    """Projections of what a network returns; without units of their own, outputs are measured on the first batches.
+    """Projections of what a network returns; without units of their own, outputs are measured on the first images.
 
     Args:
         model: in evaluation mode; it is run.
@@ -111,9 +111,9 @@ def projections(
     sizes: list[int] = []
     seen = 0
     for batch in batches:
+        images = min(images_in(batch), _ENOUGH - seen)  # as many, however large batches are
         with torch.no_grad():
-            leaves = [leaf.cpu().double() for leaf in weighing.leaves(run(model, batch))]
-        images = images_in(batch)
+            leaves = [leaf.cpu().double() for leaf in weighing.leaves(run(model, images_of(batch, 0, images)))]
         sums = sums or [[0.0, 0.0, 0.0] for _ in leaves]
         sizes = [max(1, leaf.numel() // max(images, 1)) for leaf in leaves]
         for total, leaf in zip(sums, leaves, strict=True):

@@ -16,21 +16,26 @@ from channelcut.core.sensitivity import images_of
 from channelcut.core.trees import mapped_only
 
 LARGEST = 16  # images in a batch: more are no faster
-_SHARE = 0.25  # of the memory that is free: others take some too
+_OF_ALL, _OF_FREE = 0.25, 0.5  # of the memory: what others take for a while is to change no result
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that may be taken: a part of what is free."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * _SHARE)
-    try:  # what the kernel could give, caches included; pages that are free alone elsewhere
+def usable_memory(device: torch.device) -> int:
+    """Bytes that may be taken: a part of what the device has, the same whenever about half of it or more is free."""
+    free, whole = torch.cuda.mem_get_info(device) if device.type == "cuda" else _main_memory()
+    return int(min(whole * _OF_ALL, free * _OF_FREE))
+
+
+def _main_memory() -> tuple[int, int]:
+    """Bytes that the kernel could give, caches included, and that there are; as many where it does not say."""
+    try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(int(lines["MemAvailable"].split()[0]) * 1024 * _SHARE)
+        free, whole = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
     except (OSError, KeyError, ValueError):
         try:
-            return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE / 2)
+            free = whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (AttributeError, OSError, ValueError):
-            return 1 << 31
+            free = whole = 1 << 33
+    return free, whole
 
 
 def bytes_of_image(graph: Graph, images: int) -> tuple[int, int]:

@@ -92,25 +92,29 @@ def as_weight(found: Tensor, like: Tensor, shape: Geometry) -> Tensor:
     return found.reshape(groups, -1, taps, like.shape[1]).permute(0, 1, 3, 2).reshape(like.shape)
 
 
-def sample(weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Positions drawn by what they matter, and what each then counts for.
+def sample(weights: Tensor, count: int, first: int) -> tuple[Tensor, Tensor]:
+    """Positions drawn by what they matter, and for how many positions each then stands.
 
-    Half of the draws go by the weights, half are uniform; a row counts for its weight, divided by how often it is
-    expected to be drawn, so that sums over the rows are those over all positions in the mean.
+    Half of the draws go by the weights, half are uniform; a row stands for one, divided by how often it is expected to
+    be drawn, so that sums over the rows are those over all positions in the mean.
 
     Args:
         weights: (images, positions), not negative.
         count: rows for each image.
-        generator: on the CPU.
+        first: the number of the first image; the draws of an image depend on its number alone.
 
     Returns:
-        Positions (images, P) and weights (images, P), P at most `count`.
+        Positions (images, P) and numbers (images, P), P at most `count`.
     """
     total = weights.shape[1]
     if total <= count:
         every = torch.arange(total, device=weights.device).expand(len(weights), -1)
-        return every, weights
+        return every, torch.ones_like(weights)
     share = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     share = (share + 1 / total) / (share + 1 / total).sum(1, keepdim=True)
-    drawn = torch.multinomial(share.cpu(), count, replacement=True, generator=generator).to(weights.device)
-    return drawn, weights.gather(1, drawn) / (share.gather(1, drawn) * count)
+    picked = [
+        torch.multinomial(one, count, replacement=True, generator=torch.Generator().manual_seed(first + image))
+        for image, one in enumerate(share.cpu())
+    ]
+    drawn = torch.stack(picked).to(weights.device)
+    return drawn, 1 / (share.gather(1, drawn) * count)
