@@ -192,7 +192,7 @@ def _of_device(rows: Sequence[Mapping[str, Any]], device: str) -> list[str]:
     ]
     for row in rows:
         if "refused" in row:
-            lines.append(f"| {row['network']} | | {row['target']} | refused: {row['refused'][:200]} | | | | | |")
+            lines.append(f"| {row['network']} | | {row['target']} | refused: {row['refused'][:260]} | | | | | |")
             continue
         last = min(row["trials"], key=lambda trial: abs(trial["ratio"] - row["ratio"]))
         lines.append(
