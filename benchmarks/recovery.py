@@ -86,15 +86,19 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet56 two hours": LONG,
     "resnet56 scratch": LONG | LABELS_ALONE | {"init": "scratch"},
     "resnet56 rewound": LONG | LABELS_ALONE | {"init": "rewind"},
-    "yolo26n 0.8": {"macs": 0.8, "epochs": 8},
-    "yolov8n 0.8": {"macs": 0.8, "epochs": 8},
-    "yolo11n 0.8": {"macs": 0.8, "epochs": 8},
-    "yolo26n 0.9": {"macs": 0.9, "epochs": 4},
-    "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4},
+    "yolo26n 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
+    "yolov8n 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
+    "yolo11n 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
+    "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4, "batch": 16},
+    "nanodet_m 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
+    "yolo26n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
+    "yolov8n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
+    "yolo11n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
+    "nanodet_m 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
+    "yolov5n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
+    "yolo26n 0.9, batches of 8": {"macs": 0.9, "epochs": 4},
     "yolo26n 0.8 at 640 px": {"macs": 0.8, "epochs": 4, "size": 640},
     "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},
-    "nanodet_m 0.8": {"macs": 0.8, "epochs": 8},
-    "yolov5n 0.8": {"macs": 0.8, "epochs": 8},
 }
 
 
@@ -200,7 +204,7 @@ def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
         own = _taught(name.partition(" ")[0], work / "images", Path(folder), size)
         asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.images}
         asked |= {"preprocessing": own.preprocessing}
-        options = cc.RecoverOptions(batch=16, preprocessing=own.preprocessing, **chosen)
+        options = cc.RecoverOptions(preprocessing=own.preprocessing, **chosen)
         taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": _Said()}
         x = own.shown[:1]
         result = cc.prune(own.model, x, **asked)

@@ -31,6 +31,7 @@ from channelcut.recovering.steps import Training
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
 from channelcut.recovery.distil.losses import Teaching, comparable
+from channelcut.tracing import trace
 
 QUICK = cc.RecoverOptions(batch=16, learning_rate=2e-3, held_back=0.25, augment=("flip", "colour"))
 
@@ -335,10 +336,25 @@ def test_augmentation_is_drawn_by_seeds_and_stays_in_range() -> None:
         assert torch.equal(flipped[number], expected)
 
 
-def test_batch_norms_of_detectors_stay() -> None:
-    for dense, given, expected in ((True, "auto", "frozen"), (True, "batch", "batch"), (False, "auto", "auto")):
-        asked = Training(None, 1, options=cc.RecoverOptions(batch_norm=given))
-        assert asked.trained(Teaching(dense=dense)).batch_norm == expected
+@pytest.mark.parametrize(
+    ("places", "dense", "given", "expected"),
+    [
+        (False, True, {}, ("frozen", 8)),
+        (True, False, {}, ("frozen", 8)),
+        (True, True, {"batch_norm": "batch"}, ("batch", 32)),
+        (True, True, {"batch": 16}, ("frozen", 16)),
+        (True, True, {"init": "scratch"}, ("frozen", 32)),
+        (False, False, {}, ("auto", 32)),
+        (False, False, {"batch_norm": "frozen"}, ("frozen", 32)),
+    ],
+)
+def test_norms_stay_and_steps_are_small_where_outputs_say_where_things_are(
+    places: bool, dense: bool, given: dict[str, Any], expected: tuple[str, int]
+) -> None:
+    head = [] if places else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), *head), (torch.rand(2, 3, 8, 8),), {})
+    found = Training(None, 1, options=cc.RecoverOptions(**given)).trained(Teaching(dense=dense), graph)
+    assert (found.batch_norm, found.batch_size) == expected
 
 
 def test_a_detectors_heads_agree_with_themselves_alone() -> None:

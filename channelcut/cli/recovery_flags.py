@@ -46,7 +46,12 @@ def add(parser: ArgumentParser) -> None:
 
 def add_training(group: Any) -> None:
     """How the training goes."""
-    group.add_argument("--batch", type=parsing.positive, metavar="N", help="images in a step (default 32)")
+    group.add_argument(
+        "--batch",
+        type=parsing.positive,
+        metavar="N",
+        help="images in a step (default 32; 8 for detectors and the like)",
+    )
     group.add_argument(
         "--learning-rate",
         type=float,
@@ -64,7 +69,7 @@ def add_training(group: Any) -> None:
         "--batch-norm",
         choices=("auto", "frozen", "batch", "recalibrate"),
         help="statistics stay (frozen), are those of batches, or are measured anew at the end (default auto: of "
-        "batches, where 32 inputs or more are computed at once, else, and of detectors, frozen)",
+        "batches, where 32 inputs or more are computed at once, else, and of detectors and the like, frozen)",
     )
     group.add_argument(
         "--augment",

@@ -42,7 +42,7 @@ class Batches:
         order = torch.randperm(pool.size, generator=generator(options.seed, _SPLIT)).tolist()
         held = min(_MOST_HELD, math.ceil(options.held_back * pool.size), pool.size // 2)
         self.held, self.trained = order[:held], order[held:]
-        size = all_.count if pool.whole else options.batch
+        size = all_.count if pool.whole else options.batch_size
         self.per_epoch = math.ceil(len(self.trained) / size)
         self._vary = None if pool.varied is None else pool.varied(self.trained)
         self._threads = ThreadPoolExecutor(options.workers) if pool.threads else None

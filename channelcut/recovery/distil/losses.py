@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from channelcut.core.graph import Graph, named_outputs, tensor_paths
+from channelcut.core.graph import Graph, named_outputs, specs, tensor_paths
 from channelcut.ops.registry import op
 
 
@@ -42,6 +42,12 @@ def comparable(graph: Graph) -> tuple[str, ...]:
     if graph.unsettled:
         return ()
     return tuple(path for path, index in named_outputs(graph) if index not in ordered)
+
+
+def says_where(graph: Graph) -> bool:
+    """Whether any output has places beside its images and channels, as those of detectors and segmenters have."""
+    found = (spec for _, index in named_outputs(graph) for spec in specs(graph.nodes[index].value))
+    return any(spec.dtype.is_floating_point and len(spec.shape) > 2 for spec in found)
 
 
 def outputs_of(result: Any, paths: Sequence[str]) -> dict[str, Tensor]:

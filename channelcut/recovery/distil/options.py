@@ -24,7 +24,8 @@ class RecoverOptions:
     """How `recover` trains; what was measured of it is in `benchmarks/results/recovery.md`.
 
     Args:
-        batch: inputs in one step, over all processes; a data set that is smaller is one batch.
+        batch: inputs in one step, over all processes; a data set that is smaller is one batch. None: 8 of a network
+            whose outputs say where things are and whose batch norms stay, which learns more by more steps, else 32.
         at_once: inputs that a process computes at a time, the gradients of a step being accumulated; 0: all of them.
             Where memory runs out it is halved.
         learning_rate: of AdamW at its highest, after the warm-up. None: of 1e-4, 3e-4, 1e-3 and 3e-3 the highest
@@ -35,8 +36,8 @@ class RecoverOptions:
         ema: decay of the average of weights that is returned, reached slowly; 0: the weights of the last step.
         batch_norm: `frozen` (statistics stay, scales and shifts are trained), `batch` (statistics of each batch, their
             averages are kept), `recalibrate` (frozen, and measured anew at the end) or `auto`: `batch` where a process
-            computes 32 inputs or more at once, else, and of detectors that are known as such, `frozen`. What is drawn
-            (`init`) needs those of batches.
+            computes 32 inputs or more at once, else, and of networks whose outputs say where things are (have more
+            than two axes), `frozen`. What is drawn (`init`) needs those of batches.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: fp32 on a CPU, bf16 or fp16 on a GPU.
         device: such as `cuda:1`; by default the GPU where there is one, else where the network is.
         augment: what is done to every input, for teacher and student alike: some of `flip`, `scale`, `colour` and
@@ -61,11 +62,11 @@ class RecoverOptions:
 
     Example:
         >>> import channelcut as cc
-        >>> cc.RecoverOptions(learning_rate=1e-4, augment=("flip",)).batch
+        >>> cc.RecoverOptions(learning_rate=1e-4, augment=("flip",)).batch_size
         32
     """
 
-    batch: int = 32
+    batch: int | None = None
     at_once: int = 0
     learning_rate: float | None = None
     warmup: float = 0.1
@@ -87,6 +88,11 @@ class RecoverOptions:
     rewind: Mapping[str, Any] | None = None
     seed: int = 0
 
+    @property
+    def batch_size(self) -> int:
+        """Inputs in one step where nothing is known of the network."""
+        return 32 if self.batch is None else self.batch
+
     def prepared(self, how: Preprocessing | None) -> RecoverOptions:
         """The same, with a preprocessing where there is none yet."""
         return replace(self, preprocessing=self.preprocessing or how)
@@ -97,12 +103,12 @@ class RecoverOptions:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(choices)}.")
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if name == "learning_rate" and value is None:
+            if name in ("learning_rate", "batch") and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise UserError(f"{name}={value!r} cannot train a network. Expected a number from {low:g} to {high:g}.")
         for name in ("batch", "at_once", "places", "patience", "workers", "seed"):
-            if not isinstance(getattr(self, name), int):
+            if not isinstance(getattr(self, name), int) and not (name == "batch" and self.batch is None):
                 raise UserError(f"{name}={getattr(self, name)!r}: expected a whole number.")
         given = self.augment or ()
         if isinstance(given, str) or not isinstance(given, Iterable) or [kind for kind in given if kind not in KINDS]:

@@ -148,7 +148,7 @@ class _Training:
         self.course, self.lesson, self.batches, self.report = course, course.lesson, course.batches, report
         self.all = course.batches.all
         paths = [place.path for place in course.lesson.places]
-        first = self.batches.plain(held=True, size=course.options.batch)[0]
+        first = self.batches.plain(held=True, size=course.options.batch_size)[0]
         given = self.batches.given([self.batches.pool.item(i) for i in first])
         mine = len(self.batches.trained) // self.batches.per_epoch // self.all.count
         size = given.count if self.batches.pool.whole else min(mine, course.options.at_once or mine)
@@ -300,7 +300,7 @@ class _Training:
     def closeness(self) -> float:
         """The loss of the averaged weights on what is held back, without labels where the teacher has a say."""
         found, count = 0.0, 0
-        size = self.state.at_once or self.course.options.batch
+        size = self.state.at_once or self.course.options.batch_size
         for numbers in self.batches.plain(held=True, size=size):
             given = self.batches.given([self.batches.pool.item(number) for number in numbers])
             with torch.no_grad(), self.state.autocast():
