@@ -6,7 +6,7 @@ import ctypes
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +206,15 @@ def test_a_callback_that_raises_stops_the_build(tmp_path: Path, rtx: Any) -> Non
     assert not (tmp_path / "e").exists()
 
 
+@pytest.fixture
+def python_hears_ctrl_c() -> Iterator[None]:
+    """As in a terminal; where tests run side by side, Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 def test_ctrl_c_inside_the_library_is_not_lost(tmp_path: Path, rtx: Any) -> None:
     def press(*step: Any) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -217,6 +226,7 @@ def test_ctrl_c_inside_the_library_is_not_lost(tmp_path: Path, rtx: Any) -> None
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.usefixtures("python_hears_ctrl_c")
 def test_interrupts_are_held_back_until_the_end() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), held_back() as interrupts:
