@@ -115,7 +115,7 @@ def main() -> None:
             work = Path(given.work) / name.replace(" ", "-")
             measure = _resnet if name.startswith("resnet") else _detector
             row = measure(name, dict(chosen), work)
-            said = {"command": " ".join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]), "options": chosen}
+            said = {"command": f"python -m benchmarks.recovery --rows {name!r}", "options": chosen}
             rows = rows_in(RESULTS) | {name: row | said | {"environment": environment(1)}}
             write_rows(RESULTS, {"rows": rows}, table(rows))
             print(name, json.dumps(row), flush=True)
