@@ -195,7 +195,8 @@ def main() -> None:
             for way in given.ways:
                 key = f"{macs} {way}" + ("" if way == "compensated" else f" seed {seed}")
                 if key not in rows:
-                    rows[key] = {"macs": macs, "way": way, "seed": seed, **_row(bench, WAYS[way], macs, seed)}
+                    said = {"command": f"python -m benchmarks.own_detector --macs {macs} --seeds {seed} --ways {way}"}
+                    rows[key] = {"macs": macs, "way": way, "seed": seed, **_row(bench, WAYS[way], macs, seed), **said}
                     content = {"environment": environment(1), "original": _original(bench), "rows": rows}
                     write_rows(RESULTS, content, table(content))
                     print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
@@ -209,7 +210,7 @@ def _row(bench: Bench, way: Way, macs: float, seed: int) -> dict[str, Any]:
     wall, busy = perf_counter(), process_time()
     model = way(bench, macs, seed)
     spent = {"wall_s": perf_counter() - wall, "processor_s": process_time() - busy}
-    return {**bench.judged(model), **spent, "command": " ".join(["python -m benchmarks.own_detector", *sys.argv[1:]])}
+    return {**bench.judged(model), **spent}
 
 
 def table(content: Mapping[str, Any]) -> str:
