@@ -20,6 +20,7 @@ from channelcut.engine.protocol import (
     EngineReport,
     Stages,
     checked_inputs,
+    refuse_capabilities,
 )
 from channelcut.onnx_out.files import copy_onnx, load_onnx, read_bytes
 from channelcut.onnx_out.runtime import failures, onnxruntime, session_from_file
@@ -118,11 +119,7 @@ def require_provider(name: str) -> str:
 
 def check(options: EngineOptions = DEFAULTS) -> None:
     """Refuse what cannot be built here: raises `UserError` for a GPU, or a provider that this build lacks."""
-    if options.capabilities:
-        raise UserError(
-            f"The onnxruntime backend runs on the CPU and cannot build for {options.capability!r}. Leave the "
-            "capability out, or take the backend tensorrt_rtx or tensorrt."
-        )
+    refuse_capabilities(NAME, options)
     require_provider(options.provider)
 
 

@@ -22,6 +22,7 @@ from channelcut.engine.protocol import (
     EngineReport,
     Stages,
     checked_inputs,
+    refuse_capabilities,
 )
 from channelcut.onnx_out.files import load_onnx, read_bytes
 
@@ -70,11 +71,7 @@ class OpenVINORunner:
 
 def check(options: EngineOptions = DEFAULTS) -> None:
     """Refuse what cannot be built here: raises `MissingExtraError` without the library, `UserError` for a GPU."""
-    if options.capabilities:
-        raise UserError(
-            f"The openvino backend runs on the CPU and cannot build for {options.capability!r}. Leave the capability "
-            "out, or take the backend tensorrt_rtx or tensorrt."
-        )
+    refuse_capabilities(NAME, options)
     openvino_module()
 
 

@@ -150,6 +150,15 @@ class Backend(Protocol):
         ...
 
 
+def refuse_capabilities(backend: str, options: EngineOptions) -> None:
+    """Of a back end that runs on the CPU: raises `UserError` where an engine for a GPU is asked for."""
+    if options.capabilities:
+        raise UserError(
+            f"The {backend} backend runs on the CPU and cannot build for {options.capability!r}. Leave the capability "
+            "out, or take the backend tensorrt_rtx or tensorrt."
+        )
+
+
 def checked_inputs(inputs: Arrays, expected: Mapping[str, tuple[tuple[int | None, ...], Any]]) -> dict[str, Array]:
     """Return the inputs as contiguous arrays; raises `UserError` where they differ from `expected`.
 

@@ -68,24 +68,27 @@ class Target:
     """What a layer of the original gave at sampled positions, batch by batch, on the channels that are left.
 
     positions, weights: (images, P). outputs, added: (images, P, channels). channels: what each matters, (channels,).
-    matter, places: what all positions of all images matter together, and how many they are.
+    counted: for how many positions each row stands, (images, P), until `settle` has weighed the rows by it. matter,
+    places: what all positions of all images matter together, and how many they are.
     """
 
     positions: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
+    counted: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     added: list[Tensor | None] = field(default_factory=list)
     channels: Tensor | None = None
     matter: float = 0.0
     places: int = 0
 
-    def settle(self, counted: Sequence[Tensor]) -> None:
-        """Let what matters to no output count a little; `counted`: for how many positions each row stands, (images, P).
+    def settle(self) -> None:
+        """Weigh every row, once all are there: what matters to no output still counts a little.
 
-        Beside all images, not those of a batch: how large batches are is to change no result.
+        A little beside all images, not those of a batch: how large batches are is to change no result.
         """
         least = _FLOOR * self.matter / max(self.places, 1) + 1e-30
-        self.weights = [(found + least) * count for found, count in zip(self.weights, counted, strict=True)]
+        self.weights = [(found + least) * count for found, count in zip(self.weights, self.counted, strict=True)]
+        self.counted = []
 
 
 class _Watched(Execution):
@@ -137,7 +140,6 @@ def targets(
         The targets of all layers but those that nothing depends on which `objective` counts.
     """
     found = {layer.node: Target() for layer in layers}
-    counted: dict[int, list[Tensor]] = {layer.node: [] for layer in layers}
     kept = {layer.node: pair.kept(layer) for layer in layers}
     first = 0
     for batch in batches:
@@ -147,12 +149,12 @@ def targets(
             if objective is not None and notes[layer.node].weights is None:
                 del found[layer.node]  # how it may change without harm is not known
             else:
-                counted[layer.node].append(notes[layer.node].into(found[layer.node], run, positions[layer.node], first))
+                notes[layer.node].into(found[layer.node], run, positions[layer.node], first)
         del run, notes  # before the next batch takes as much
         first += images_in(batch)
         tick()
-    for node, target in found.items():
-        target.settle(counted[node])
+    for target in found.values():
+        target.settle()
     return found
 
 
@@ -193,21 +195,21 @@ class _Note:
         squares = self._rows(gradient.detach()).square()
         self.weights, self.channels = squares.sum(2), squares.double().sum((0, 1))
 
-    def into(self, target: Target, seen: Mapping[int, Tensor], count: int, first: int) -> Tensor:
-        """Add this batch, from image `first` on, to a target; for how many positions each of its rows stands."""
+    def into(self, target: Target, seen: Mapping[int, Tensor], count: int, first: int) -> None:
+        """Add this batch, from image `first` on, to a target."""
         own = self._rows(seen[self.pair.twins[self.layer.node]])
         if self.weights is None or self.channels is None:  # nobody asked what depends on it
             self.weights, self.channels = torch.ones_like(own[..., 0]), torch.ones_like(own[0, 0], dtype=torch.float64)
         positions, counted = rows.sample(self.weights, count, first)
         added = [rows.at(self._rows(seen[self.pair.twins[index]]), positions) for index in self.layer.added]
         target.positions.append(positions)
+        target.counted.append(counted)
         target.weights.append(self.weights.gather(1, positions))
         target.matter += float(self.weights.sum(dtype=torch.float64))
         target.places += self.weights.numel()
         target.outputs.append(rows.at(own, positions))
         target.added.append(torch.stack(added).sum(0) if added else None)
         target.channels = self.channels if target.channels is None else target.channels + self.channels
-        return counted
 
     def _rows(self, value: Tensor) -> Tensor:
         found = rows.outputs(value, self.layer, self.images)
