@@ -303,7 +303,7 @@ def _weights_in_order(groups: Groups) -> list[str]:
 
 
 def _state(groups: Groups, index: int) -> str:
-    """The parameter that a node is or moves, such as the transposed one that a linear layer multiplies by, or ""."""
+    """The parameter that a node is, or is made of alone, as a linear layer's transposed one; "" where there is none."""
     node = groups.graph.nodes[index]
     while node.kind == "call" and len(node.inputs) == 1:
         node = groups.graph.nodes[node.inputs[0].index]
