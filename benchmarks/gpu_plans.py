@@ -1,8 +1,9 @@
 """Tables and plans for a GPU: layers timed there, plans at shares of the time by these, and what the cuts really take.
 
 PyTorch with channels-last, fp16 and CUDA graphs, at batch 1 and 32: `python -m benchmarks.gpu --plans DIR`. Nothing is
-carried over: networks are timm's with drawn weights, on which no time depends. Tables stay in DIR, so that another run
-goes on. What a plan is predicted to take stands beside what it takes.
+carried over: networks have drawn weights, on which no time depends, YOLO26n at 640 px, NanoDet-m at 320, timm's at 224;
+those whose library is not installed are left out, by name. Tables stay in DIR, so that another run goes on. What a plan
+is predicted to take stands beside what it takes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 import channelcut as cc
+from benchmarks.gpu_files import SIZES, built
 from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.bench.environment import environment
 from channelcut.bench.inputs import inputs_for
@@ -36,7 +38,7 @@ from channelcut.engine.torch_cuda import runner_from_onnx
 from channelcut.latency.measuring import measured
 from channelcut.onnx_out.deployed import onnx_from_deployed
 
-NETWORKS = ("resnet18", "resnet50", "mobilenetv2_100")
+NETWORKS = ("resnet50", "yolo26n", "nanodet_m", "mobilenetv2_100", "resnet18")
 TARGETS = (0.7, 0.5)
 LAYERS = MeasureOptions(half_width=0.05)
 _RESERVE_S = 20.0  # of the limit, for the plans of a network
@@ -57,10 +59,13 @@ class Where:
 
 
 def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """A network of timm's with drawn weights, and the shape of one input of it."""
+    """A network with drawn weights, and the shape of one input of it."""
+    torch.manual_seed(0)
+    if name in ("yolo26n", "nanodet_m"):
+        side = SIZES.get(name, 640)
+        return built(name), (3, side, side)
     import timm
 
-    torch.manual_seed(0)
     return timm.create_model(name, pretrained=False).eval(), (3, 224, 224)
 
 
@@ -80,9 +85,14 @@ def run(
     every = [(name, batch) for name in names for batch in batches]
     left = [case for case in every if (*case, where.device, where.precision) not in done]
     for place, (name, batch) in enumerate(left):
+        try:
+            model, shape = build(name)
+        except (ImportError, ChannelcutError) as problem:
+            print(f"{name}: left out: {' '.join(str(problem).split())[:200]}")
+            continue
         seconds = limit_s - (time.monotonic() - start) - _RESERVE_S
         # One network after the other: a table that is not whole when time is up is gone on with by another run.
-        found = rows_of(*build(name), batch, where, seconds) if seconds > 0 else []
+        found = rows_of(model, shape, batch, where, seconds) if seconds > 0 else []
         if not found:
             print(f"{len(left) - place} networks and batches left; run again to go on")
             return len(left) - place

@@ -50,6 +50,10 @@ from benchmarks.zoo.registry import ENTRIES
 from benchmarks.zoo.resnet_cifar import accuracy, load_resnet20, load_resnet56, preprocess
 from channelcut.adapters.ultralytics.evaluation import evaluate
 from channelcut.bench.environment import environment
+from channelcut.core.accelerator import accelerator, device_of
+from channelcut.core.copies import private_copy
+from channelcut.core.result import PruneResult
+from channelcut.recovering.folder import result_in
 from channelcut.recovery.distil.start import drawn
 
 RESULTS = Path(__file__).parent / "results" / "recovery"
@@ -113,7 +117,7 @@ def main() -> None:
     for name, chosen in ROWS.items():
         if not given.table and fnmatch(name, f"{given.rows}*") and name not in rows_in(RESULTS):
             work = Path(given.work) / name.replace(" ", "-")
-            measure = _resnet if name.startswith("resnet") else _detector
+            measure = classifier if name.startswith("resnet") else detector
             row = measure(name, dict(chosen), work)
             said = {"command": f"python -m benchmarks.recovery --rows {name!r}", "options": chosen}
             rows = rows_in(RESULTS) | {name: row | said | {"environment": environment(1)}}
@@ -140,7 +144,8 @@ def test_files(network: str) -> list[Path]:
     return cifar_files("test") if network.startswith("resnet") else split_files("coco128", "val")
 
 
-def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
+def classifier(name: str, chosen: dict[str, Any], work: Path, cut: Path | None = None) -> dict[str, Any]:
+    """Cut a ResNet (or read its `cut`), teach it, and judge it before and after."""
     load = load_resnet20 if name.startswith("resnet20") else load_resnet56
     model = load(require_assets()).eval()
     taught, epochs, count = chosen.pop("taught"), chosen.pop("epochs"), chosen.pop("test", CHOSEN)
@@ -148,18 +153,20 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     sparsify = chosen.pop("sparsify", 0)
     images, labels = cifar_images(seen_files(name))
     small, x = name.startswith("resnet20"), torch.rand(1, 3, 32, 32)
-    asked: dict[str, Any] = {"macs": MACS, "importance": "l2" if small else "fisher"}
+    asked: dict[str, Any] = {"macs": chosen.pop("macs", MACS), "importance": "l2" if small else "fisher"}
     asked |= {"calibration": preprocess(images[:CALIBRATED])}
     inputs, start = preprocess(images[:taught]), model
     if sparsify:
         how: Any = {"epochs": sparsify, "options": replace(CIFAR, **chosen), "out": work / "sparsify"}
-        start = cc.sparsify(model, x, inputs, progress=_Said(), **how, **asked)
-    result = cc.prune(start, x, restore="recalibrate" if small else "compensate", **asked)
+        start = cc.sparsify(model, x, inputs, progress=Said(), **how, **asked)
+    result = cut_once(start, x, asked | {"restore": "recalibrate" if small else "compensate"}, cut)
+    if not epochs:
+        return {}
     data: Any = TensorDataset(inputs, labels[:taught]) if labelled else inputs
     loss: Any = (lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])) if labelled else None
     if chosen.get("init") == "rewind":
         chosen["rewind"] = early_weights(model, TensorDataset(inputs, labels[:taught]))
-    lessons: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": _Said()}
+    lessons: dict[str, Any] = {"options": replace(CIFAR, **chosen), "out": work, "progress": Said()}
     found, spent = _timed(partial(cc.recover, model, result, data, epochs=epochs, loss=loss, **lessons))
     test_images, test_labels = cifar_images(test_files(name), count)
     splits = {
@@ -168,7 +175,7 @@ def _resnet(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
     }
     networks = {"original": model, "before": result.model, "after": found.model}
     scores = {
-        split: {which: accuracy(network, *given) for which, network in networks.items()}
+        split: {which: accuracy(on_accelerator(network), *given) for which, network in networks.items()}
         for split, given in splits.items()
     }
     return {"metric": "accuracy", "test_images": count, **scores, **spent}
@@ -187,17 +194,28 @@ class Taught:
 
 def early_weights(model: nn.Module, data: TensorDataset) -> dict[str, Tensor]:
     """The state of this architecture after an epoch from drawn weights, to rewind to (SGD, seed 0, labels alone)."""
-    network, _ = drawn(model, seed=0)
-    network.train()
+    network = on_accelerator(drawn(model, seed=0)[0]).train()
+    device = device_of(network)
     step = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     for images, labels in DataLoader(data, batch_size=64, shuffle=True, generator=torch.Generator().manual_seed(0)):
         step.zero_grad()
-        torch.autograd.backward(F.cross_entropy(network(images), labels))
+        torch.autograd.backward(F.cross_entropy(network(images.to(device)), labels.to(device)))
         step.step()
-    return network.state_dict()
+    return network.cpu().state_dict()
 
 
-def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
+def cut_once(model: nn.Module, x: Tensor, asked: dict[str, Any], folder: Path | None) -> PruneResult:
+    """The cut of a network: what stands in the folder, from another machine, say; else a new one, which is left there."""
+    if folder is not None and (folder / "plan.json").is_file():
+        return result_in(folder, model, x)
+    result = cc.prune(model, x, **asked)
+    if folder is not None:
+        cc.save(result, folder)
+    return result
+
+
+def detector(name: str, chosen: dict[str, Any], work: Path, cut: Path | None = None) -> dict[str, Any]:
+    """Cut a detector (or read its `cut`), teach it, and judge it before and after."""
     macs, epochs, rounds = chosen.pop("macs"), chosen.pop("epochs"), chosen.pop("rounds", 1)
     size = chosen.pop("size", SIZE)
     with tempfile.TemporaryDirectory() as folder:
@@ -205,9 +223,11 @@ def _detector(name: str, chosen: dict[str, Any], work: Path) -> dict[str, Any]:
         asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.images}
         asked |= {"preprocessing": own.preprocessing}
         options = cc.RecoverOptions(preprocessing=own.preprocessing, **chosen)
-        taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": _Said()}
+        taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": Said()}
         x = own.shown[:1]
-        result = cc.prune(own.model, x, **asked)
+        result = cut_once(own.model, x, asked, cut)
+        if not epochs:
+            return {}
         teach = partial(cc.recover, own.model, result, own.images, **taught)
         if rounds > 1:
             teach = partial(cc.prune_in_rounds, own.model, x, own.images, rounds=rounds, **taught, **asked)
@@ -246,6 +266,12 @@ def _taught(name: str, links: Path, folder: Path, size: int) -> Taught:
     )
 
 
+def on_accelerator(network: nn.Module) -> nn.Module:
+    """The network where it is judged: a copy on the GPU, where there is one."""
+    device = accelerator(network)
+    return network if device.type == "cpu" else private_copy(network).to(device)
+
+
 def _timed(teach: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     """What was taught, and what is to be said of it."""
     start, busy = perf_counter(), process_time()
@@ -266,7 +292,7 @@ def _timed(teach: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     }
 
 
-class _Said:
+class Said:
     """A line now and then."""
 
     def __init__(self) -> None:

@@ -108,8 +108,9 @@ def load(assets: Path) -> nn.Module:
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The share of preprocessed images whose class a network in evaluation mode finds."""
+    device = next(model.parameters()).device
     with torch.no_grad():
-        guesses = torch.cat([model(part).argmax(1) for part in torch.split(images, 250)])
+        guesses = torch.cat([model(part.to(device)).argmax(1).cpu() for part in torch.split(images, 250)])
     return float((guesses == labels).double().mean())
 
 

@@ -1,13 +1,15 @@
 """PyTorch itself on the GPU: channels-last, half precision, CUDA graphs, torch.compile on request.
 
-The device is an argument of `TorchRunner`, so that the tests run its control flow on "cpu"; such a run says nothing
-about a GPU. It has not run on a GPU yet.
+cuDNN picks the fastest of its algorithms by trying them, as whoever deploys with PyTorch would have it do. The device
+is an argument of `TorchRunner`, so that the tests run its control flow on "cpu"; such a run says nothing about a GPU.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,36 +92,21 @@ class TorchRunner:
         return Stages(upload, self._compute(), download)
 
     def _compute(self) -> Callable[[], None]:
-        self._forward()  # a first run compiles, and picks algorithms
+        placed = self._placed
+
+        def forward() -> None:
+            with self._torch.no_grad(), tried_algorithms():
+                self._results = list(_tensors(self._module(*placed)))
+
+        forward()  # a first run compiles, and picks algorithms
         self._wait()
-        queue: Callable[[], None] = self._forward
-        if self._graph and self._device.type == "cuda":
-            queue = self._captured()
+        queue = captured(forward) if self._graph and self._device.type == "cuda" else forward
 
         def run() -> None:
             queue()
             self._wait()
 
         return run
-
-    def _captured(self) -> Callable[[], None]:
-        """Record one forward; PyTorch asks for a few runs on another stream before."""
-        torch = self._torch
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._forward()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._forward()
-        replay: Callable[[], None] = graph.replay
-        return replay
-
-    def _forward(self) -> None:
-        with self._torch.no_grad():
-            self._results = list(_tensors(self._module(*self._placed)))
 
     def _place(self, array: Array) -> Tensor:
         tensor = self._pinned(array).to(self._device)
@@ -136,6 +123,47 @@ class TorchRunner:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             self._torch.cuda.synchronize(self._device)
+
+
+def captured(work: Callable[[], object], repeats: int = 1) -> Callable[[], None]:
+    """What replays so many runs of `work` as one CUDA graph; it holds `work`, whose tensors the graph reads in place.
+
+    PyTorch asks for a few runs on another stream before. Its own context collects garbage and gives its memory back at
+    each capture, which takes longer than to time a layer.
+    """
+    import torch
+
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+        torch.cuda.synchronize()
+        graph.capture_begin()
+        try:
+            for _ in range(repeats):
+                work()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(side)
+    return partial(_replayed, graph, work)
+
+
+def _replayed(graph: Any, work: object) -> None:
+    del work  # held by the caller for as long as this may run
+    graph.replay()
+
+
+@contextmanager
+def tried_algorithms() -> Iterator[None]:
+    """Within it cuDNN tries its algorithms for each new shape and keeps the fastest."""
+    import torch
+
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def check(options: EngineOptions = DEFAULTS) -> None:

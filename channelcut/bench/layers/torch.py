@@ -2,7 +2,7 @@
 
 A single kernel of a few microseconds would be timed with the gap before it; a graph of many runs of it has no gaps, and
 two events around it tell their time. Nothing is fused, so every step after a layer is a kernel of its own. On the CPU
-the control flow runs, for tests; such times say nothing about a GPU. It has not run on a GPU yet.
+the control flow runs, for tests; such times say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from channelcut.cost.kinds import Entry
 from channelcut.cost.table import Target
 from channelcut.engine.driver import cuda_problem
 from channelcut.engine.protocol import EngineOptions
-from channelcut.engine.torch_cuda import runner_from_onnx
+from channelcut.engine.torch_cuda import captured, runner_from_onnx, tried_algorithms
 
 _REPEATS = 10
 _CONVOLUTIONS: Mapping[tuple[str, int], type[nn.Module]] = {
@@ -105,32 +105,18 @@ class TorchClock:
                     return timed()
 
             return once
-        graph = _captured(work)
+        with torch.no_grad(), tried_algorithms():
+            replay = captured(work, _REPEATS)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
         def run() -> float:
             begin.record()
-            graph.replay()
+            replay()
             end.record()
             end.synchronize()
             return float(begin.elapsed_time(end)) / _REPEATS
 
         return run
-
-
-def _captured(work: Callable[[], Any]) -> Any:
-    """A CUDA graph of several runs; PyTorch asks for a few on another stream before."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.no_grad(), torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        for _ in range(_REPEATS):
-            work()
-    return graph
 
 
 class _Recorder(fx.Interpreter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -128,4 +129,10 @@ class Lesson:
 
 
 def _kept(output: Tensor, place: Place) -> Tensor:
-    return output.index_select(place.axis, torch.tensor(place.kept, device=output.device))
+    return output.index_select(place.axis, _positions(place.kept, output.device))
+
+
+@lru_cache(maxsize=256)
+def _positions(kept: tuple[int, ...], device: torch.device) -> Tensor:
+    """Positions on a device: a GPU would wait for their copy at every step."""
+    return torch.tensor(kept, device=device)

@@ -19,6 +19,7 @@ from channelcut.core.inputs import Inputs
 from channelcut.core.labels import Loss
 from channelcut.core.words import kind_of
 from channelcut.recovery.batches import is_single, mapped, taken
+from channelcut.recovery.chunks import usable_memory
 from channelcut.recovery.images import (
     Preprocessing,
     check_readable,
@@ -28,7 +29,7 @@ from channelcut.recovery.images import (
     unreadable_words,
 )
 
-_KEPT = 1 << 30  # bytes of an iterable that are kept, and of decoded images
+_KEPT = 1 << 30  # bytes of an iterable that are kept, and at least of decoded images
 _FEWEST = 2  # images that teach anything at all
 _EXPECTED = (
     "Expected a folder of images, a tensor (N, ...), a data set or loader of inputs or of (input, label), or an "
@@ -185,7 +186,8 @@ def _folder(folder: Path, reading: Reading) -> Pool:
         raise UserError("A folder of images fits a network with one image input (N, C, H, W). Pass tensors instead.")
     shape = tuple(int(extent) for extent in given[0].shape[1:])
     files = image_files(folder)
-    most = max(1, _KEPT // (4 * int(np.prod(shape))))
+    room = max(_KEPT, usable_memory(torch.device("cpu")) // 4)
+    most = max(1, room // (4 * int(np.prod(shape))))
 
     def read(path: Path) -> Tensor | None:
         image = decoded(path)

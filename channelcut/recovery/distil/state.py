@@ -49,6 +49,10 @@ class State:
         device = self.device
         self.student = Tapped(private_copy(cut).to(device).eval(), list(paths))
         self.average = Tapped(private_copy(cut).to(device).eval(), list(paths))
+        own = named_tensors(self.student.module)
+        pairs = [(mean, own[name]) for name, mean in named_tensors(self.average.module).items()]
+        self._moved = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counted = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.parameters = _trainable(self.student.module, fixed)
         kinds = (
             [p for p in self.parameters if p.dim() > 1],
@@ -110,13 +114,10 @@ class State:
 
     def _averaged(self) -> None:
         decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
-        mine = named_tensors(self.student.module)
-        with torch.no_grad():
-            for name, tensor in named_tensors(self.average.module).items():
-                if tensor.is_floating_point():
-                    tensor.lerp_(mine[name], 1 - decay)
-                else:
-                    tensor.copy_(mine[name])
+        with torch.no_grad():  # in one call: one by one they take a GPU as long as a forward
+            torch._foreach_lerp_([mean for mean, _ in self._moved], [own for _, own in self._moved], 1 - decay)
+            for mean, own in self._counted:
+                mean.copy_(own)
 
     def noted(self, closeness: float) -> None:
         """Write down how far the average is from the teacher, and keep it where it has never been closer."""
