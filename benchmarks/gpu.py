@@ -1,4 +1,4 @@
-"""Original against pruned on an NVIDIA GPU, every backend that is there. Has not run on a GPU yet.
+"""Original against pruned on an NVIDIA GPU, every backend that is there.
 
     python -m benchmarks.gpu --prepare DIR                 # without a GPU: prune everything, write ONNX files into DIR
     python -m benchmarks.gpu --prepare DIR --pack PARTS    # and pack them into parts of at most 60 MiB, without weights
@@ -173,12 +173,12 @@ def _backends(*, stand_in: bool) -> list[str]:
     return ["torch_cuda", *others]
 
 
-def plans(folder: Path, out: Path, seconds: float, *, stand_in: bool) -> int:
+def plans(folder: Path, out: Path, *, stand_in: bool) -> int:
     """Tables and plans, within 8 minutes; another run goes on."""
     from benchmarks.gpu_plans import Where
     from benchmarks.gpu_plans import run as planned
 
-    where = Where(folder, "cpu", "fp32", seconds) if stand_in else Where(folder, seconds=seconds)
+    where = Where(folder, "onnxruntime", "fp32") if stand_in else Where(folder)
     return planned(out.with_name("gpu_plans.json"), where, QUICK_S)
 
 
@@ -201,7 +201,7 @@ def main() -> None:
     chosen = flags.parse_args()
     start = time.monotonic()
     if chosen.plans is not None:
-        plans(chosen.plans, chosen.out, chosen.seconds, stand_in=chosen.stand_in)
+        plans(chosen.plans, chosen.out, stand_in=chosen.stand_in)
     if chosen.prepare is None and chosen.read is None:
         if chosen.plans is None:
             flags.error("give --prepare DIR, --read DIR, both, or --plans DIR")

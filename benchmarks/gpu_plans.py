@@ -1,9 +1,11 @@
-"""Tables and plans for a GPU: layers timed there, plans at shares of the time by these, and what the cuts really take.
+"""Tables and plans for a GPU: layers timed there, plans at shares of the time by these, corrected by what cuts take.
 
 PyTorch with channels-last, fp16 and CUDA graphs, at batch 1 and 32: `python -m benchmarks.gpu --plans DIR`. Nothing is
 carried over: networks have drawn weights, on which no time depends, YOLO26n at 640 px, NanoDet-m at 320, timm's at 224;
-those whose library is not installed are left out, by name. Tables stay in DIR, so that another run goes on. What a plan
-is predicted to take stands beside what it takes.
+those whose library is not installed are left out, by name. Tables stay in DIR, so that another run goes on. Every plan
+is made as `channelcut.prune(latency=...)` makes it: cut, timed beside the original, corrected, until what is measured
+is what was asked for, or is shown to be out of reach. What each attempt was predicted to take stands beside what it
+took.
 """
 
 from __future__ import annotations
@@ -15,47 +17,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 import channelcut as cc
 from benchmarks.gpu_files import SIZES, built
-from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.bench.environment import environment
-from channelcut.bench.inputs import inputs_for
 from channelcut.bench.layers.clock import MeasureOptions
-from channelcut.bench.layers.torch import TorchClock
-from channelcut.bench.measure import BenchOptions, measure
-from channelcut.core.deployed import DEFAULT
 from channelcut.core.errors import ChannelcutError
 from channelcut.core.files import write_atomically
-from channelcut.core.groups import Groups
 from channelcut.cost.measured import MeasuredCost
-from channelcut.cost.table import Table
-from channelcut.engine.protocol import EngineOptions
-from channelcut.engine.torch_cuda import runner_from_onnx
-from channelcut.latency.measuring import measured
-from channelcut.onnx_out.deployed import onnx_from_deployed
 
 NETWORKS = ("resnet50", "yolo26n", "nanodet_m", "mobilenetv2_100", "resnet18")
 TARGETS = (0.7, 0.5)
 LAYERS = MeasureOptions(half_width=0.05)
-_RESERVE_S = 20.0  # of the limit, for the plans of a network
+_RESERVE_S = 60.0  # of the limit, for the plans of a network
 
 
 @dataclass(frozen=True)
 class Where:
-    """What everything is timed on. device: `cuda`, or `cpu` for a dry run. seconds: for each pair of networks.
+    """What everything is timed on.
 
+    folder: of the table. backend, precision: as for `channelcut.measure`; one that needs no GPU makes a dry run.
     layers: how these are timed.
     """
 
     folder: Path
-    device: str = "cuda"
+    backend: str = "torch_cuda"
     precision: str = "fp16"
-    seconds: float = 3.0
     layers: MeasureOptions = LAYERS
+
+    @property
+    def table(self) -> Path:
+        """The file of the layers' times."""
+        return self.folder / f"{self.backend}-{self.precision}.jsonl"
 
 
 def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
@@ -81,9 +76,10 @@ def run(
     """Measure what `out` does not hold yet until `limit_s` is used; returns how many networks and batches remain."""
     start, known = time.monotonic(), json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     rows: list[dict[str, Any]] = known.get("rows", [])
-    done = {(row["model"], row["batch"], row["device"], row["precision"]) for row in rows}
+    done = {(row["model"], row["batch"], row["backend"], row["precision"]) for row in rows}
     every = [(name, batch) for name in names for batch in batches]
-    left = [case for case in every if (*case, where.device, where.precision) not in done]
+    left = [case for case in every if (*case, where.backend, where.precision) not in done]
+    where.folder.mkdir(parents=True, exist_ok=True)
     for place, (name, batch) in enumerate(left):
         try:
             model, shape = build(name)
@@ -96,9 +92,9 @@ def run(
         if not found:
             print(f"{len(left) - place} networks and batches left; run again to go on")
             return len(left) - place
-        case = {"model": name, "batch": batch, "device": where.device, "precision": where.precision}
+        case = {"model": name, "batch": batch, "backend": where.backend, "precision": where.precision}
         rows += [case | row for row in found]
-        data = {"command": "python -m benchmarks.gpu --plans", "environment": environment(1), "rows": rows}
+        data = {"command": "python -m benchmarks.gpu --plans DIR", "environment": environment(1), "rows": rows}
         write_atomically(out, json.dumps(data, indent=1, default=str).encode())
         write_atomically(out.with_suffix(".md"), table(rows).encode())
     return 0
@@ -106,79 +102,63 @@ def run(
 
 def rows_of(model: nn.Module, shape: tuple[int, ...], batch: int, where: Where, seconds: float) -> list[dict[str, Any]]:
     """The plans of a network at one batch, predicted and measured; none where time was too short for its table."""
-    x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
-    files = where.folder / "original.onnx", where.folder / "pruned.onnx"
-    where.folder.mkdir(parents=True, exist_ok=True)
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    begin = time.monotonic()
     try:
-        onnx_from_deployed(deployed_form(model, (x,), DEFAULT), files[0])
-        groups = deployed_groups(model, cc.analyze(model, x), DEFAULT)
-        begin = time.monotonic()
-        cost = cost_of(files[0], groups, where, seconds)
+        groups = cc.analyze(model, x)
+        cost = cc.measure(
+            model, x, groups=groups, backend=where.backend, precision=where.precision, batch=batch, table=where.table,
+            options=replace(where.layers, limit_s=max(seconds, 1.0)),
+        )  # fmt: skip
     except (ChannelcutError, RuntimeError) as problem:
-        return [{"error": " ".join(str(problem).split())[:400]}]
+        return [{"target": target, "error": _words(problem)} for target in TARGETS]
     if time.monotonic() - begin >= seconds:
         return []
     facts = {"table_s": time.monotonic() - begin, "full_ms": cost.full_ms, "step": cost.step, "notes": list(cost.notes)}
-    return [{"target": t} | facts | planned(model, groups, cost, t, x, files, where) for t in TARGETS]
+    return [{"target": target} | facts | planned(model, cost, target, x) for target in TARGETS]
 
 
-def cost_of(file: Path, groups: Groups, where: Where, seconds: float) -> MeasuredCost:
-    """The cost of a deployed file, by the table of the device."""
-    clock = TorchClock(where.precision, where.device)
-    target = clock.target()
-    options = replace(where.layers, limit_s=max(seconds, 1.0))
-    return measured(file, groups, clock, Table.open(target, where.folder / target.file_name), options)
-
-
-def planned(
-    model: nn.Module,
-    groups: Groups,
-    cost: MeasuredCost,
-    target: float,
-    x: torch.Tensor,
-    files: tuple[Path, Path],
-    where: Where,
-) -> dict[str, Any]:
-    """One plan by the table, cut and timed beside the original."""
+def planned(model: nn.Module, cost: MeasuredCost, target: float, x: torch.Tensor) -> dict[str, Any]:
+    """One budget: every attempt, predicted and measured, and what is left of the MACs; or why it cannot be met."""
+    begin = time.monotonic()
     try:
-        plan = cc.plan(model, groups, latency=target, cost=cost)
-        small = cc.apply(model, plan)
-        onnx_from_deployed(deployed_form(small, (x,), DEFAULT), files[1])
-        found = timed(files, where, len(x))
+        result = cc.prune(model, x, latency=target, cost=cost, restore="none", importance="l2")
     except (ChannelcutError, RuntimeError) as problem:
-        return {"error": " ".join(str(problem).split())[:400]}
-    predicted = cost(np.array([group.kept for group in plan.groups], np.int64)) / cost.full_ms
-    kept = plan.options.get("kept_importance")
-    return {"predicted": predicted, "macs": plan.macs_ratio, "kept_importance": kept, "measurement": found}
+        return {"error": _words(problem), "plan_s": time.monotonic() - begin}
+    options = result.plan.options
+    return {
+        "macs": result.plan.macs_ratio,
+        "kept_importance": options.get("kept_importance"),
+        "trials": options["trials"],
+        "plan_s": time.monotonic() - begin,
+    }
 
 
-def timed(files: tuple[Path, Path], where: Where, batch: int) -> dict[str, Any]:
-    """Both files in turns, each through one CUDA graph."""
-    options = EngineOptions(precision=where.precision, graph=True)
-    works = []
-    for file in files:
-        runner = runner_from_onnx(file, options, where.device)
-        inputs, _ = inputs_for(runner, batch, seed=0)
-        works.append(runner.prepared(inputs))
-    device = "cuda" if where.device == "cuda" else "cpu stand-in"
-    how = BenchOptions(time_limit_s=where.seconds, min_rounds=4, batch=batch, device=device)
-    return measure(works[0], works[1], how).to_dict()
+def _words(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:400]
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    return f"{trial['predicted']:.3f} → {trial['ratio']:.3f} ({trial['low']:.3f} to {trial['high']:.3f})"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
-    heads = "model", "batch", "device", "precision", "step", "asked", "predicted", "measured (95 %)", "ms", "MACs"
+    heads = "model", "batch", "backend", "precision", "step", "asked", "predicted → measured, by attempt", "MACs"
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
-        where = "cuda" if row["device"] == "cuda" else f"{row['device']} (dry run, no GPU)"
-        cells = [row["model"], str(row["batch"]), where, row["precision"], str(row.get("step", "–"))]
-        m = row.get("measurement")
-        if m is None:
-            cells += [str(row.get("target", "–")), row["error"], *["–"] * 3]
+        where = row["backend"] + ("" if row["backend"] == "torch_cuda" else " (dry run, no GPU)")
+        cells = [
+            row["model"],
+            str(row["batch"]),
+            where,
+            row["precision"],
+            str(row.get("step", "–")),
+            str(row["target"]),
+        ]
+        if "error" in row:
+            cells += [row["error"], "–"]
         else:
-            ratio = f"{m['ratio']:.3f} ({m['ratio_low']:.3f} to {m['ratio_high']:.3f})"
-            sides = (m[side]["statistics"]["median_ms"] for side in ("baseline", "candidate"))
-            cells += [str(row["target"]), f"{row['predicted']:.3f}", ratio, " → ".join(f"{ms:.2f}" for ms in sides)]
-            cells.append(f"{row['macs']:.3f}")
+            cells += ["; ".join(_trial(trial) for trial in row["trials"]), f"{row['macs']:.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -205,7 +205,7 @@ def early_weights(model: nn.Module, data: TensorDataset) -> dict[str, Tensor]:
 
 
 def cut_once(model: nn.Module, x: Tensor, asked: dict[str, Any], folder: Path | None) -> PruneResult:
-    """The cut of a network: what stands in the folder, from another machine, say; else a new one, which is left there."""
+    """The cut of a network: what stands in the folder, as of another machine, else a new one, which is left there."""
     if folder is not None and (folder / "plan.json").is_file():
         return result_in(folder, model, x)
     result = cc.prune(model, x, **asked)

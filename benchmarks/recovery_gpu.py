@@ -1,6 +1,6 @@
 """What recovery wins back where there is time for it: the rows of `benchmarks.recovery`, taught for long on a GPU.
 
-    CHANNELCUT_ASSETS=... python -m benchmarks.recovery_gpu --cuts DIR --cut       # without a GPU: the cuts, compensated
+    CHANNELCUT_ASSETS=... python -m benchmarks.recovery_gpu --cuts DIR --cut       # without a GPU: compensated cuts
     CHANNELCUT_ASSETS=... python -m benchmarks.recovery_gpu --cuts DIR --out ROWS  # on the GPU: a process a row
     python -m benchmarks.recovery_gpu --merge ROWS                                 # results/recovery_gpu.json, .md
 

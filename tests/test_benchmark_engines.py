@@ -14,7 +14,9 @@ from torch import nn
 
 from benchmarks import engines, gpu, gpu_files, gpu_plans
 from benchmarks.honesty import network
+from channelcut import gauge
 from channelcut.bench.layers.clock import MeasureOptions
+from channelcut.bench.measure import BenchOptions
 from channelcut.core.errors import UserError
 from channelcut.onnx_out.files import all_tensors, load_onnx
 from tests.test_engine import convnet
@@ -139,8 +141,9 @@ def test_prepare_writes_both_precisions_and_keeps_what_is_there(
     assert [n for n in files if again[n] != files[n]] == ["nanodet_m.original.fp16.onnx"]
 
 
-def test_tables_and_plans_on_a_stand_in(tmp_path: Path) -> None:
-    """Layers timed, plans by the table, cut and timed: all on the CPU."""
+def test_tables_and_plans_on_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers timed, plans by the table, cut, timed and corrected: all on the CPU."""
+    monkeypatch.setattr(gauge, "BENCH", BenchOptions(time_limit_s=0.5))
 
     def tiny(name: str) -> tuple[nn.Module, tuple[int, ...]]:
         # Nearly all its time is that of one layer between groups, so that half of it is in reach of any processor.
@@ -148,15 +151,14 @@ def test_tables_and_plans_on_a_stand_in(tmp_path: Path) -> None:
         return nn.Sequential(*layers).eval(), (3, 40, 40)
 
     quick = MeasureOptions(min_rounds=2, max_rounds=2, network_runs=2, step=8)
-    out, where = tmp_path / "gpu_plans.json", gpu_plans.Where(tmp_path / "tables", "cpu", "fp32", 0.2, quick)
+    out, where = tmp_path / "gpu_plans.json", gpu_plans.Where(tmp_path / "tables", "onnxruntime", "fp32", quick)
     assert gpu_plans.run(out, where, 0.0, names=["tiny"], batches=[2], build=tiny) == 1, "no time, nothing measured"
     assert gpu_plans.run(out, where, 120.0, names=["tiny"], batches=[2], build=tiny) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["target"] for row in rows] == list(gpu_plans.TARGETS)
     for row in rows:
         assert "error" not in row, row["error"]
-        assert row["predicted"] <= row["target"] + 1e-9
-        assert row["measurement"]["ratio"] > 0
+        assert all(0 < trial["predicted"] < 1 and 0 < trial["ratio"] < 2 for trial in row["trials"])
         assert 0 < row["kept_importance"] < 1
     assert "no GPU" in out.with_suffix(".md").read_text()
     assert [path.suffix for path in where.folder.iterdir()].count(".jsonl") == 1

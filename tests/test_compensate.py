@@ -126,6 +126,7 @@ def test_what_a_gpu_cannot_do_is_done_where_the_network_lies(monkeypatch: pytest
     torch.manual_seed(0)
     model, images = Joined().eval(), torch.rand(64, 3, 8, 8)
     result = cc.prune(model, images[:1], keep=0.5)
+    monkeypatch.setattr(restoring, "accelerator", lambda _: torch.device("cpu"))
     here = cc.compensate(model, result, images)
     monkeypatch.setattr(restoring, "accelerator", lambda _: torch.device("meta"))
     monkeypatch.setattr(nn.Module, "to", to)

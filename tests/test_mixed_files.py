@@ -207,6 +207,7 @@ def test_auto_needs_a_budget_of_time(tmp_path: Path, capsys: pytest.CaptureFixtu
         "0.5",
         "--precision",
         "auto",
+        "--no-engine",
     ]
     assert main(command) == 2
     assert "Expected --latency or --latency-ms beside it" in " ".join(capsys.readouterr().err.split())
