@@ -65,6 +65,7 @@ CIFAR = cc.RecoverOptions(batch=64, augment=("flip", "scale", "colour"))
 BATCHES = {"batch_norm": "batch", "learning_rate": 3e-3}
 LONGER = {"taught": 5000} | BATCHES
 LONG = {"taught": 49000, "epochs": 13, "learning_rate": 2e-3, "test": 10000}
+FOUR = LONG | {"epochs": 4}
 LABELS_ALONE = {"labels": True, "output": 0.0, "features": 0.0}
 SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
 ROWS: dict[str, dict[str, Any]] = {
@@ -86,7 +87,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet20 scratch": SHORT | {"labels": True, "init": "scratch"},
     "resnet56 default": MIDDLE,
     "resnet56 labels": MIDDLE | {"labels": True},
-    "resnet56 long": {"taught": 49000, "epochs": 4, "learning_rate": 2e-3, "test": 10000},
+    "resnet56 long": FOUR,
+    "resnet56 long, scratch": FOUR | LABELS_ALONE | {"init": "scratch"},
+    "resnet56 long, rewound": FOUR | LABELS_ALONE | {"init": "rewind"},
     "resnet56 two hours": LONG,
     "resnet56 scratch": LONG | LABELS_ALONE | {"init": "scratch"},
     "resnet56 rewound": LONG | LABELS_ALONE | {"init": "rewind"},
