@@ -31,6 +31,8 @@ from channelcut.recovering.steps import Training
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
 from channelcut.recovery.distil.losses import Teaching, comparable
+from channelcut.recovery.distil.processes import processes
+from channelcut.recovery.distil.state import State, fill
 from channelcut.tracing import trace
 
 QUICK = cc.RecoverOptions(batch=16, learning_rate=2e-3, held_back=0.25, augment=("flip", "colour"))
@@ -456,6 +458,20 @@ model, images = Net().eval(), torch.rand(40, 3, 12, 12)
 found = cc.recover(model, cc.prune(model, images[:1], keep=0.5), images, epochs=2, options=QUICK, out=sys.argv[1])
 torch.save(found.model.state_dict(), sys.argv[1] + "/" + __import__("os").environ.get("RANK", "alone") + ".pt")
 """
+
+
+def test_the_average_follows_the_weights() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    options = cc.RecoverOptions(learning_rate=1e-3, ema=0.9, device="cpu")
+    state = State(network, [], [], options, processes(torch.device("cpu")), 4)
+    for step, share in ((0, 1 - 1 / 10), (1000, 0.1)):  # what the average takes over of the weights: less and less
+        for tapped in (state.student, state.average):
+            fill(tapped.module, {name: t + (tapped is state.student) for name, t in named_tensors(network).items()})
+        state.step = step
+        state._averaged()
+        for name, tensor in named_tensors(state.average.module).items():
+            moved = tensor - named_tensors(network)[name]
+            assert torch.allclose(moved.float(), torch.tensor(share if moved.is_floating_point() else 1.0)), name
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
