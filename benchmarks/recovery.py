@@ -7,10 +7,12 @@ Every row cuts the network (ResNet-20 by l2, its batch norms measured anew; the 
 compensated) and recovers it; `scratch` and `rewound` train the same shape by labels alone, from drawn weights or from
 the original's after one epoch. The first training images of CIFAR-10 teach. Options are chosen by the accuracy on the
 last 1,000 training images, which teach nothing (the original has seen them); that on test images stands beside it.
-The detectors learn from `imagenet1000` and the train half of coco128, without labels, and are evaluated on the val
-half: those of Ultralytics at 320 px unless the row says otherwise, the others at their own size, by their own
-preprocessing and decoding. A row that is there is not measured again, and one that was killed goes on with its
-checkpoint, so that the script can be called anew where it stopped.
+The detectors learn from `imagenet1000` and the train half of coco128, without labels; where a row says `repeat`, from
+the latter so many times an epoch (what is held back is then not all unseen), and are ranked and compensated by those
+images of `benchmarks.accuracy`, half of them COCO's. They are evaluated on the val half of coco128: those of
+Ultralytics at 320 px unless the row says otherwise, the others at their own size, by their own preprocessing and
+decoding. A row that is there is not measured again, and one that was killed goes on with its checkpoint, so that the
+script can be called anew where it stopped.
 """
 
 from __future__ import annotations
@@ -25,15 +27,16 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import channelcut as cc
 from benchmarks.accuracy import ULTRALYTICS
+from benchmarks.accuracy import seen_files as accuracy_files
 from benchmarks.error_profile import error_profile
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
@@ -105,6 +108,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "yolov5n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
     "yolo26n 0.9, batches of 8": {"macs": 0.9, "epochs": 4},
     "yolo26n 0.8 at 640 px": {"macs": 0.8, "epochs": 4, "size": 640},
+    "nanodet_m 0.8, COCO eight times": {"macs": 0.8, "epochs": 8, "repeat": 8},
+    "yolov5n 0.8, COCO eight times": {"macs": 0.8, "epochs": 8, "repeat": 8},
+    "yolo26n 0.8, COCO eight times": {"macs": 0.8, "epochs": 8, "repeat": 8},
     "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},
 }
 
@@ -186,10 +192,14 @@ def classifier(name: str, chosen: dict[str, Any], work: Path, cut: Path | None =
 
 @dataclass(frozen=True)
 class Taught:
-    """A detector, the images that teach it (what makes inputs of them), its judge, and inputs that show its errors."""
+    """A detector, its images, what makes inputs of them, its judge, and inputs that show its errors.
+
+    images: teach. calibration: rank and restore.
+    """
 
     model: nn.Module
     images: Any
+    calibration: Any
     preprocessing: cc.Preprocessing | None
     judge: Callable[[nn.Module], float]
     shown: Tensor
@@ -220,10 +230,10 @@ def cut_once(model: nn.Module, x: Tensor, asked: dict[str, Any], folder: Path | 
 def detector(name: str, chosen: dict[str, Any], work: Path, cut: Path | None = None) -> dict[str, Any]:
     """Cut a detector (or read its `cut`), teach it, and judge it before and after."""
     macs, epochs, rounds = chosen.pop("macs"), chosen.pop("epochs"), chosen.pop("rounds", 1)
-    size = chosen.pop("size", SIZE)
+    size, repeat = chosen.pop("size", SIZE), chosen.pop("repeat", 1)
     with tempfile.TemporaryDirectory() as folder:
-        own = _taught(name.partition(" ")[0], work / "images", Path(folder), size)
-        asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.images}
+        own = _taught(name.partition(" ")[0], work / "images", Path(folder), size, repeat)
+        asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.calibration}
         asked |= {"preprocessing": own.preprocessing}
         options = cc.RecoverOptions(preprocessing=own.preprocessing, **chosen)
         taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": Said()}
@@ -248,25 +258,33 @@ def detector(name: str, chosen: dict[str, Any], work: Path, cut: Path | None = N
         } | spent
 
 
-def _taught(name: str, links: Path, folder: Path, size: int) -> Taught:
-    files = seen_files(name)
+def _taught(name: str, links: Path, folder: Path, size: int, repeat: int) -> Taught:
+    files, few = seen_files(name), accuracy_files(name)
+    often = [file for file in files if "coco128" in file.parts] * (repeat - 1)
     if name not in ULTRALYTICS:
         entry = ENTRIES[name]
         assert entry.prepare is not None  # classifiers alone have none
         images = torch.stack([entry.prepare(read_image(file)) for file in files])
         judge = partial(entry.evaluate, batch_size=16, data=[sample_of(file) for file in test_files(name)])
         model = entry.load(require_assets()).eval()
-        return Taught(model, images, None, lambda network: float(judge(network)["map"]), images[-SHOWN:])
-    for file in files:
-        link = links / file.relative_to(require_assets())
+        places = {file: place for place, file in enumerate(files)}
+        taught = Subset(cast(Any, images), [*places.values(), *(places[file] for file in often)]) if often else images
+        chosen = images[[places[file] for file in few]] if often else images
+        return Taught(model, taught, chosen, None, lambda net: float(judge(net)["map"]), images[-SHOWN:])
+    for number, file in enumerate([*files, *often]):
+        link = links / str(max(0, number - len(files) + 1)) / file.relative_to(require_assets())
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(file.resolve())
     data, how = data_folder(folder, test_files(name)), cc.Preprocessing("letterbox")
-    shown = torch.stack([fit_image(read_image(file), size, "centre", 114)[0] for file in files[-SHOWN:]]) / 255
-    return Taught(
-        coco_model(name), links, how, lambda network: float(evaluate(network, data, imgsz=size)["map"]), shown
-    )
+
+    def fitted(chosen: list[Path]) -> Tensor:
+        return torch.stack([fit_image(read_image(file), size, "centre", 114)[0] for file in chosen]) / 255
+
+    judge = partial(evaluate, data=data, imgsz=size)
+    calibration: Any = fitted(few) if often else links
+    shown = fitted(files[-SHOWN:])
+    return Taught(coco_model(name), links, calibration, how, lambda net: float(judge(net)["map"]), shown)
 
 
 def on_accelerator(network: nn.Module) -> nn.Module:
