@@ -411,6 +411,23 @@ def test_narrow_layers_may_be_quicker_inside_a_step(
     assert all(g.kept % 16 == 0 or g.kept == g.width for g in macs.groups), "no time, no width that time alone tells"
 
 
+def test_between_layers_a_launch_takes_its_time_at_any_width(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    """On a GPU a kernel takes some microseconds however narrow it is: what stands between layers goes down to that."""
+
+    class Launching(Slower):
+        def kernels(self, path: Path, runs: int) -> list[Kernel]:
+            return [replace(k, least_ms=0.0 if k.layer else 0.75 * k.ms) for k in super().kernels(path, runs)]
+
+    quick, table = replace(QUICK, step=8), tmp_path / "t"
+    free, held = (measured(file, groups, c, Table.open(c.target(), table), quick) for c in (Slower(), Launching()))
+    narrow = np.maximum(free.full_widths // 4, 1)
+    assert held(held.full_widths) == pytest.approx(free(free.full_widths))
+    (layers, most), (same, full) = free._plain(narrow), free._plain(free.full_widths)
+    assert held._plain(free.full_widths) == pytest.approx((same, full))
+    assert held._plain(narrow) == pytest.approx((layers, 0.75 * full + 0.25 * most))
+    assert most < full
+
+
 def test_measuring_with_pytorch(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
     from channelcut.bench.layers.torch import TorchClock
 
@@ -418,6 +435,7 @@ def test_measuring_with_pytorch(groups: cc.Groups, file: Path, tmp_path: Path) -
     cost = measured(file, groups, clock, Table.open(clock.target(), tmp_path / "t"), replace(QUICK, step=32))
     assert len(cost.layers) == 7
     assert {"relu", "cat"} <= {other.op for other in cost.others}
+    assert all(0 < kernel.least_ms <= kernel.ms for kernel in clock.kernels(file, 2))
     assert cost(cost.full_widths) == pytest.approx(cost.full_ms)
     transposed = LayerKind("ConvTranspose", (1,), (8, 8), (("kernel_shape", (2, 2)), ("strides", (2, 2))))
     assert clock.prepared(Entry(transposed, Widths(8, 4)))() > 0

@@ -246,9 +246,13 @@ def fused(deployed: Deployed, kernels: Sequence[Kernel]) -> tuple[list[FileLayer
 
 
 def _other(kernel: Kernel, deployed: Deployed, now: float) -> Other:
-    """A kernel that is no layer: its time follows the elements of the values that it writes or reads."""
+    """A kernel that is no layer: beyond its least, its time follows the elements of the values that it has."""
     known = [deployed.shares[value] for value in kernel.values if value in deployed.shares]
     share: Shares = np.mean(known, axis=0) if known else _mean_share(deployed)
+    if kernel.ms > 0:
+        stays = min(1.0, kernel.least_ms / kernel.ms)
+        share = (1 - stays) * share
+        share[0] += stays  # the constant of the mixture
     return Other(kernel.name, kernel.op, kernel.ms * now, share)
 
 

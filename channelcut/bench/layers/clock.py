@@ -57,7 +57,7 @@ class Kernel:
 
     name: the back end's. op: its operator. ms: its time. names: the nodes and values of the file that it is made of.
     values: those of the file that it reads or writes, by which its size follows the widths. layer: whether it is
-    a product with a weight.
+    a product with a weight. least_ms: what it would take with next to nothing to do.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Kernel:
     names: frozenset[str]
     values: tuple[str, ...] = ()
     layer: bool = False
+    least_ms: float = 0.0
 
 
 class LayerClock(Protocol):
