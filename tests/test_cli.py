@@ -183,3 +183,13 @@ def test_the_library_draws_from_a_generator_of_its_own(tmp_path: Path) -> None:
     options = CompressOptions(PruneOptions(keep=0.5), capabilities=(), measure=False)
     compress(Source("networks:residual", lambda: (net, networks.example())), tmp_path / "out", options)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_package_is_a_command() -> None:
+    for arguments, status in ((["--version"], 0), (["compress"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "channelcut", *arguments], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr
+        assert "channelcut" in (done.stdout if not status else done.stderr)

@@ -15,6 +15,7 @@ import channelcut as cc
 from channelcut.core import ids as I
 from channelcut.core import reasons
 from channelcut.core.attributes import get_attribute
+from channelcut.core.errors import TraceError
 from channelcut.core.graph import Graph, Node
 from channelcut.core.ids import shrink
 from channelcut.coupling import replay as replaying
@@ -24,6 +25,7 @@ from channelcut.coupling.replay import Mismatch
 from channelcut.coupling.settle import Draft
 from channelcut.ops.call import Call
 from channelcut.ops.registry import rule, rules
+from channelcut.tracing import torch_export
 
 # torch.export shows sizes, but not where they come from: there the probe pins what the recorder lets follow.
 SEES_NUMBERS = {
@@ -80,6 +82,15 @@ def test_both_front_ends_find_the_same_channels(name: str) -> None:
     found = [cc.analyze(build(name), example(), tracer=f).groups for f in ("export", "dispatch")]
     shape = [[(len(g.lanes), g.width) for g in groups] for groups in found]
     assert shape[0] == shape[1]
+
+
+def test_an_export_of_other_shapes_than_the_forwards_is_refused() -> None:
+    """PyTorch 2.11 gives the last states of an LSTM of several layers an axis too many."""
+    model, x = nn.Conv2d(3, 4, 1).eval(), torch.rand(2, 3, 8, 8)
+    graph = torch_export.export(model, (x,), {}, training=False)
+    torch_export._check_shapes(graph, model(x))
+    with pytest.raises(TraceError, match=r"shape \(2, 4, 8, 8\), and the forward \(2, 1, 4, 8, 8\).*tracer='auto'"):
+        torch_export._check_shapes(graph, model(x).unsqueeze(1))
 
 
 def test_a_chunk_makes_lanes_of_equal_width_not_equal_channels() -> None:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from channelcut.core.copies import cloned, private_copy
 from channelcut.core.errors import TraceError
-from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, tensor_paths
+from channelcut.core.graph import Graph, Node, Ref, Site, as_spec, named_outputs, specs, tensor_paths
 from channelcut.core.quiet import quietly
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.tensors import aliases, named_tensors
@@ -37,9 +37,30 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, t
     with _ONE_AT_A_TIME, quietly(), torch.no_grad():
         with OwnRandom():
             own_args, own_kwargs = cloned((args, kwargs))
-            private_copy(model)(*own_args, **own_kwargs)
+            result = private_copy(model)(*own_args, **own_kwargs)
         program = torch.export.export(model, args, kwargs, strict=False)
-    return replace(_Reader(program, aliases(model), training).read(), integers=integers(model))
+    graph = replace(_Reader(program, aliases(model), training).read(), integers=integers(model))
+    _check_shapes(graph, result)
+    return graph
+
+
+def _check_shapes(graph: Graph, result: Any) -> None:
+    """Refuse a trace whose outputs have other shapes than those of the forward.
+
+    PyTorch 2.11 gives the last states of an LSTM of several layers an axis too many.
+
+    Raises:
+        TraceError: names the first such output.
+    """
+    real = {path: tuple(leaf.shape) for path, leaf in tensor_paths(result)}
+    for path, index in named_outputs(graph):
+        for spec in specs(graph.nodes[index].value):
+            if path in real and tuple(spec.shape) != real[path]:
+                raise TraceError(
+                    f"torch.export of PyTorch {torch.__version__} gives the output {path!r} the shape "
+                    f"{tuple(spec.shape)}, and the forward {real[path]}. Expected the same: take tracer='auto', the "
+                    "default, or 'dispatch' (--tracer), which run the forward."
+                )
 
 
 def integers(model: nn.Module) -> dict[str, torch.Tensor]:
