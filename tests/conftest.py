@@ -42,9 +42,14 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the longest files to the front; the order within a file stays."""
+    """Bring the longest files to the front; the order within a file stays. Leave out what an old PyTorch cannot do."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 12):
+        for item in items:
+            given = getattr(getattr(item, "callspec", None), "params", {})
+            if (given.get("name"), given.get("front_end")) == ("Recurrent", "export"):
+                item.add_marker(pytest.mark.skip(reason="torch.export below 2.12 gives states of LSTMs other shapes"))
 
 
 @pytest.fixture(autouse=True)
