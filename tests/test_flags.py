@@ -51,6 +51,19 @@ def test_every_option_is_explained(name: str) -> None:
             assert "default" in action.help, action.dest
 
 
+def test_back_ends_are_known_however_they_are_written() -> None:
+    found = [
+        (name, action)
+        for name in parsers()
+        for action in parsers()[name]._actions
+        if action.dest in ("backend", "time_on")
+    ]
+    assert {name for name, _ in found} >= {"bench", "build", "compress", "measure", "profile", "sweep"}
+    for name, action in found:
+        assert action.choices is None, (name, action.dest)
+        assert callable(action.type) and action.type("TensorRT-RTX") == "tensorrt_rtx", (name, action.dest)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.NAME)
 def test_help_shows_examples_that_parse(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

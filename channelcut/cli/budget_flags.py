@@ -61,10 +61,11 @@ def add_time_on(group: Any) -> None:
     """What runs the network."""
     group.add_argument(
         "--time-on",
-        choices=CLOCKS,
+        type=parsing.choice(*CLOCKS),
         default="onnxruntime",
-        help="what runs the network, of a budget of time: layers, cuts and the final files are timed on it "
-        "(default %(default)s)",
+        metavar="NAME",
+        help=f"what runs the network, of a budget of time: layers, cuts and the final files are timed on it; one of "
+        f"{', '.join(CLOCKS)} (default %(default)s)",
     )
 
 
