@@ -30,10 +30,10 @@ import channelcut as cc
 from benchmarks.accuracy_peer import CRITERIA as PEER_CRITERIA
 from benchmarks.accuracy_peer import peer_cut
 from benchmarks.ultralytics_map import coco_model, data_folder
+from benchmarks.zoo import yolov5
 from benchmarks.zoo.data import (
     cifar_files,
     cifar_images,
-    fit_image,
     read_image,
     require_assets,
     sample_of,
@@ -101,7 +101,7 @@ def ultralytics(name: str, data: str) -> Network:
     """A detector of Ultralytics with COCO weights on coco128 val, by their validator."""
     from channelcut.adapters.ultralytics.evaluation import evaluate
 
-    images = torch.stack([fit_image(read_image(path), SIZE, "centre", 114)[0] for path in seen_files(name)]) / 255
+    images = torch.stack([yolov5.preprocess(read_image(path), size=SIZE)[0] for path in seen_files(name)])
 
     def judge(model: nn.Module) -> dict[str, float]:
         found = evaluate(model, data, imgsz=SIZE)

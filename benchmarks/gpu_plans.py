@@ -84,7 +84,7 @@ def run(
         try:
             model, shape = build(name)
         except (ImportError, ChannelcutError) as problem:
-            print(f"{name}: left out: {' '.join(str(problem).split())[:200]}")
+            print(f"{name}: left out: {_words(problem)}")
             continue
         seconds = limit_s - (time.monotonic() - start) - _RESERVE_S
         # One network after the other: a table that is not whole when time is up is gone on with by another run.

@@ -21,7 +21,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
@@ -40,10 +40,10 @@ from benchmarks.accuracy import seen_files as accuracy_files
 from benchmarks.error_profile import error_profile
 from benchmarks.rows import rows_in, write_rows
 from benchmarks.ultralytics_map import coco_model, data_folder
+from benchmarks.zoo import yolov5
 from benchmarks.zoo.data import (
     cifar_files,
     cifar_images,
-    fit_image,
     read_image,
     require_assets,
     sample_of,
@@ -279,7 +279,7 @@ def _taught(name: str, links: Path, folder: Path, size: int, repeat: int) -> Tau
     data, how = data_folder(folder, test_files(name)), cc.Preprocessing("letterbox")
 
     def fitted(chosen: list[Path]) -> Tensor:
-        return torch.stack([fit_image(read_image(file), size, "centre", 114)[0] for file in chosen]) / 255
+        return torch.stack([yolov5.preprocess(read_image(file), size=size)[0] for file in chosen])
 
     judge = partial(evaluate, data=data, imgsz=size)
     calibration: Any = fitted(few) if often else links
@@ -331,12 +331,17 @@ class Said:
         self.text = text
 
 
-def table(rows: dict[str, Any]) -> str:
-    """The rows in Markdown."""
+HEAD = (
+    "# Recovery",
+    "",
+    "`python -m benchmarks.recovery`; one thread, other work beside it; environments are in recovery.json.",
+)
+
+
+def table(rows: dict[str, Any], head: Sequence[str] = HEAD) -> str:
+    """The rows in Markdown, below what is said of them all."""
     lines = [
-        "# Recovery",
-        "",
-        "`python -m benchmarks.recovery`; one thread, other work beside it; environments are in recovery.json.",
+        *head,
         "",
         "| row | MACs | images seen | labels | chosen on, before → after | test: original, before → after | time |",
         "|---|---|---|---|---|---|---|",

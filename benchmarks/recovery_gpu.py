@@ -31,6 +31,12 @@ from channelcut.core.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "recovery_gpu"
 DETECTORS = (*ULTRALYTICS, "nanodet_m", "yolov5n")
+HEAD = (
+    "# Recovery on a GPU",
+    "",
+    "`python -m benchmarks.recovery_gpu`; rows side by side on one GPU, a CPU thread each; environments are in "
+    "recovery_gpu.json.",
+)
 LONG: dict[str, Any] = {"taught": 49000, "epochs": 40, "batch": 256, "learning_rate": 3e-3, "test": 10000}
 LABELLED = LONG | LABELS_ALONE
 ROWS: dict[str, dict[str, Any]] = {
@@ -75,15 +81,7 @@ def merged(folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         rows |= json.loads(path.read_text())
     rows = {name: rows[name] for name in ROWS if name in rows}
-    text = table(rows)
-    for old, new in (
-        ("# Recovery", "# Recovery on a GPU"),
-        ("benchmarks.recovery`", "benchmarks.recovery_gpu`"),
-        ("one thread, other work beside it", "rows side by side on one GPU, a CPU thread each"),
-        ("recovery.json", "recovery_gpu.json"),
-    ):
-        text = text.replace(old, new, 1)
-    write_rows(RESULTS, {"rows": rows}, text)
+    write_rows(RESULTS, {"rows": rows}, table(rows, HEAD))
 
 
 def main() -> None:
