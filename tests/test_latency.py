@@ -480,6 +480,28 @@ def test_openvinos_borders_are_a_share_of_the_run(slower: int) -> None:
     assert OpenVINOClock()._share(Request()) == pytest.approx(0.25, rel=1e-3)
 
 
+def test_layers_of_tensorrt_take_a_launch_at_least(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Relu of one number takes .5 on this stand-in, and no layer is said to need more than it takes."""
+    from channelcut.bench.layers import tensorrt
+
+    class Engine:
+        def __init__(self, model: onnx.ModelProto) -> None:
+            names = [node.name for node in model.graph.node]
+            self.times = dict(zip(names, (0.25, *[1.0] * len(names)), strict=False)) if len(names) > 1 else {"y": 0.5}
+            self.times["Reformatting CopyNode for Input Tensor 0"] = 0.1
+
+        def layer_times(self, inputs: object, runs: int) -> dict[str, float]:
+            assert runs == 3
+            return self.times
+
+    monkeypatch.setattr(tensorrt, "require", lambda name: None)
+    monkeypatch.setattr(tensorrt.TensorRTClock, "_runner", lambda clock, model, graph: Engine(model))
+    monkeypatch.setattr(tensorrt, "inputs_for", lambda *_, **__: ({}, None))
+    found = tensorrt.TensorRTClock("tensorrt").kernels(file, 3)
+    assert [(kernel.ms, kernel.least_ms) for kernel in found[:2]] == [(0.25, 0.25), (1.0, 0.5)]
+    assert found[-1].least_ms == 0.1
+
+
 def test_tensorrt_names_layers_after_nodes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from channelcut.bench.layers import tensorrt
 
