@@ -6,8 +6,9 @@
 
 Nothing is trained and no label is read but to evaluate: ResNet-56 is restored on 512 training images and judged on all
 10,000 test images; the detectors on the 128 images of coco128 train (which they have seen) and 128 of ImageNet, judged
-on the 128 of coco128 val. What is written is not measured again, so that the script can be called anew where it
-stopped: results/accuracy.json, and accuracy.md made of it.
+on the 128 of coco128 val; NanoDet-m and YOLOv5n, whose library channelcut does not know, with a function that reads
+what their outputs detect, and with --raw without. What is written is not measured again, so that the script can be
+called anew where it stopped: results/accuracy.json, and accuracy.md made of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ SIZE = 416
 CIFAR_IMAGES, COCO_IMAGES, FURTHER_IMAGES = 512, 128, 128
 ULTRALYTICS, OTHERS = ("yolo26n", "yolo11n", "yolov8n"), ("nanodet_m", "yolov5n")
 BUDGETS = {"resnet56": (1 / 2.1, 1 / 2.5)} | dict.fromkeys((*ULTRALYTICS, *OTHERS), (0.9, 0.8, 0.7, 0.5))
+DETECTIONS = ", detections"
 STATES = ("as cut", "recalibrated", "compensated")
 
 
@@ -64,6 +66,7 @@ class Network:
     images: Tensor
     evaluate: Callable[[nn.Module], dict[str, float]]
     align: int
+    detections: Callable[[Any], dict[str, Tensor]] | None = None
 
 
 def seen_files(network: str) -> list[Path]:
@@ -94,7 +97,7 @@ def detector(name: str) -> Network:
     assert entry.prepare is not None  # classifiers alone have none
     images = torch.stack([entry.prepare(read_image(path)) for path in seen_files(name)])
     judge = partial(entry.evaluate, batch_size=16, data=[sample_of(path) for path in test_files(name)])
-    return Network(entry.load(require_assets()), torch.rand(entry.input_shape), images, judge, 8)
+    return Network(entry.load(require_assets()), torch.rand(entry.input_shape), images, judge, 8, entry.detections)
 
 
 def ultralytics(name: str, data: str) -> Network:
@@ -116,10 +119,11 @@ def rows_of(network: Network, macs: float, importance: str | None, images: int) 
     watch = _Watch()
     result = cc.prune(
         network.model, network.example, macs=macs, align=network.align, importance=importance, calibration=chosen,
-        restore="none",
+        restore="none", detections=network.detections,
     )  # fmt: skip
     said = {"macs": result.plan.macs_ratio, "params": result.plan.params_ratio, "images": len(chosen)}
-    said |= {"importance": result.plan.options["importance"], "align": network.align}
+    said |= {"importance": result.plan.options["importance"] + DETECTIONS * (network.detections is not None)}
+    said |= {"align": network.align}
     found = {"as cut": {**said, **watch.lap(), **network.evaluate(result.model)}}
     watch = _Watch()
     tuned, _ = recalibrate(result.model, list(torch.split(chosen, 64)))
@@ -130,7 +134,7 @@ def rows_of(network: Network, macs: float, importance: str | None, images: int) 
 
 def _compensated(network: Network, result: PruneResult, images: Tensor) -> dict[str, Any]:
     watch = _Watch()
-    done = cc.compensate(network.model, result, images)
+    done = cc.compensate(network.model, result, images, detections=network.detections)
     spent = watch.lap()
     assert done.compensation is not None
     said = done.compensation.to_dict()
@@ -177,6 +181,7 @@ def main() -> None:
     parser.add_argument("--macs", type=float, nargs="+", help="shares of the MACs (default those of the table)")
     parser.add_argument("--importance", help="criterion (default the one that channelcut takes with images)")
     parser.add_argument("--images", type=int, default=1 << 20, help="the most images to use")
+    parser.add_argument("--raw", action="store_true", help="detectors of no library: every number of an output counts")
     parser.add_argument("--peer", action="store_true", help="cut by Torch-Pruning")
     parser.add_argument("--table", action="store_true", help="write the table alone")
     given = parser.parse_args()
@@ -186,6 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in () if given.table else given.networks:
             network = opened(name, Path(folder))
+            network = replace(network, detections=None) if given.raw else network
             common = {"network": name, "seed": SEED, "test_images": 10_000 if name == "resnet56" else 128}
             common |= {"command": " ".join(["python -m benchmarks.accuracy", *sys.argv[1:]])}
             rows.add(f"{name} original", common | {"state": "original"}, partial(original, network))
@@ -196,7 +202,8 @@ def main() -> None:
                     rows.add(key, said, partial(peer_rows, network, macs, criterion))
                 if not given.peer:
                     images = min(given.images, len(network.images))
-                    key = f"{name} {macs:.3f} {given.importance or 'default'} {images}"
+                    way = (given.importance or "default") + DETECTIONS * (network.detections is not None)
+                    key = f"{name} {macs:.3f} {way} {images}"
                     rows.add(key, said, partial(rows_of, network, macs, given.importance, images))
     write_atomically(RESULTS.with_suffix(".md"), table(rows.found).encode())
 

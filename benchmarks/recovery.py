@@ -11,8 +11,9 @@ The detectors learn from `imagenet1000` and the train half of coco128, without l
 the latter so many times an epoch (what is held back is then not all unseen), and are ranked and compensated by those
 images of `benchmarks.accuracy`, half of them COCO's. They are evaluated on the val half of coco128: those of
 Ultralytics at 320 px unless the row says otherwise, the others at their own size, by their own preprocessing and
-decoding. A row that is there is not measured again, and one that was killed goes on with its checkpoint, so that the
-script can be called anew where it stopped.
+decoding, and taught by what a function reads in their outputs (`raw outputs`: by every number of these). A row that is
+there is not measured again, and one that was killed goes on with its checkpoint, so that the script can be called anew
+where it stopped.
 """
 
 from __future__ import annotations
@@ -100,18 +101,23 @@ ROWS: dict[str, dict[str, Any]] = {
     "yolov8n 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
     "yolo11n 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
     "yolo26n 0.8 long": {"macs": 0.8, "epochs": 24, "learning_rate": 3e-4, "batch": 16},
-    "nanodet_m 0.8": {"macs": 0.8, "epochs": 8, "batch": 16},
     "yolo26n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
     "yolov8n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
     "yolo11n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
     "nanodet_m 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
     "yolov5n 0.8, batches of 8": {"macs": 0.8, "epochs": 8},
-    "yolo26n 0.9, batches of 8": {"macs": 0.9, "epochs": 4},
+    "nanodet_m 0.8, raw outputs": {"macs": 0.8, "epochs": 8, "raw": True},
+    "yolov5n 0.8, raw outputs": {"macs": 0.8, "epochs": 8, "raw": True},
     "yolo26n 0.8 at 640 px": {"macs": 0.8, "epochs": 4, "size": 640},
-    "nanodet_m 0.8, COCO eight times": {"macs": 0.8, "epochs": 8, "repeat": 8},
-    "yolov5n 0.8, COCO eight times": {"macs": 0.8, "epochs": 8, "repeat": 8},
-    "yolo26n 0.8, COCO eight times": {"macs": 0.8, "epochs": 8, "repeat": 8},
+    "nanodet_m 0.8, COCO eight times": {"macs": 0.8, "epochs": 4, "repeat": 8, "learning_rate": 1e-4},
+    "yolov5n 0.8, COCO eight times": {"macs": 0.8, "epochs": 2, "repeat": 8, "learning_rate": 1e-4},
+    "yolo26n 0.8, COCO eight times": {"macs": 0.8, "epochs": 4, "repeat": 8, "learning_rate": 1e-4},
     "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},
+}
+ROWS |= {
+    f"{network} {macs}, batches of 8": {"macs": macs, "epochs": 4}
+    for network in (*ULTRALYTICS, "nanodet_m", "yolov5n")
+    for macs in (0.9, 0.7, 0.5)
 }
 
 
@@ -194,13 +200,14 @@ def classifier(name: str, chosen: dict[str, Any], work: Path, cut: Path | None =
 class Taught:
     """A detector, its images, what makes inputs of them, its judge, and inputs that show its errors.
 
-    images: teach. calibration: rank and restore.
+    images: teach. calibration: rank and restore. detections: reads the outputs of one whose library is not known.
     """
 
     model: nn.Module
     images: Any
     calibration: Any
     preprocessing: cc.Preprocessing | None
+    detections: Callable[[Any], dict[str, Tensor]] | None
     judge: Callable[[nn.Module], float]
     shown: Tensor
 
@@ -230,18 +237,19 @@ def cut_once(model: nn.Module, x: Tensor, asked: dict[str, Any], folder: Path | 
 def detector(name: str, chosen: dict[str, Any], work: Path, cut: Path | None = None) -> dict[str, Any]:
     """Cut a detector (or read its `cut`), teach it, and judge it before and after."""
     macs, epochs, rounds = chosen.pop("macs"), chosen.pop("epochs"), chosen.pop("rounds", 1)
-    size, repeat = chosen.pop("size", SIZE), chosen.pop("repeat", 1)
+    size, repeat, raw = chosen.pop("size", SIZE), chosen.pop("repeat", 1), chosen.pop("raw", False)
     with tempfile.TemporaryDirectory() as folder:
         own = _taught(name.partition(" ")[0], work / "images", Path(folder), size, repeat)
+        own = replace(own, detections=None) if raw else own
         asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.calibration}
-        asked |= {"preprocessing": own.preprocessing}
+        asked |= {"preprocessing": own.preprocessing, "detections": own.detections}
         options = cc.RecoverOptions(preprocessing=own.preprocessing, **chosen)
         taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": Said()}
         x = own.shown[:1]
         result = cut_once(own.model, x, asked, cut)
         if not epochs:
             return {}
-        teach = partial(cc.recover, own.model, result, own.images, **taught)
+        teach = partial(cc.recover, own.model, result, own.images, detections=own.detections, **taught)
         if rounds > 1:
             teach = partial(cc.prune_in_rounds, own.model, x, own.images, rounds=rounds, **taught, **asked)
         found, spent = _timed(teach)
@@ -270,7 +278,8 @@ def _taught(name: str, links: Path, folder: Path, size: int, repeat: int) -> Tau
         places = {file: place for place, file in enumerate(files)}
         taught = Subset(cast(Any, images), [*places.values(), *(places[file] for file in often)]) if often else images
         chosen = images[[places[file] for file in few]] if often else images
-        return Taught(model, taught, chosen, None, lambda net: float(judge(net)["map"]), images[-SHOWN:])
+        found = entry.detections
+        return Taught(model, taught, chosen, None, found, lambda net: float(judge(net)["map"]), images[-SHOWN:])
     for number, file in enumerate([*files, *often]):
         link = links / str(max(0, number - len(files) + 1)) / file.relative_to(require_assets())
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +293,7 @@ def _taught(name: str, links: Path, folder: Path, size: int, repeat: int) -> Tau
     judge = partial(evaluate, data=data, imgsz=size)
     calibration: Any = fitted(few) if often else links
     shown = fitted(files[-SHOWN:])
-    return Taught(coco_model(name), links, calibration, how, lambda net: float(judge(net)["map"]), shown)
+    return Taught(coco_model(name), links, calibration, how, None, lambda net: float(judge(net)["map"]), shown)
 
 
 def on_accelerator(network: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from channelcut.adapters import calibration_of, preprocessing_of
 from channelcut.allocation import Budget
 from channelcut.choosing import AUTO, alignment, excludes, fine_alignment, ranked
 from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.detections import Detections
 from channelcut.core.entries import Entries, with_entries
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
@@ -113,6 +114,7 @@ def plan(
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     loss: Loss | Targets | str | None = None,
+    detections: Detections | None = None,
     drop_unused: bool = False,
     deploy: Deploy = DEFAULT,
 ) -> Plan:
@@ -141,8 +143,8 @@ def plan(
             measured to have, or any where there is no `cost`.
         importance: higher is kept. Of weights: `l1`, `l2`, `bn`, `fpgm`, `random`, or `tp:NAME` for a criterion of
             torch-pruning. Of images too: `taylor`, `fisher`, `group-fisher`, `reconstruction`, `activation`, see
-            [scores.md](scores.md). Or a function. By default, with images, `taylor` of
-            detectors and `fisher` of others, and `l2` without.
+            [scores.md](scores.md). Or a function. By default, with images, of the detectors of a known
+            library `taylor`, or `fisher` where a trial loses clearly less by it, and `fisher` of others; `l2` without.
             A function with two positional parameters is called with (tensor, slot), once for every slot, and
             returns the importance of each position along `slot.axis`, shape (extent,), or None to leave the slot out;
             one with three is called with (groups, tensors, model) and returns the importance of every channel, shape
@@ -154,6 +156,8 @@ def plan(
             batches of one as `calibration` gives them (a loader or data set of (input, label), or batches); or
             `"library"`, where `calibration` is a data.yaml of an Ultralytics network: the labels of its `train` split,
             by Ultralytics' own loss.
+        detections: of a detector whose library is not known, reads its outputs: called with what the forward returns;
+            gives `scores` (N, anchors, classes) from 0 to 1 and `boxes` (N, anchors, 4), corners in pixels, see there.
         drop_unused: modules that the forward never reads, such as a head that another method trains, go as wholes: an
             `nn.Identity` stands in the place of each. `groups.unused` names their parameters; `entries` of `analyze`
             cuts them instead.
@@ -188,7 +192,7 @@ def plan(
     calibration = rereadable(calibration, loss)
     targets = targets_of(model, calibration, loss, traced_example(model, groups.graph, calibration), preprocessing)
     images = images_for(model, groups, calibration, preprocessing)
-    chosen_by = criterion(model, importance, images, groups.deploy, targets)
+    chosen_by = criterion(model, importance, images, groups.deploy, targets, detections)
     scored = ranked(model, groups, keep, chosen_by, exclude, Stopwatch(), drop_unused=drop_unused, deploy=deploy)
     chosen = (scored.timed(cost) if budget.timed else scored).planned(budget, Stopwatch())
     _say_if_met(chosen, 3)
@@ -291,6 +295,7 @@ def prune(
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     loss: Loss | Targets | str | None = None,
+    detections: Detections | None = None,
     rescale: str = "auto",
     restore: str = "compensate",
     progress: Progress | None = None,
@@ -329,6 +334,7 @@ def prune(
             does it.
         preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
         loss: see `plan`.
+        detections: see `plan`; compensation weighs by them as well.
         rescale: whether what survives keeps its size where a mean over channels has fewer to average, or a weight norm
             fewer to divide by: `auto` (for each of the two, where that brings the outputs closer to the original's on
             the calibration inputs; without any, not at all), `always` or `never`.
@@ -375,7 +381,7 @@ def prune(
     targets = targets_of(model, calibration, loss, given, preprocessing)
     calibration = calibration_of(model, calibration, given[0][0] if given[0] else None, preprocessing)
     batches = calibration_batches(calibration, given, preprocessing_of(model, preprocessing))
-    chosen_by = criterion(model, importance, batches, deploy, targets)
+    chosen_by = criterion(model, importance, batches, deploy, targets, detections)
     asked = Request(
         budget, chosen_by, options, batches, cost=cost, exclude=held, drop_unused=drop_unused, deploy=deploy,
         each=prove == "each", restore=restore, rescale=rescale,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from channelcut.accuracy import Evaluations, OwnEvaluations, evaluated_data, evaluations_by
 from channelcut.adapters import Adapter, deployed_groups
+from channelcut.adapters.user_file import detections_beside
 from channelcut.api import analyze
 from channelcut.building import INT8_IMAGES
 from channelcut.core.deployed import Deploy, Deployed
@@ -96,6 +97,8 @@ def begin(
     elif evaluations is not None:
         evaluations.add("evaluate the original", [("original", "module", model)])
     given = options.prune.calibration
+    read = options.prune.detections or detections_beside(owner)
+    options = replace(options, prune=replace(options.prune, detections=read))
     options, prepared = with_samples(options, owner, model, example, watch)
     images: Tensor | None = None
     if data or options.precisions or options.mixed:

@@ -28,6 +28,7 @@ from channelcut.cost.protocol import WidthCost
 from channelcut.cutting import PlanContext
 from channelcut.ranking import Criterion
 from channelcut.scoring import Scored, unit_of
+from channelcut.trying import scored_by_best
 
 AUTO = "auto"
 Held = tuple[str | nn.Module, ...]
@@ -136,7 +137,7 @@ def ranked(
         model: the network.
         groups: its coupling.
         keep: that of the budget.
-        criterion: by what channels are ranked.
+        criterion: by what channels are ranked; of a detector, where that is open, by what suits it best.
         exclude: what keeps its width, see `channelcut.plan`.
         watch: takes the time.
         drop_unused: see `channelcut.plan`.
@@ -150,9 +151,10 @@ def ranked(
     groups = excluded(model, groups, held)
     shares = kept_shares(model, groups, keep) if isinstance(keep, Mapping) else None
     with watch.stage("score"):
-        scored = criterion.scored(model, groups, watch)
+        costs = network_costs(model, groups)
+        best, scored = scored_by_best(model, groups, criterion, costs, watch)
     dropped = tuple(unused_modules(model, groups.unused)) if drop_unused else ()
-    return Ranked(model, groups, criterion, scored, network_costs(model, groups), shares, held, dropped)
+    return Ranked(model, groups, best, scored, costs, shares, held, dropped)
 
 
 def excludes(exclude: Iterable[str | nn.Module]) -> tuple[str | nn.Module, ...]:

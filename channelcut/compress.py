@@ -249,7 +249,7 @@ def notes(
             "The weights are random: which channels are kept was decided by noise, and the accuracy of the result says "
             "nothing. Give --weights pretrained, or --weights FILE with trained ones."
         )
-    found += ranking_notes(plan)
+    found += ranking_notes(plan, groups.graph)
     if said := groups.uncounted_words():
         found.append(f"{said[:1].upper()}{said[1:]}.")
     if plan.after == plan.before:

@@ -12,6 +12,7 @@ from torch import Tensor
 from channelcut.bench.measure import BenchOptions
 from channelcut.choosing import AUTO
 from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.detections import Detections
 from channelcut.core.labels import Loss, Targets
 from channelcut.cost.protocol import WidthCost
 from channelcut.recovery.distil import DEFAULT as RECOVERY
@@ -37,6 +38,7 @@ class PruneOptions:
     calibration: Tensor | Iterable[Tensor] | str | Path | None = None
     preprocessing: Preprocessing | None = None
     loss: Loss | Targets | str | None = None
+    detections: Detections | None = None
     rescale: str = "auto"
     restore: str = "compensate"
     drop_unused: bool = False

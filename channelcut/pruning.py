@@ -22,7 +22,7 @@ from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
 from channelcut.cost.protocol import WidthCost
 from channelcut.ranking import Criterion
-from channelcut.restoring import as_result, restored_by, unrestored
+from channelcut.restoring import Restoring, as_result, restored_by, unrestored
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Request:
     restore: str = "compensate"
     rescale: str = "auto"
 
+    @property
+    def restoring(self) -> Restoring:
+        """What is asked of the cut after its proof."""
+        return Restoring(self.batches, self.restore, self.rescale, self.criterion.detections)
+
 
 def pruned(model: nn.Module, x: Any, inputs: Inputs, asked: Request, watch: Stopwatch) -> PruneResult:
     """The cut network, proven and restored.
@@ -63,7 +68,7 @@ def pruned(model: nn.Module, x: Any, inputs: Inputs, asked: Request, watch: Stop
 def finished(scored: Ranked, x: Any, inputs: Inputs, asked: Request, watch: Stopwatch) -> PruneResult:
     """The same from scored channels on."""
     step, small, proof = cut_and_proven(scored, x, inputs, asked, watch)
-    done = restored_by(small, step, asked.batches, asked.restore, asked.rescale, watch)
+    done = restored_by(small, step, asked.restoring, watch)
     return as_result(done, unrestored(small, step, proof, steps.context_of(step).groups), watch)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from channelcut.adapters import adapter_of
+from channelcut.adapters import weighing_of
 from channelcut.core.accelerator import accelerator, device_of
 from channelcut.core.copies import private_copy
-from channelcut.core.deployed import Deploy
+from channelcut.core.detections import Detections, DetectionsError
 from channelcut.core.entries import FORWARD, call_entry
 from channelcut.core.errors import ChannelcutError, UserError
 from channelcut.core.graph import tensor_paths
@@ -27,7 +27,7 @@ from channelcut.core.proof import Proof
 from channelcut.core.randomness import OwnRandom
 from channelcut.core.record import Record, add_change, noticed, put_record, record_of
 from channelcut.core.result import Compensation, PruneResult, Recalibration, Rescaling
-from channelcut.core.sensitivity import images_in, images_of, projections
+from channelcut.core.sensitivity import Weighing, images_in, images_of, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.coupling.branches import residual_blocks
 from channelcut.cutting import PlanContext
@@ -92,6 +92,21 @@ def check_restore(choice: str) -> None:
 
 
 @dataclass(frozen=True)
+class Restoring:
+    """What is asked of a cut after its proof.
+
+    batches: what calibrates.
+    restore, rescale: see `channelcut.prune`.
+    detections: reads what the outputs detect.
+    """
+
+    batches: Sequence[Inputs]
+    restore: str
+    rescale: str
+    detections: Detections | None = None
+
+
+@dataclass(frozen=True)
 class Restored:
     """A cut network after the proof, and what was done to it."""
 
@@ -104,9 +119,7 @@ class Restored:
 def restored_by(
     smaller: nn.Module,
     plan: Plan,
-    batches: Sequence[Inputs],
-    restore: str,
-    choice: str,
+    asked: Restoring,
     watch: Stopwatch,
     towards: tuple[nn.Module, Plan] | None = None,
 ) -> Restored:
@@ -118,9 +131,7 @@ def restored_by(
     Args:
         smaller: the cut.
         plan: that led to it.
-        batches: what calibrates.
-        restore: see `channelcut.prune`.
-        choice: its `rescale`.
+        asked: with what, and how.
         watch: takes the time.
         towards: the network that compensation reproduces, and the plan that leads from it to the cut, where another was
             cut before; by default that which `plan` was made for.
@@ -128,14 +139,16 @@ def restored_by(
     whole = plan if towards is None else towards[1]
     if whole.after == whole.before:
         return Restored(smaller, None)
-    smaller, rescaling = rescaled(smaller, plan, batches, choice, watch)
-    if not batches or restore == "none":
+    batches = asked.batches
+    smaller, rescaling = rescaled(smaller, plan, batches, asked.rescale, watch)
+    if not batches or asked.restore == "none":
         return Restored(smaller, rescaling)
     compensation = None
-    if restore == "compensate":
+    if asked.restore == "compensate":
         context = _context(plan)
         original = context.model if towards is None else towards[0]
-        smaller, compensation = compensated(original, smaller, whole, batches, context.groups.deploy, watch)
+        weighing = weighing_of(original, context.groups.deploy, asked.detections)
+        smaller, compensation = compensated(original, smaller, whole, batches, weighing, watch)
         if compensation.refitted:
             return Restored(smaller, rescaling, compensation)
     with watch.stage("recalibrate"):
@@ -144,7 +157,9 @@ def restored_by(
     return Restored(smaller, rescaling, compensation, recalibration)
 
 
-def _again(model: nn.Module, result: PruneResult, batches: Sequence[Inputs], watch: Stopwatch) -> Restored:
+def _again(
+    model: nn.Module, result: PruneResult, batches: Sequence[Inputs], detections: Detections | None, watch: Stopwatch
+) -> Restored:
     """The cut network of a result, compensated, see `channelcut.compensate`.
 
     Raises:
@@ -159,12 +174,13 @@ def _again(model: nn.Module, result: PruneResult, batches: Sequence[Inputs], wat
         )
     clone = private_copy(result.model)
     put_record(clone, record.plan, record.rounds, record.weights)
-    clone, done = compensated(model, clone, result.step, batches, result.groups.deploy, watch)
+    weighing = weighing_of(model, result.groups.deploy, detections)
+    clone, done = compensated(model, clone, result.step, batches, weighing, watch)
     return Restored(clone, None, done, result.recalibration)
 
 
 def compensated(
-    model: nn.Module, smaller: nn.Module, plan: Plan, batches: Sequence[Inputs], deploy: Deploy, watch: Stopwatch
+    model: nn.Module, smaller: nn.Module, plan: Plan, batches: Sequence[Inputs], weighing: Weighing, watch: Stopwatch
 ) -> tuple[nn.Module, Compensation]:
     """A copy of the cut network with its layers refitted; itself where that cannot be, and why.
 
@@ -173,7 +189,7 @@ def compensated(
         smaller: its cut; it is not changed.
         plan: of the cut.
         batches: unlabelled inputs.
-        deploy: which outputs count.
+        weighing: what of the outputs counts.
         watch: takes the time.
     """
     unread = len(batches.unreadable) if isinstance(batches, Batches) else 0
@@ -188,7 +204,7 @@ def compensated(
         why += ": the equations of a refit would be singular"
         return smaller, Compensation(images, refused=why, unreadable=unread)
     with watch.stage("compensate"):
-        clone, done = _refitted(model, smaller, plan, every, deploy, watch)
+        clone, done = _refitted(model, smaller, plan, every, weighing, watch)
     done = replace(done, unreadable=unread)
     if not done.refitted:
         return smaller, done
@@ -211,7 +227,7 @@ class _Left(Exception):
 
 
 def _refitted(
-    model: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs, deploy: Deploy, watch: Stopwatch
+    model: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs, weighing: Weighing, watch: Stopwatch
 ) -> tuple[nn.Module, Compensation]:
     """A copy with refitted layers, weighted by what matters where gradients tell that; or why there is none.
 
@@ -229,11 +245,15 @@ def _refitted(
         try:
             original, clone = (private_copy(network).eval().to(device) for network in (model, smaller))
             pair, batches = _pair(original, clone, plan, mapped(every, partial(Tensor.to, device=device)))
-            objective = _objective(original, batches, deploy) if weighted else None
+            objective = _objective(original, batches, weighing) if weighted else None
             done = refit(pair, batches, objective, report)
             return clone.to(own), done
         except _Left as left:
             raise left.reason from None
+        except DetectionsError as error:
+            if device == own:
+                raise
+            why = str(error)
         except torch.OutOfMemoryError:
             why = f"{device.type} has not enough memory"
         except (ChannelcutError, Misaligned, RuntimeError) as error:  # gradients lead nowhere, or no batches are taken
@@ -257,9 +277,9 @@ def _pair(original: nn.Module, smaller: nn.Module, plan: Plan, every: Inputs) ->
     return Pair(*graphs, twins, named_tensors(original), named_tensors(smaller), plan), batches
 
 
-def _objective(model: nn.Module, batches: Sequence[Inputs], deploy: Deploy) -> Objective:
+def _objective(model: nn.Module, batches: Sequence[Inputs], weighing: Weighing) -> Objective:
     """What the network's outputs tell of what matters."""
-    weighed = projections(model, batches, adapter_of(model).weighing(model, deploy))
+    weighed = projections(model, batches, weighing)
     with torch.no_grad(), OwnRandom():
         result = call_entry(model, FORWARD, batches[0])
     count = len(tensor_paths(result))
@@ -279,6 +299,7 @@ def compensate(
     images: Any,
     *,
     preprocessing: Preprocessing | None = None,
+    detections: Detections | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Refit the layers behind a cut on unlabelled images, so that they give what the original's gave.
@@ -292,6 +313,7 @@ def compensate(
         result: what `prune` returned, with `restore="none"` or `"recalibrate"` say; it stays as it is.
         images: as the calibration of `prune`; 64 help, 256 or 512 are better.
         preprocessing: see `prune`.
+        detections: see `plan`.
         progress: called as progress(stage, done, total).
 
     Returns:
@@ -315,10 +337,11 @@ def compensate(
     check_values(model)
     check_kind(result, PruneResult, "result", "channelcut.prune")
     check_callable(progress, "progress", "progress(stage, done, total)")
+    check_callable(detections, "detections", "detections(outputs)")
     if images is None:
         raise UserError(f"images is None, and a compensation reads some. {EXPECTED}")
     watch, batches = Stopwatch(progress), images_for(model, result.groups, images, preprocessing)
-    done = _again(model, result, batches, watch)
+    done = _again(model, result, batches, detections, watch)
     return replace(as_result(done, result, watch), rescaling=result.rescaling)
 
 

@@ -199,24 +199,31 @@ def preprocess(image: NDArray[np.uint8], size: int = INPUT_SIZE) -> tuple[Tensor
     return fitted.flip(0) / 255, frame
 
 
+def detections(outputs: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
+    """What the head's map (N, 85, H, W) detects, differentiable and not yet suppressed.
+
+    `scores` (N, cells, classes) and `boxes` (N, cells, 4) as x1 y1 x2 y2 in input pixels.
+    score = objectness^0.6 · class^0.4, centre = (cell + tanh) · stride, size = sigmoid · input size.
+    """
+    raw = outputs if isinstance(outputs, Tensor) else outputs[0]
+    n, _, rows, columns = raw.shape
+    scores = (raw[:, :1].clamp(min=0) ** 0.6 * raw[:, 5:].clamp(min=0) ** 0.4).flatten(2).transpose(1, 2)
+    cell_y, cell_x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    cell = torch.stack((cell_x, cell_y), -1).to(raw)
+    centre = (cell + raw[:, 1:3].tanh().permute(0, 2, 3, 1)) * STRIDE
+    half = raw[:, 3:5].sigmoid().permute(0, 2, 3, 1) * torch.tensor([columns, rows]).to(raw) * STRIDE / 2
+    return {"scores": scores, "boxes": torch.cat((centre - half, centre + half), -1).reshape(n, rows * columns, 4)}
+
+
 def decode(
     outputs: Tensor | Sequence[Tensor], min_score: float = 0.001
 ) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """Turn the head's map (N, 85, H, W) into candidates per image.
 
     Each is (boxes (K, 4) as x1 y1 x2 y2 in input pixels, scores (K,), classes (K,)), not yet suppressed; a cell may
-    appear once for every class. score = objectness^0.6 · class^0.4, centre = (cell + tanh) · stride,
-    size = sigmoid · input size.
+    appear once for every class.
     """
-    raw = (outputs if isinstance(outputs, Tensor) else outputs[0]).detach().float().cpu()
-    n, _, rows, columns = raw.shape
-    all_scores = (raw[:, :1].clamp(min=0) ** 0.6 * raw[:, 5:].clamp(min=0) ** 0.4).flatten(2).transpose(1, 2)
-    cell_y, cell_x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    centre = torch.stack((cell_x + raw[:, 1].tanh(), cell_y + raw[:, 2].tanh()), -1) * STRIDE
-    half = raw[:, 3:5].sigmoid().permute(0, 2, 3, 1) * torch.tensor([columns, rows]) * STRIDE / 2
-    all_boxes = torch.cat((centre - half, centre + half), -1).reshape(n, rows * columns, 4)
-    found = []
-    for image_boxes, image_scores in zip(all_boxes, all_scores, strict=True):
-        cell, label = torch.nonzero(image_scores > min_score, as_tuple=True)
-        found.append((image_boxes[cell].numpy(), image_scores[cell, label].numpy(), label.numpy()))
-    return found
+    from benchmarks.zoo.metrics import candidates
+
+    found = detections((outputs if isinstance(outputs, Tensor) else outputs[0]).detach().float().cpu())
+    return candidates(found["scores"], found["boxes"], min_score)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +39,20 @@ def pairwise_iou(boxes: NDArray[Any]) -> NDArray[Any]:
     areas = np.clip(x2 - x1, 0, None) * np.clip(y2 - y1, 0, None)
     union = areas[:, None] + areas[None, :] - overlap
     return np.asarray(np.divide(overlap, union, out=np.zeros_like(union), where=union > 0))
+
+
+def candidates(
+    scores: Tensor, boxes: Tensor, min_score: float = 0.001
+) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Of scores (N, anchors, classes) and boxes (N, anchors, 4) those above `min_score`, image by image.
+
+    Each is (boxes (K, 4), scores (K,), classes (K,)); an anchor may appear once for every class.
+    """
+    found = []
+    for image_scores, image_boxes in zip(scores, boxes, strict=True):
+        anchor, label = torch.nonzero(image_scores > min_score, as_tuple=True)
+        found.append((image_boxes[anchor].numpy(), image_scores[anchor, label].numpy(), label.numpy()))
+    return found
 
 
 def nms(

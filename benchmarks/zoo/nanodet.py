@@ -204,28 +204,34 @@ def preprocess(image: NDArray[np.uint8], size: int = INPUT_SIZE) -> tuple[Tensor
     return (fitted.flip(0) - mean) / std, frame
 
 
+def detections(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What the logits of the three scales, each (N, 112, H_i, W_i), detect, differentiable and not yet suppressed.
+
+    `scores` (N, cells, classes) and `boxes` (N, cells, 4) as x1 y1 x2 y2 in input pixels. A side's distance is the mean
+    of its softmax over 0..7, in units of the stride.
+    """
+    boxes, scores = [], []
+    for stride, raw in zip(STRIDES, outputs, strict=True):
+        n, _, rows, columns = raw.shape
+        grid_y, grid_x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        centre = (torch.stack((grid_x, grid_y), -1).reshape(1, -1, 2).to(raw) + 0.5) * stride
+        cells = raw.permute(0, 2, 3, 1).reshape(n, rows * columns, -1)
+        steps = torch.arange(REG_MAX + 1).to(raw)
+        sides = cells[..., CLASSES:].reshape(n, rows * columns, 4, REG_MAX + 1).softmax(-1) @ steps * stride
+        boxes.append(torch.cat((centre - sides[..., :2], centre + sides[..., 2:]), -1))
+        scores.append(cells[..., :CLASSES].sigmoid())
+    return {"scores": torch.cat(scores, 1), "boxes": torch.cat(boxes, 1)}
+
+
 def decode(
     outputs: Sequence[Tensor], min_score: float = 0.001
 ) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """Turn the logits of the three scales, each (N, 112, H_i, W_i), into candidates per image.
 
     Each is (boxes (K, 4) as x1 y1 x2 y2 in input pixels, scores (K,), classes (K,)), not yet suppressed; a cell may
-    appear once for every class. A side's distance is the mean of its softmax over 0..7, in units of the stride.
+    appear once for every class.
     """
-    steps = torch.arange(REG_MAX + 1, dtype=torch.float32)
-    boxes, scores = [], []
-    for stride, tensor in zip(STRIDES, outputs, strict=True):
-        raw = tensor.detach().float().cpu()
-        n, _, rows, columns = raw.shape
-        grid_y, grid_x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        centre = (torch.stack((grid_x, grid_y), -1).reshape(1, -1, 2) + 0.5) * stride
-        cells = raw.permute(0, 2, 3, 1).reshape(n, rows * columns, -1)
-        sides = cells[..., CLASSES:].reshape(n, rows * columns, 4, REG_MAX + 1).softmax(-1) @ steps * stride
-        boxes.append(torch.cat((centre - sides[..., :2], centre + sides[..., 2:]), -1))
-        scores.append(cells[..., :CLASSES].sigmoid())
-    all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)
-    found = []
-    for image_boxes, image_scores in zip(all_boxes, all_scores, strict=True):
-        cell, label = torch.nonzero(image_scores > min_score, as_tuple=True)
-        found.append((image_boxes[cell].numpy(), image_scores[cell, label].numpy(), label.numpy()))
-    return found
+    from benchmarks.zoo.metrics import candidates
+
+    found = detections([tensor.detach().float().cpu() for tensor in outputs])
+    return candidates(found["scores"], found["boxes"], min_score)

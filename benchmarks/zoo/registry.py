@@ -59,7 +59,8 @@ class Evaluate(Protocol):
 class Entry:
     """One network: `input_shape` is (1, C, H, W); `published` holds the reference accuracy, as fractions of 1.
 
-    `prepare` turns a photograph, (H, W, 3) RGB bytes, into an input of the network, (C, H, W).
+    `prepare` turns a photograph, (H, W, 3) RGB bytes, into an input of the network, (C, H, W); `detections` reads what
+    the outputs detect, as `channelcut.plan` takes it.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Entry:
     evaluate: Evaluate
     published: dict[str, float]
     prepare: Callable[[NDArray[np.uint8]], Tensor] | None = None
+    detections: Callable[[Any], dict[str, Tensor]] | None = None
 
 
 def detector(name: str, module: Any, size: int, published: dict[str, float]) -> Entry:
@@ -84,6 +86,7 @@ def detector(name: str, module: Any, size: int, published: dict[str, float]) -> 
         evaluate=partial(_evaluate_detector, name, preprocess, module.decode),
         published=published,
         prepare=lambda image: preprocess(image)[0],
+        detections=getattr(module, "detections", None),
     )
 
 

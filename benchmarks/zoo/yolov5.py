@@ -199,28 +199,33 @@ def preprocess(image: NDArray[np.uint8], size: int = INPUT_SIZE) -> tuple[Tensor
     return fitted / 255, frame
 
 
+def detections(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What the raw maps of the three scales, each (N, 255, H_i, W_i), detect, differentiable and not yet suppressed.
+
+    `scores` (N, anchors, classes) and `boxes` (N, anchors, 4) as x1 y1 x2 y2 in input pixels. With y = sigmoid(raw):
+    centre = (2y − 0.5 + cell) · stride, size = (2y)² · anchor, score = objectness · class.
+    """
+    boxes, scores = [], []
+    for stride, sizes, raw in zip(STRIDES, ANCHORS, outputs, strict=True):
+        n, _, rows, columns = raw.shape
+        y = raw.reshape(n, 3, 5 + CLASSES, rows, columns).permute(0, 1, 3, 4, 2).sigmoid()
+        cell_y, cell_x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        centre = (2 * y[..., :2] - 0.5 + torch.stack((cell_x, cell_y), -1).to(raw)) * stride
+        half = (2 * y[..., 2:4]) ** 2 * torch.tensor(sizes).reshape(3, 1, 1, 2).to(raw) / 2
+        boxes.append(torch.cat((centre - half, centre + half), -1).reshape(n, -1, 4))
+        scores.append((y[..., 4:5] * y[..., 5:]).reshape(n, -1, CLASSES))
+    return {"scores": torch.cat(scores, 1), "boxes": torch.cat(boxes, 1)}
+
+
 def decode(
     outputs: Sequence[Tensor], min_score: float = 0.001
 ) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """Turn the raw maps of the three scales, each (N, 255, H_i, W_i), into candidates per image.
 
     Each is (boxes (K, 4) as x1 y1 x2 y2 in input pixels, scores (K,), classes (K,)), not yet suppressed; an anchor
-    may appear once for every class. With y = sigmoid(raw): centre = (2y − 0.5 + cell) · stride, size = (2y)² · anchor,
-    score = objectness · class.
+    may appear once for every class.
     """
-    boxes, scores = [], []
-    for stride, sizes, tensor in zip(STRIDES, ANCHORS, outputs, strict=True):
-        raw = tensor.detach().float().cpu()
-        n, _, rows, columns = raw.shape
-        y = raw.reshape(n, 3, 5 + CLASSES, rows, columns).permute(0, 1, 3, 4, 2).sigmoid()
-        cell_y, cell_x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        centre = (2 * y[..., :2] - 0.5 + torch.stack((cell_x, cell_y), -1)) * stride
-        half = (2 * y[..., 2:4]) ** 2 * torch.tensor(sizes).reshape(3, 1, 1, 2) / 2
-        boxes.append(torch.cat((centre - half, centre + half), -1).reshape(n, -1, 4))
-        scores.append((y[..., 4:5] * y[..., 5:]).reshape(n, -1, CLASSES))
-    all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)
-    found = []
-    for image_boxes, image_scores in zip(all_boxes, all_scores, strict=True):
-        cell, label = torch.nonzero(image_scores > min_score, as_tuple=True)
-        found.append((image_boxes[cell].numpy(), image_scores[cell, label].numpy(), label.numpy()))
-    return found
+    from benchmarks.zoo.metrics import candidates
+
+    found = detections([tensor.detach().float().cpu() for tensor in outputs])
+    return candidates(found["scores"], found["boxes"], min_score)

@@ -9,6 +9,8 @@ from channelcut.adapters.registry import (
     images_for_file,
     images_of,
     preprocessing_of,
+    teaching_of,
+    weighing_of,
 )
 
 __all__ = [
@@ -20,4 +22,6 @@ __all__ = [
     "images_for_file",
     "images_of",
     "preprocessing_of",
+    "teaching_of",
+    "weighing_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from channelcut.adapters.torchvision import Torchvision
 from channelcut.adapters.ultralytics.adapter import Ultralytics
 from channelcut.adapters.ultralytics.data import calibration_images, is_data_set
 from channelcut.core.deployed import Deploy, Deployed
+from channelcut.core.detections import Detections, weighing
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
+from channelcut.core.sensitivity import Weighing
 from channelcut.cost import deployed_costs
+from channelcut.recovery.distil.detecting import DetectionsLoss
+from channelcut.recovery.distil.losses import Teaching
 from channelcut.recovery.images import Preprocessing, Read, check_preprocessing, load_images
 
 # The first that owns a network has it.
@@ -36,6 +41,17 @@ def deployed_form(model: nn.Module, inputs: tuple[Any, ...], deploy: Deploy, *, 
 def deployed_groups(model: nn.Module, groups: Groups, deploy: Deploy) -> Groups:
     """The groups of a network with the work of its deployed form alone, see `cost.deployed_costs`."""
     return deployed_costs(model, groups, deploy, adapter_of(model).undeployed(model, deploy))
+
+
+def weighing_of(model: nn.Module, deploy: Deploy, detections: Detections | None = None) -> Weighing:
+    """What of the outputs counts: what `detections` reads in them, else see `Adapter.weighing`."""
+    return adapter_of(model).weighing(model, deploy) if detections is None else weighing(detections)
+
+
+def teaching_of(model: nn.Module, detections: Detections | None = None) -> Teaching:
+    """What helps to teach a cut: the loss of what `detections` reads in the outputs, else see `Adapter.teaching`."""
+    known = adapter_of(model).teaching(model)
+    return known if detections is None else replace(known, output=DetectionsLoss(detections), dense=True)
 
 
 def images_of(

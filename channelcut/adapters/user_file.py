@@ -1,4 +1,4 @@
-"""A network of the user's own: what stands beside its factory evaluates it, gives its loss, and calibration inputs."""
+"""A network of the user's own: what beside its factory evaluates it, reads its outputs, gives loss and inputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import numbers
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from channelcut.adapters.base import Adapter
 from channelcut.core.copies import private_copy
+from channelcut.core.detections import Detections
 from channelcut.core.errors import UserError
 from channelcut.core.words import kind_of
 from channelcut.recovery.distil.pool import Labelled
@@ -22,7 +24,12 @@ from channelcut.recovery.images import Preprocessing
 
 Functions = Mapping[str, Callable[..., Any]]
 
-SIGNATURES: Mapping[str, tuple[str, ...]] = {"evaluate": ("model",), "loss": ("model", "batch"), "batches": ()}
+SIGNATURES: Mapping[str, tuple[str, ...]] = {
+    "evaluate": ("model",),
+    "loss": ("model", "batch"),
+    "batches": (),
+    "detections": ("outputs",),
+}
 """What may stand beside a factory, and what each is called with."""
 
 
@@ -123,6 +130,15 @@ class UserFile(Adapter):
                 "takes, or (what it takes, targets)."
             )
         return _watched(function, found)
+
+
+def detections_beside(owner: Adapter) -> Detections | None:
+    """What reads detections in the outputs, of the functions beside a factory; None where there is no such function.
+
+    What it raises comes out as an error that names it and the line.
+    """
+    function = owner.functions.get("detections") if isinstance(owner, UserFile) else None
+    return None if function is None else partial(_called, function)
 
 
 def with_functions(adapter: Adapter, functions: Functions) -> UserFile:

@@ -76,7 +76,7 @@ def pruned_with_blocks(
         step, said = compose(first.step, last), last.options
     step = replace(step, options=_options(said, scored, asked.budget, first.step.dropped, share))
     _recorded_as(small, step.options)
-    done = restored_by(small, last, asked.batches, asked.restore, asked.rescale, watch, (model, step))
+    done = restored_by(small, last, asked.restoring, watch, (model, step))
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
 
 

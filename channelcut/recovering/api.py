@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from channelcut.core.detections import Detections
 from channelcut.core.labels import Loss
 from channelcut.core.progress import Progress
 from channelcut.core.result import PruneResult
@@ -23,6 +24,7 @@ def recover(
     *,
     epochs: int,
     loss: Loss | None = None,
+    detections: Detections | None = None,
     out: str | Path | None = None,
     options: RecoverOptions = DEFAULT,
     progress: Progress | None = None,
@@ -45,6 +47,8 @@ def recover(
         loss: the task's own loss, called as loss(model, batch) with the student in evaluation mode and a batch as
             `data` gives it, on the device; returns a tensor of one number that is added. What it raises comes out as it
             is. By default that of the network's library, where `data` is a data set of the library's, and none else.
+        detections: where the outputs hold what a detector finds, and its library is not known: reads it, see `plan`.
+            Scores and boxes are learnt then, weighted by the original's confidence, in the place of every output.
         out: a folder for the checkpoint. Where there is one of the same recovery it is gone on with, so that the same
             call ends a training that was interrupted or killed, with the same weights (bit by bit on a CPU).
         options: see `RecoverOptions`.
@@ -70,7 +74,8 @@ def recover(
         >>> recovered.recovery.after < recovered.recovery.before
         True
     """
-    return recovered(model, result, Training(data, epochs, loss, out, options, progress))
+    asked = Training(data, epochs, loss, out, options, progress, detections=detections)
+    return recovered(model, result, asked)
 
 
 def sparsify(
@@ -124,7 +129,8 @@ def sparsify(
         >>> [change["step"] for change in recovered.plan.changes]
         ['sparsify', 'recover']
     """
-    return sparsified(model, x, Training(data, epochs, loss, out, options, progress), penalty, prunes)
+    asked = Training(data, epochs, loss, out, options, progress, detections=prunes.get("detections"))
+    return sparsified(model, x, asked, penalty, prunes)
 
 
 def prune_in_rounds(
@@ -174,4 +180,5 @@ def prune_in_rounds(
         >>> result.model[0].out_channels, [change["round"] for change in result.plan.changes]
         (4, [1, 2])
     """
-    return in_rounds(model, x, rounds, Training(data, epochs, loss, out, options, progress), prunes)
+    asked = Training(data, epochs, loss, out, options, progress, detections=prunes.get("detections"))
+    return in_rounds(model, x, rounds, asked, prunes)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from channelcut.adapters import Adapter
+from channelcut.adapters.user_file import detections_beside
 from channelcut.api import analyze
 from channelcut.core.copies import private_copy
 from channelcut.core.errors import UserError
@@ -74,7 +75,10 @@ def recover_folder(
     owner, _ = source.adapter(model)
     check_taught(data, owner)
     how = preprocessing_for(owner, model, data, images) if data is not None else None
-    asked = Training(data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner)
+    asked = Training(
+        data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner,
+        detections=detections_beside(owner),
+    )  # fmt: skip
     found = recovered(model, result_in(folders.folder, model, x), asked)
     if is_first():
         _write(found, owner, folders)

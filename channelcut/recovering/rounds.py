@@ -112,7 +112,10 @@ def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
     if not options.recover:
         return prune(begun.start, begun.example, **prunes, progress=watch.progress)
     how = options.recovery.prepared(options.prune.preprocessing)
-    asked = Training(begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner)
+    asked = Training(
+        begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner,
+        detections=options.prune.detections,
+    )  # fmt: skip
     if options.prune.timed and options.rounds == 1:
         cut = _cut_once(begun, prunes, checkpoint_folder(out) / "cut", watch)
         return recovered(begun.model, cut, replace(asked, out=checkpoint_folder(out) / "round1"))
@@ -144,7 +147,10 @@ def prepared_for_cut(begun: Begun, out: Path, watch: Stopwatch) -> nn.Module:
         return begun.model
     how, folder = options.recovery.prepared(options.prune.preprocessing), checkpoint_folder(out) / "sparsify"
     how = replace(how, init="cut", rewind=None, patience=0)
-    asked = Training(begun.given, options.sparsify, None, folder, how, watch.progress, begun.owner)
+    asked = Training(
+        begun.given, options.sparsify, None, folder, how, watch.progress, begun.owner,
+        detections=options.prune.detections,
+    )  # fmt: skip
     return sparsified(begun.model, begun.example, asked, PENALTY, _prunes(begun))
 
 

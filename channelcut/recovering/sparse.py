@@ -23,7 +23,7 @@ from channelcut.recovery.distil.state import fill
 ANALYSIS = ("tracer", "probe", "grouped", "prunable_outputs", "entries")
 _PLANNING = (
     "keep", "macs", "params", "latency", "latency_ms", "cost", "exclude", "min_channels", "min_keep", "align",
-    "importance", "calibration", "preprocessing", "loss", "drop_unused", "deploy",
+    "importance", "calibration", "preprocessing", "loss", "detections", "drop_unused", "deploy",
 )  # fmt: skip
 _BUDGET = ("keep", *LIMITS, "min_keep", "min_channels")
 PENALTY = 10.0

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from channelcut.adapters import Adapter, adapter_of, images_of, preprocessing_of
+from channelcut.adapters import Adapter, adapter_of, images_of, preprocessing_of, teaching_of
 from channelcut.adapters.user_file import UserFile
 from channelcut.core.accelerator import accelerator
 from channelcut.core.copies import private_copy
+from channelcut.core.detections import Detections
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
 from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_path, check_values
@@ -55,6 +56,7 @@ class Training:
 
     owner: the adapter that has labels, where it is another than that of the model's library.
     notes: what a reader of the report has to know of the data.
+    detections: reads what the outputs detect.
     """
 
     data: Any
@@ -65,10 +67,12 @@ class Training:
     progress: Progress | None = None
     owner: Adapter | None = None
     notes: tuple[str, ...] = ()
+    detections: Detections | None = None
 
     def __post_init__(self) -> None:
         check_kind(self.options, RecoverOptions, "options", "channelcut.RecoverOptions(...)")
         check_callable(self.loss, "loss", "loss(model, batch)")
+        check_callable(self.detections, "detections", "detections(outputs)")
         check_callable(self.progress, "progress", "progress(stage, done, total)")
         if self.out is not None:
             check_path(self.out, "out")
@@ -151,7 +155,7 @@ def taught(
     all_ = processes(_device(model, options))
     asked = _with_labels(model, asked, pupil.graph, watch)
     pool = _pool(model, asked, _example(pupil.graph, model, asked.data), watch)
-    teaching = adapter_of(model).teaching(model)
+    teaching = teaching_of(model, asked.detections)
     folder = None if asked.out is None else Path(asked.out)
     known = {} if folder is None else _known(model, pupil, pool, asked) | {"the processes": str(all_.count)}
 
@@ -320,6 +324,7 @@ def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Training) -> dict[
         "the data": digest([pool.size, [pool.named(number) for number in range(pool.size)], first]),
         "the epochs": str(asked.epochs),
         "the task loss": str(asked.task is not None),
+        "the detections": str(asked.detections is not None),
         "the penalty": str(pupil.penalty.total if pupil.penalty is not None else None),
         **{f"the option {name}": str(getattr(asked.options, name)) for name in names},
     }

@@ -244,7 +244,7 @@ def places_by_reason(report: Part) -> list[tuple[str, int]]:
     return Counter(pin.text("reason") for pin in report.parts("pins")).most_common()
 
 
-_APART = ("trials", "allocation", "kept_importance", "precision")  # told in places of their own
+_APART = ("trials", "allocation", "kept_importance", "precision", "tried")  # told in places of their own
 
 
 def options_of(report: Part) -> str:
@@ -253,6 +253,9 @@ def options_of(report: Part) -> str:
     told = (name for name, value in options.data.items() if value is not None and name not in _APART)
     found = options.part("allocation")
     beside = {name: f" ({allocation_words(found)})" for name in LIMITS if found}
+    if tried := options.part("tried").data:
+        lost = ", ".join(f"{name} {value:.3g}" for name, value in tried.items())
+        beside["importance"] = f" (of cuts by each, what is detected was off by: {lost})"
     return ", ".join(f"{name} {options.text(name)}{beside.get(name, '')}" for name in told)
 
 
