@@ -24,6 +24,7 @@ from channelcut.labelled import targets_of
 from channelcut.recovering.folder import result_in
 from channelcut.recovering.sparse import ANALYSIS, PENALTY, check_keywords, sparsified
 from channelcut.recovering.steps import Training, checkpoint_folder, recovered
+from channelcut.recovery.distil import RecoverOptions
 
 if TYPE_CHECKING:
     from channelcut.begun import Begun
@@ -112,10 +113,7 @@ def pruned(begun: Begun, out: Path, watch: Stopwatch) -> PruneResult:
     if not options.recover:
         return prune(begun.start, begun.example, **prunes, progress=watch.progress)
     how = options.recovery.prepared(options.prune.preprocessing)
-    asked = Training(
-        begun.given, options.recover, None, checkpoint_folder(out), how, watch.progress, begun.owner,
-        detections=options.prune.detections,
-    )  # fmt: skip
+    asked = _training(begun, options.recover, checkpoint_folder(out), how, watch)
     if options.prune.timed and options.rounds == 1:
         cut = _cut_once(begun, prunes, checkpoint_folder(out) / "cut", watch)
         return recovered(begun.model, cut, replace(asked, out=checkpoint_folder(out) / "round1"))
@@ -147,11 +145,14 @@ def prepared_for_cut(begun: Begun, out: Path, watch: Stopwatch) -> nn.Module:
         return begun.model
     how, folder = options.recovery.prepared(options.prune.preprocessing), checkpoint_folder(out) / "sparsify"
     how = replace(how, init="cut", rewind=None, patience=0)
-    asked = Training(
-        begun.given, options.sparsify, None, folder, how, watch.progress, begun.owner,
-        detections=options.prune.detections,
-    )  # fmt: skip
+    asked = _training(begun, options.sparsify, folder, how, watch)
     return sparsified(begun.model, begun.example, asked, PENALTY, _prunes(begun))
+
+
+def _training(begun: Begun, epochs: int, folder: Path, how: RecoverOptions, watch: Stopwatch) -> Training:
+    """A training by what `compress` was given, with its checkpoint in a folder."""
+    detections = begun.options.prune.detections
+    return Training(begun.given, epochs, None, folder, how, watch.progress, begun.owner, detections=detections)
 
 
 def _prunes(begun: Begun) -> dict[str, Any]:
