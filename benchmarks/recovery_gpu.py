@@ -23,14 +23,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy import ULTRALYTICS
+from benchmarks.accuracy import OTHERS, ULTRALYTICS
 from benchmarks.recovery import LABELS_ALONE, classifier, detector, table
 from benchmarks.rows import write_rows
 from channelcut.bench.environment import environment
 from channelcut.core.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "recovery_gpu"
-DETECTORS = (*ULTRALYTICS, "nanodet_m", "yolov5n")
+DETECTORS = (*ULTRALYTICS, *OTHERS)
 HEAD = (
     "# Recovery on a GPU",
     "",
@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     for macs in (0.8, 0.5, 0.7, 0.9)
     for name in DETECTORS
 }
+ROWS |= {f"{name} 0.8 raw outputs": ROWS[f"{name} 0.8"] | {"raw": True} for name in OTHERS}
 
 
 def measured(name: str, cuts: Path, work: Path, *, taught: bool = True) -> dict[str, Any]:
