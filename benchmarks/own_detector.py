@@ -111,11 +111,11 @@ class Bench:
         low, high = np.percentile(differences, (2.5, 97.5))
         return {"map": metrics.redrawn(found, every), "difference": [float(low), float(high)]}
 
-    def cut(self, macs: float, importance: str = "taylor") -> PruneResult:
+    def cut(self, macs: float, importance: str = "taylor", passes: int = 1) -> PruneResult:
         """The compensated network."""
         example = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         asked: dict[str, Any] = {"macs": macs, "align": ALIGN, "importance": importance, "calibration": self.images}
-        return cc.prune(self.model, example, **asked)
+        return cc.prune(self.model, example, **asked, passes=passes)
 
     def _data(self) -> Path:
         """The data set with labels of its own, since their cache lies beside these; `val` chooses the best epoch."""
@@ -174,6 +174,7 @@ Way = Callable[[Bench, float, int], nn.Module]
 WAYS: dict[str, Way] = {
     "compensated": lambda bench, macs, seed: bench.cut(macs).model,  # noqa: ARG005
     "compensated, fisher": lambda bench, macs, seed: bench.cut(macs, "fisher").model,  # noqa: ARG005
+    "compensated, fisher, 4 passes": lambda bench, macs, seed: bench.cut(macs, "fisher", 4).model,  # noqa: ARG005
     "recovered": recovered,
     "recovered, fisher": partial(recovered, importance="fisher"),
     "labelled": with_labels,

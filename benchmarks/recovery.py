@@ -112,6 +112,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "nanodet_m 0.8, COCO eight times": {"macs": 0.8, "epochs": 4, "repeat": 8, "learning_rate": 1e-4},
     "yolov5n 0.8, COCO eight times": {"macs": 0.8, "epochs": 2, "repeat": 8, "learning_rate": 1e-4},
     "yolo26n 0.8, COCO eight times": {"macs": 0.8, "epochs": 4, "repeat": 8, "learning_rate": 1e-4},
+    "yolo26n 0.8, 4 passes": {"macs": 0.8, "epochs": 8, "passes": 4},
+    "yolo26n 0.7, 4 passes": {"macs": 0.7, "epochs": 4, "passes": 4},
+    "yolo26n 0.5, 4 passes": {"macs": 0.5, "epochs": 4, "passes": 4},
     "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},
 }
 ROWS |= {
@@ -237,12 +240,13 @@ def cut_once(model: nn.Module, x: Tensor, asked: dict[str, Any], folder: Path | 
 def detector(name: str, chosen: dict[str, Any], work: Path, cut: Path | None = None) -> dict[str, Any]:
     """Cut a detector (or read its `cut`), teach it, and judge it before and after."""
     macs, epochs, rounds = chosen.pop("macs"), chosen.pop("epochs"), chosen.pop("rounds", 1)
+    passes = chosen.pop("passes", 1)
     size, repeat, raw = chosen.pop("size", SIZE), chosen.pop("repeat", 1), chosen.pop("raw", False)
     with tempfile.TemporaryDirectory() as folder:
         own = _taught(name.partition(" ")[0], work / "images", Path(folder), size, repeat)
         own = replace(own, detections=None) if raw else own
         asked: dict[str, Any] = {"macs": macs, "align": 8, "calibration": own.calibration}
-        asked |= {"preprocessing": own.preprocessing, "detections": own.detections}
+        asked |= {"preprocessing": own.preprocessing, "detections": own.detections, "passes": passes}
         options = cc.RecoverOptions(preprocessing=own.preprocessing, **chosen)
         taught: dict[str, Any] = {"epochs": epochs, "out": work, "options": options, "progress": Said()}
         x = own.shown[:1]

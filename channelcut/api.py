@@ -35,7 +35,8 @@ from channelcut.core.result import PruneResult
 from channelcut.cost.protocol import WidthCost
 from channelcut.depth.pruning import pruned_with_blocks
 from channelcut.labelled import rereadable, targets_of
-from channelcut.pruning import Request, pruned
+from channelcut.passes import passes_of
+from channelcut.pruning import Request
 from channelcut.ranking import criterion, images_for, traced_example
 from channelcut.recovery import Preprocessing, calibration_batches, check_rescale
 from channelcut.restoring import check_restore
@@ -298,6 +299,7 @@ def prune(
     detections: Detections | None = None,
     rescale: str = "auto",
     restore: str = "compensate",
+    passes: int | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Analyze, plan, apply and prove, then restore what is asked for; the model itself is not touched.
@@ -328,10 +330,9 @@ def prune(
         entries: see `analyze`; the training step of the proof runs them too.
         prove: `whole` (the cut at once) or `each` (also every group by itself, so that a failure has a name).
         calibration: inputs that the criterion reads (64 of them), and by which accuracy is restored after the proof:
-            a tensor (N, C, H, W), a folder of images, an iterable of batches or of
-            single inputs, such as a loader of (image, label), whose labels are left out and of which 4096 inputs are
-            read at most; or, of Ultralytics' networks, a data.yaml, whose `train` split is prepared as Ultralytics
-            does it.
+            a tensor (N, C, H, W), a folder of images, an iterable of batches or of single inputs, such as a loader of
+            (image, label), whose labels are left out and of which 4096 inputs are read at most; or, of Ultralytics'
+            networks, a data.yaml, whose `train` split is prepared as Ultralytics does it.
         preprocessing: how images of a folder become inputs; by default as timm's data configuration of the model says.
         loss: see `plan`.
         detections: see `plan`; compensation weighs by them as well.
@@ -340,6 +341,8 @@ def prune(
             the calibration inputs; without any, not at all), `always` or `never`.
         restore: what is done with the calibration inputs: `compensate` (see there; where no layer can be refitted,
             `recalibrate`), `recalibrate` (the statistics of batch norms are measured anew) or `none`.
+        passes: in how many passes channels are ranked by gradients, cut and compensated, each closer to the budget; by
+            default four of a detector of Ultralytics that there are images of, else one.
         progress: called as progress(stage, done, total). What it raises leaves `prune` at once.
 
     Returns:
@@ -384,12 +387,9 @@ def prune(
     chosen_by = criterion(model, importance, batches, deploy, targets, detections)
     asked = Request(
         budget, chosen_by, options, batches, cost=cost, exclude=held, drop_unused=drop_unused, deploy=deploy,
-        each=prove == "each", restore=restore, rescale=rescale,
+        each=prove == "each", restore=restore, rescale=rescale, passes=passes_of(passes, chosen_by, restore, blocks),
     )  # fmt: skip
-    if blocks is None:
-        result = pruned(model, x, inputs, asked, watch)
-    else:
-        result = pruned_with_blocks(model, x, inputs, blocks, asked, watch)
+    result = pruned_with_blocks(model, x, inputs, blocks, asked, watch)
     _say_if_met(result.step, 4)
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -11,9 +12,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from channelcut.adapters import deployed_groups
-from channelcut.allocation import LIMITS, Budget, Candidate, allocate, blocks_to_go, emptied, excluded, kept_shares
+from channelcut.allocation import (
+    LIMITS,
+    Allocation,
+    Budget,
+    Candidate,
+    allocate,
+    blocks_to_go,
+    emptied,
+    excluded,
+    kept_shares,
+)
 from channelcut.core.deployed import DEFAULT, Deploy
-from channelcut.core.errors import UserError
+from channelcut.core.errors import BudgetError, UserError
 from channelcut.core.graph import Graph, check_named, output_paths, specs
 from channelcut.core.groups import Groups
 from channelcut.core.inputs import check_kind
@@ -25,7 +36,7 @@ from channelcut.core.unused import sizes, unused_modules
 from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.protocol import WidthCost
-from channelcut.cutting import PlanContext
+from channelcut.cutting import Halfway, PlanContext
 from channelcut.ranking import Criterion
 from channelcut.scoring import Scored, unit_of
 from channelcut.trying import scored_by_best
@@ -44,6 +55,9 @@ class Ranked:
     shares: what `keep` by pattern asks of each group; None where it does not.
     held: what was excluded.
     dropped: unused modules that go as wholes.
+    halfway: what earlier passes have cut already, whose channels score -inf.
+    first: the importance before these.
+    passes: in how many its channels are ranked and cut, see `passes`.
     """
 
     model: nn.Module
@@ -54,6 +68,9 @@ class Ranked:
     shares: NDArray[np.float64] | None
     held: Held
     dropped: tuple[str, ...]
+    halfway: Halfway | None = None
+    first: Scored | None = None
+    passes: int = 1
 
     def timed(self, cost: WidthCost | None) -> Ranked:
         """The same with what time costs.
@@ -88,22 +105,38 @@ class Ranked:
         limited = budget.in_shares(self.whole_ms) if budget.timed else budget
         with watch.stage("allocate"):
             limited = limited.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
-            unit = unit_of(self.criterion.chosen)
-            chosen = allocate(self.groups, self.scored.values, limited, self.costs, self.shares, unit)
-            context = PlanContext(self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped)
+            chosen = self._allocated(limited)
+            context = PlanContext(
+                self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped, halfway=self.halfway
+            )
             said = chosen.to_dict() | ({"full_ms": self.whole_ms} if budget.timed else {})
             said |= self._importance_of(chosen.kept)
             return context.plan(self.asked(budget) | said)
 
+    def _allocated(self, budget: Budget) -> Allocation:
+        """What is kept within a budget; of several passes none takes more of a group than its part, where it can."""
+        unit = unit_of(self.criterion.chosen)
+        allocated = partial(allocate, self.groups, self.scored.values, budget, self.costs, self.shares, unit)
+        if self.passes == 1:
+            return allocated()
+        most = full_widths(self.groups.groups)
+        if self.halfway is not None:
+            kept = ~np.isneginf(self.scored.values)
+            most = np.array([group.kept_width(kept) for group in self.groups.groups], dtype=np.int64)
+        try:
+            return allocated((np.ceil(budget.min_keep ** (1 / self.passes) * most - 1e-9).astype(np.int64), most))
+        except BudgetError:
+            return allocated((np.zeros_like(most), most))
+
     def asked(self, budget: Budget) -> dict[str, Any]:
         """What was asked for, as data, and how channels were ranked for it."""
-        said = self.criterion.said(budget, self.scored)
+        said = self.criterion.said(budget, self.scored) | ({"passes": self.passes} if self.passes > 1 else {})
         return _recorded(self.model, self.groups, budget, said, self.held)
 
     def _importance_of(self, kept: NDArray[np.bool_]) -> dict[str, float]:
         """The share of the summed importance of all channels that could go that is kept, shape (channel_count,)."""
         channels = np.concatenate([group.channels for group in self.groups.groups])
-        values = self.scored.values[channels]
+        values = (self.first or self.scored).values[channels]
         whole = float(values.sum())
         if not np.isfinite(whole) or whole <= 0 or values.min() < 0:
             return {}  # of a function of the user's

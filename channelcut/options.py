@@ -41,6 +41,7 @@ class PruneOptions:
     detections: Detections | None = None
     rescale: str = "auto"
     restore: str = "compensate"
+    passes: int | None = None
     drop_unused: bool = False
     blocks: str | tuple[str, ...] | None = None
     deploy: Deploy = DEFAULT

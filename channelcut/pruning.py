@@ -21,6 +21,7 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
 from channelcut.cost.protocol import WidthCost
+from channelcut.passes import ranked_in_passes
 from channelcut.ranking import Criterion
 from channelcut.restoring import Restoring, as_result, restored_by, unrestored
 
@@ -32,6 +33,7 @@ class Request:
     coupling: how the network is traced and coupled.
     batches: what calibrates.
     each: prove every group alone as well.
+    passes: in how many passes channels are ranked.
     """
 
     budget: Budget
@@ -45,6 +47,7 @@ class Request:
     each: bool = False
     restore: str = "compensate"
     rescale: str = "auto"
+    passes: int = 1
 
     @property
     def restoring(self) -> Restoring:
@@ -89,13 +92,19 @@ def cut_and_proven(
     scored: Ranked, x: Any, inputs: Inputs, asked: Request, watch: Stopwatch
 ) -> tuple[Plan, nn.Module, Proof]:
     """The plan within the budget, the cut, and its proof; where values may have a say, of a trace that computes."""
-    step, small = cut_within(scored, asked.budget, asked.cost, x, watch)
+    step, small = _cut(scored, x, asked, watch)
     try:
         return step, small, steps.proven(small, step, inputs, watch, each=asked.each)
     except ArithmeticNeeded as needed:
         graphs = steps.traced(scored.model, inputs, asked.coupling, watch, arithmetic=True)
         if steps.same_run(scored.groups.graph, graphs[0]):
             raise steps.unproven(step, inputs, needed.proof) from None
-        scored = _scored(scored.model, graphs, inputs, asked, watch)
-        step, small = cut_within(scored, asked.budget, asked.cost, x, watch)
+        step, small = _cut(_scored(scored.model, graphs, inputs, asked, watch), x, asked, watch)
         return step, small, steps.proven(small, step, inputs, watch, each=asked.each)
+
+
+def _cut(scored: Ranked, x: Any, asked: Request, watch: Stopwatch) -> tuple[Plan, nn.Module]:
+    """The plan within the budget, by what several passes rank where that is asked for, and the cut."""
+    if asked.passes > 1:
+        scored = ranked_in_passes(scored, asked.budget, asked.cost, asked.passes, watch)
+    return cut_within(scored, asked.budget, asked.cost, x, watch)

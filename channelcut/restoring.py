@@ -30,7 +30,7 @@ from channelcut.core.result import Compensation, PruneResult, Recalibration, Res
 from channelcut.core.sensitivity import Weighing, images_in, images_of, projections
 from channelcut.core.tensors import named_tensors
 from channelcut.coupling.branches import residual_blocks
-from channelcut.cutting import PlanContext
+from channelcut.cutting import PlanContext, carried
 from channelcut.cutting.apply import check_plan
 from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
@@ -147,6 +147,9 @@ def restored_by(
     if asked.restore == "compensate":
         context = _context(plan)
         original = context.model if towards is None else towards[0]
+        if (halfway := context.halfway) is not None and rescaling is None:  # sizes are of the original's weights
+            original, whole = halfway.model, halfway.rest(plan)
+            smaller = carried(halfway, smaller, whole)
         weighing = weighing_of(original, context.groups.deploy, asked.detections)
         smaller, compensation = compensated(original, smaller, whole, batches, weighing, watch)
         if compensation.refitted:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from channelcut.allocation.budget import Budget, Scores, Widths, steps_and_means, within
+from channelcut.allocation.budget import Budget, Scores, Widths, absolute, steps_and_means, within
 from channelcut.allocation.worth import losses_at
 from channelcut.core.groups import Groups
 from channelcut.cost.protocol import Pairwise, WidthCost
@@ -102,7 +102,7 @@ def blocks_to_go(
             losses[g] = np.concatenate([[0.0 if place else candidate.loss], losses[g]])
     full = np.array([step[-1] for step in steps], np.int64)
     cost = TogetherCost(costs[name], tuple(links), _APART * costs[name](full))
-    found = within(losses, steps, cost, given)
+    found = within(losses, steps, cost, absolute(given, cost(full)))
     if found is None:
         return ()
     return tuple(candidate.module for candidate in candidates if found.widths[candidate.groups[0]] == 0)

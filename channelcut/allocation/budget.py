@@ -153,6 +153,7 @@ def allocate(
     costs: Mapping[str, WidthCost],
     shares: Scores | None = None,
     unit: str = "relative",
+    bounds: tuple[Widths, Widths] | None = None,
 ) -> Allocation:
     """Which channels are kept: under a limit, the widths at which least is lost.
 
@@ -165,6 +166,8 @@ def allocate(
             shares by pattern.
         unit: what scores are: `relative` to others of their lane, a `density` of importance that compares channels of
             all groups, or the `loss` with a channel, which a limit on a cost weighs against what the channel costs.
+        bounds: the least and the greatest width that each group may have here, shape (groups,) both; the greatest and
+            the next one below it are always offered, and channels beyond it score -inf. By default none.
 
     Raises:
         UserError: nothing can be removed at all.
@@ -174,7 +177,7 @@ def allocate(
         raise _nothing_to_remove(groups)
     if shares is None:
         shares = np.full(len(groups.groups), budget.keep if isinstance(budget.keep, float | int) else np.nan)
-    steps, means, order = steps_and_means(groups, scores, budget, shares)
+    steps, means, order = steps_and_means(groups, scores, budget, shares, bounds)
     solution = None
     if budget.limit is None:
         asked = np.where(np.isnan(shares), 1.0, shares)
@@ -183,7 +186,7 @@ def allocate(
     else:
         name, given = budget.limit
         losses = losses_at(groups, means, steps, costs[name], unit)
-        solution = within(losses, steps, costs[name], given)
+        solution = within(losses, steps, costs[name], absolute(given, costs[name](full_widths(groups.groups))))
         if solution is None:
             raise _refused(groups, steps, costs[name], budget.limit)
         widths = solution.widths
@@ -203,7 +206,11 @@ def allocate(
 
 
 def steps_and_means(
-    groups: Groups, scores: Scores, budget: Budget, shares: Scores | None = None
+    groups: Groups,
+    scores: Scores,
+    budget: Budget,
+    shares: Scores | None = None,
+    bounds: tuple[Widths, Widths] | None = None,
 ) -> tuple[list[Widths], list[Scores], list[list[NDArray[np.int64]]]]:
     """Of each group the admissible widths, the mean score of each step, and the channels of each lane in their order.
 
@@ -212,15 +219,26 @@ def steps_and_means(
         scores: see `allocate`.
         budget: its alignment and floors.
         shares: see `allocate`.
+        bounds: see `allocate`.
     """
     asked = np.full(len(groups.groups), np.nan) if shares is None else shares
     order = [_descending(group, scores) for group in groups.groups]
+    values = np.where(np.isneginf(scores), 0.0, scores)
     means = [
-        _steps_mean(group, [scores[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
+        _steps_mean(group, [values[lane] for lane in lanes]) for group, lanes in zip(groups.groups, order, strict=True)
     ]
     least = [least_width(group, budget, share) for group, share in zip(groups.groups, asked, strict=True)]
     steps = [_admissible(groups, group, budget, low) for group, low in zip(groups.groups, least, strict=True)]
+    if bounds is not None:
+        steps = [_between(step, low, high) for step, low, high in zip(steps, *bounds, strict=True)]
+        means = [mean[:high] for mean, high in zip(means, bounds[1], strict=True)]
     return steps, means, order
+
+
+def _between(widths: Widths, low: int, high: int) -> Widths:
+    """Of ascending widths those from `low` on that are below `high`, one at least where there is any, and `high`."""
+    below = widths[widths < high]
+    return np.append(below[below >= min(low, int(below.max(initial=0)))], high)
 
 
 def _nothing_to_remove(groups: Groups) -> UserError:
@@ -296,10 +314,8 @@ def _descending(group: Group, scores: Scores) -> list[NDArray[np.int64]]:
     return [lane[np.argsort(-scores[lane], kind="stable")] for lane in group.lanes]
 
 
-def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, given: float) -> Solution | None:
+def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, limit: float) -> Solution | None:
     """The widths that lose least within a limit; by descent where the cost is a bare function. None: none meet it."""
-    full = np.array([step[-1] for step in steps], dtype=np.int64)
-    limit = absolute(given, cost(full))
     if isinstance(cost, MixedCost):
         return solve_mixed(Program(losses, steps, cost, limit), cost)
     if hasattr(cost, "pairwise"):

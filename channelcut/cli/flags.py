@@ -207,6 +207,13 @@ def add_choice(group: Any) -> None:
         "norms anew, or leave the network as cut",
     )
     group.add_argument(
+        "--passes",
+        type=parsing.positive,
+        metavar="N",
+        help="with the images of --data: rank, cut and refit in so many passes, each closer to the budget (default 4 "
+        "of a detector of Ultralytics, else 1)",
+    )
+    group.add_argument(
         "--rescale",
         choices=("auto", "always", "never"),
         default="auto",
@@ -303,6 +310,7 @@ def read_prune(flags: Namespace) -> PruneOptions:
         loss="library" if flags.labels else None,
         rescale=flags.rescale,
         restore=flags.restore,
+        passes=flags.passes,
         drop_unused=flags.drop_unused,
         blocks=flags.blocks,
         deploy=read_deploy(flags),

@@ -19,6 +19,7 @@ from channelcut.core.plan import Plan
 from channelcut.core.tensors import named_tensors
 from channelcut.core.words import kind_of
 from channelcut.cost.protocol import WidthCost
+from channelcut.cutting.halfway import Halfway
 from channelcut.cutting.planning import make_plan
 
 _ROLES = (Role.OUT, Role.GROUP, Role.DEPTHWISE, Role.NORM, Role.BIAS, Role.PARAM)
@@ -28,7 +29,8 @@ _ROLES = (Role.OUT, Role.GROUP, Role.DEPTHWISE, Role.NORM, Role.BIAS, Role.PARAM
 class PlanContext:
     """What a plan was made from: the model, its groups, what is kept of them, and the scores.
 
-    `kept` and `scores` have shape (channel_count,).
+    `kept` and `scores` have shape (channel_count,). `halfway` is the network that the pass before left, where the plan
+    was made in several.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class PlanContext:
     costs: Mapping[str, WidthCost]
     dropped: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
+    halfway: Halfway | None = None
 
     def plan(self, options: Mapping[str, object]) -> Plan:
         """The plan that keeps what is marked."""
@@ -56,7 +59,7 @@ class PlanContext:
         options = {**plan.options, "by_hand": [*by_hand, slot.tensor]}
         for name in ("allocation", "kept_importance"):  # what was found of the widths is of others
             options.pop(name, None)
-        return replace(self, kept=kept).plan(options)
+        return replace(self, kept=kept, halfway=None).plan(options)
 
     def _output(self, tensor: str) -> Slot:
         """The slot along the output axis of a tensor."""

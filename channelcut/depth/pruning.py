@@ -24,7 +24,7 @@ from channelcut.depth.candidates import candidates, excluded_in
 from channelcut.depth.dropping import dropped, named, paths_of
 from channelcut.depth.finding import blocks_of
 from channelcut.gauge import gauge_for, ratio_of
-from channelcut.pruning import Request, cut_and_proven, finished, scored_channels
+from channelcut.pruning import Request, cut_and_proven, finished, pruned, scored_channels
 from channelcut.restoring import as_result, restored_by, unrestored
 
 Blocks = str | Iterable[str]
@@ -33,7 +33,7 @@ _COMPARED = 2  # batches tell how far the outputs move without a block
 
 
 def pruned_with_blocks(
-    model: nn.Module, x: Any, inputs: Inputs, blocks: Blocks, asked: Request, watch: Stopwatch
+    model: nn.Module, x: Any, inputs: Inputs, blocks: Blocks | None, asked: Request, watch: Stopwatch
 ) -> PruneResult:
     """The network without some residual blocks, cut in width to what the budget leaves, each proven, and restored.
 
@@ -41,7 +41,7 @@ def pruned_with_blocks(
         model: the network.
         x: an example, as for `channelcut.prune`.
         inputs: the same with the further entries.
-        blocks: the paths of blocks, or `auto`: those that the program of the budget leaves out.
+        blocks: the paths of blocks, or `auto`: those that the program of the budget leaves out; None: no block goes.
         asked: what is asked for.
         watch: takes the time.
 
@@ -51,6 +51,8 @@ def pruned_with_blocks(
         BudgetError: the budget cannot be met.
         ProofError: one of the two cuts could not be proven.
     """
+    if blocks is None:
+        return pruned(model, x, inputs, asked, watch)
     names = _checked(asked, blocks)
     scored = scored_channels(model, inputs, asked, watch)
     scored = scored.timed(asked.cost) if asked.budget.timed else scored

@@ -62,6 +62,8 @@ def in_rounds(
     if isinstance(asked.data, Iterator):
         asked = replace(asked, data=list(asked.data))  # every round goes through all of it
     prunes = {**prunes, "progress": asked.progress}
+    if rounds > 1 and prunes.get("passes") is None:
+        prunes["passes"] = 1  # each round is one
     share = _share(model, x, prunes)
     network, found, step, groups = start or model, None, None, None
     for number in range(1, rounds + 1):

@@ -143,13 +143,18 @@ def reads_images(importance: Importance) -> bool:
     return isinstance(importance, str) and importance in SAMPLED
 
 
+def ranks_by_gradients(importance: Importance) -> bool:
+    """Whether a criterion is computed of gradients alone."""
+    return isinstance(importance, str) and importance in SAMPLED and SAMPLED[importance].gradients
+
+
 def check_labels(importance: Importance) -> None:
     """Refuse a criterion that labels say nothing to.
 
     Raises:
         UserError: it is not computed of gradients.
     """
-    if not (isinstance(importance, str) and importance in SAMPLED and SAMPLED[importance].gradients):
+    if not ranks_by_gradients(importance):
         able = ", ".join(name for name, one in SAMPLED.items() if one.gradients)
         raise UserError(
             f"importance={importance_name(importance)!r} does not read labels. Leave loss= (--labels) out, or choose a "
