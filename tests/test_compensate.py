@@ -272,3 +272,27 @@ def test_the_positions_of_an_image_depend_on_its_number_alone() -> None:
     many, stands = sample(weights[:1].expand(4000, -1), 10, 0)
     assert len(many.unique()) == 50
     assert stands.sum(1).mean() == pytest.approx(50, rel=0.01)
+
+
+class Reader(nn.Module):
+    """Columns of an image, one after another."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3)
+        self.read, self.head = getattr(nn, kind)(12, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = self.b(torch.relu(self.a(x))).mean(2).transpose(1, 2)
+        return self.head(self.read(columns)[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.filterwarnings("error")
+def test_what_matters_is_known_before_a_recurrent_layer_too(kind: str) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(16, 3, 16, 16)
+    result = cc.prune(Reader(kind).eval(), images[:1], macs=0.5, calibration=images, importance="fisher")
+    assert result.compensation is not None
+    assert result.compensation.weighted
+    assert "b" in {refit.layer for refit in result.compensation.layers}

@@ -49,6 +49,15 @@ def recurrence(
     return [*function(source, start, weights, has_biases, num_layers, 0.0, False, bidirectional, batch_first)]
 
 
+@torch.library.impl(_LIBRARY, "recurrence", "Autograd")  # type: ignore[untyped-decorator]
+def _differentiable(*args: Any) -> list[Tensor]:
+    """The same, as what torch's own layer is made of where gradients are asked for."""
+    if torch.is_grad_enabled():
+        return recurrence(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return list(RECURRENCE(*args))
+
+
 @torch.library.impl(_LIBRARY, "recurrence", "Meta")  # type: ignore[untyped-decorator]
 def _shapes(
     source: Tensor,
