@@ -149,6 +149,24 @@ def test_misspelt_options_and_criteria_without_tensors() -> None:
         cc.prune(build("Flattened").f1, torch.rand(2, 384), keep=0.5, importance="bn")
 
 
+def test_bounds_hold_where_the_budget_asks_for_less() -> None:
+    model = build("Residual")
+    groups = cc.analyze(model, example())
+    costs = network_costs(model, groups)
+    scores = score(groups, named_tensors(model))
+    most = full_widths(groups.groups) - 3
+    for group, width in zip(groups.groups, most, strict=True):
+        for lane, count in zip(group.lanes, group.counts(int(width)), strict=True):
+            scores[lane[np.argsort(-scores[lane])[count:]]] = -np.inf
+    for limit, least in ((0.99, most - 4), (0.5, most - 4)):
+        kept = allocate(groups, scores, Budget(macs=limit), costs, unit="loss", bounds=(least, most)).kept
+        widths = np.array([group.kept_width(kept) for group in groups.groups])
+        assert (widths <= most).all()
+        assert (widths >= least).all()
+        assert not (kept & np.isneginf(scores)).any()
+    assert (widths < most).any()
+
+
 def test_keep_everything_removes_nothing() -> None:
     model = build("Residual")
     groups = cc.analyze(model, example())

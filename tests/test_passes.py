@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 from torch import nn
 
 import channelcut as cc
-from channelcut import choosing, passes
+from channelcut import choosing, passes, restoring
 from channelcut.core.errors import BudgetError, UserError
+from channelcut.core.result import Compensation
 from channelcut.core.tensors import named_tensors, weights_fingerprint
+from channelcut.passes import passes_of
+from channelcut.ranking import Criterion
+from channelcut.recovering import rounds as in_rounds
 
 IMAGES = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(7))
 TWINS, SINGLES = [0, 1], [2, 3, 4, 5]
@@ -98,6 +103,48 @@ def test_no_pass_brings_back_what_one_before_has_cut(monkeypatch: pytest.MonkeyP
     assert not (passes[1] & ~passes[0]).any()
     assert not (passes[2] & ~passes[1]).any()
     assert first.sum() == pytest.approx(passes[2].sum(), abs=6)
+
+
+def test_refits_begin_at_the_weights_that_the_pass_before_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def marked(before: nn.Module, smaller: nn.Module, *_: Any) -> tuple[nn.Module, Compensation]:
+        with torch.no_grad():
+            smaller.get_parameter("head.bias").add_(1.0)
+        return smaller, Compensation(refused="marked")
+
+    monkeypatch.setattr(passes, "compensated", marked)
+    monkeypatch.setattr(restoring, "compensated", marked)
+    monkeypatch.setattr(restoring, "recalibrate", lambda model, *_: (model, None))
+    result = pruned(macs=0.5)
+    before = networks.build("Residual").get_parameter("head.bias")
+    assert torch.allclose(result.model.get_parameter("head.bias"), before + 3)
+
+
+@pytest.mark.parametrize(("rounds", "told"), [(1, None), (2, 1)])
+def test_each_of_several_rounds_with_a_training_is_one_pass(
+    rounds: int, told: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def noted(*args: Any, **given: Any) -> Any:
+        asked.append(given.get("passes"))
+        return cc.prune(*args, **given)
+
+    monkeypatch.setattr(in_rounds, "prune", noted)
+    model, x = networks.build("Residual"), networks.example()
+    cc.prune_in_rounds(model, x, torch.rand(32, 3, 16, 16), rounds=rounds, epochs=1, keep=0.5)
+    assert asked == [told] * rounds
+
+
+def test_four_passes_are_the_default_of_a_detector_of_a_known_library() -> None:
+    batches = [((IMAGES,), {})]
+    known = Criterion("taylor", batches, detects=True)
+    assert passes_of(None, known, "compensate", None) == 4
+    assert passes_of(2, known, "compensate", None) == 2
+    assert passes_of(None, known, "compensate", "auto") == 1
+    assert passes_of(None, known, "none", None) == 1
+    assert passes_of(None, replace(known, detections=lambda outputs: outputs), "compensate", None) == 1
+    assert passes_of(None, replace(known, detects=False), "compensate", None) == 1
+    assert passes_of(None, replace(known, importance="reconstruction"), "compensate", None) == 1
 
 
 def test_passes_leave_equal_shares_of_a_budget() -> None:
