@@ -142,8 +142,9 @@ def table(content: Mapping[str, Any]) -> str:
     lines = [
         "# Recovery beside Torch-Pruning",
         "",
-        f"`python -m benchmarks.recovery_peer`: ResNet-56, CIFAR-10, original {content['original']:.4f}, cut to 1 / 2.1",
-        f"and 1 / 2.5 of the MACs; {TAUGHT:,} unlabelled training images, {EPOCHS} epochs; top-1 on 10,000 test images.",
+        f"`python -m benchmarks.recovery_peer`: ResNet-56, CIFAR-10, original {content['original']:.4f}, cut to",
+        f"1 / 2.1 and 1 / 2.5 of its MACs; {TAUGHT:,} unlabelled training images, {EPOCHS} epochs; top-1 on the",
+        "10,000 test images.",
         "",
         "| cut and lesson | MACs | before | after | processor time |",
         "|---|---|---|---|---|",
