@@ -96,8 +96,8 @@ def _of_library(
     found = (how[1] or adapter_of(model)).labelled(model, data, shape, how[0], plain=True)
     if found is None or found.loss is None:
         raise UserError(
-            f"There are no labels to rank {type(model).__name__} by: {' '.join(found.notes) if found else ''}"
-            "expected a data.yaml of an Ultralytics network with labels in its `train` split, or batches() and loss() "
+            f"There are no labels to rank {type(model).__name__} by: {' '.join([*found.notes, '']) if found else ''}"
+            "Expected a data.yaml of an Ultralytics network with labels in its `train` split, or batches() and loss() "
             "beside a factory. Leave --labels (loss= in Python) out, and channels are ranked by the outputs."
         )
     return rereadable(found.data, found.loss), found.loss

@@ -31,12 +31,22 @@ from channelcut.core.sensitivity import Weighing, images_in, images_of, projecti
 from channelcut.core.tensors import named_tensors
 from channelcut.coupling.branches import residual_blocks
 from channelcut.cutting import PlanContext, carried
-from channelcut.cutting.apply import check_plan
+from channelcut.cutting.apply import check_plan, check_weights
 from channelcut.ops.align import Misaligned, align
 from channelcut.ranking import images_for
 from channelcut.recovery import Preprocessing, cut_means, recalibrate, rescale, rescales
 from channelcut.recovery.batches import EXPECTED, Batches, mapped, run_batch
-from channelcut.recovery.chunks import LARGEST, alike, bytes_of_image, flat, joined, of_size, others, usable_memory
+from channelcut.recovery.chunks import (
+    LARGEST,
+    alike,
+    bytes_of_image,
+    flat,
+    joined,
+    of_size,
+    others,
+    tensors_of,
+    usable_memory,
+)
 from channelcut.recovery.compensate import refit
 from channelcut.recovery.targets import Objective, Pair
 from channelcut.tracing import trace
@@ -169,6 +179,7 @@ def _again(
         UserError: the result is of another network, or holds no cut any more.
     """
     check_plan(model, result.step)
+    check_weights(model, result.step)
     record = noticed(result.model)
     if record is None:
         raise UserError(
@@ -201,6 +212,8 @@ def compensated(
     for other in others(batches):  # of inputs that no network takes the forward complains
         run_batch(smaller, other)
     every = joined(batches)
+    if not all(bool(t.isfinite().all()) for t in tensors_of(every) if t.is_floating_point()):
+        raise UserError("The calibration inputs hold NaN or infinity. Look at the images and how they are prepared.")
     images = images_in(every)
     if images < 2 or alike(every):
         why = "there is one image" if images < 2 else "all images are the same"

@@ -296,3 +296,22 @@ def test_what_matters_is_known_before_a_recurrent_layer_too(kind: str) -> None:
     assert result.compensation is not None
     assert result.compensation.weighted
     assert "b" in {refit.layer for refit in result.compensation.layers}
+
+
+def test_a_model_with_other_weights_than_those_that_were_cut_is_refused() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval(), torch.rand(16, 3, 8, 8)
+    result = cc.prune(model, x[:1], keep=0.5)
+    with torch.no_grad():
+        model[2].weight.add_(1.0)
+    with pytest.raises(cc.UserError, match="other weights"):
+        cc.compensate(model, result, x)
+
+
+def test_images_that_are_not_finite_are_refused() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval(), torch.rand(16, 3, 8, 8)
+    result = cc.prune(model, x[:1], keep=0.5)
+    x[3, 0, 0, 0] = torch.inf
+    with pytest.raises(cc.UserError, match="NaN or infinity"):
+        cc.compensate(model, result, x)

@@ -117,6 +117,8 @@ def test_the_loss_is_of_what_is_found() -> None:
         (lambda out: read(out) | {"boxes": read(out)["boxes"][..., :2]}, r"boxes of shape \(\d+, 64, 2\). Expected"),
         (lambda out: read(out) | {"scores": read(out)["scores"] * 3 - 2}, "scores from .*sigmoid or softmax"),
         (lambda out: read(out) | {"scores": read(out)["scores"] * torch.nan}, "scores from nan to nan"),
+        (lambda out: read(out) | {"boxes": read(out)["boxes"] * torch.nan}, "boxes that are not finite"),
+        (lambda out: {name: part[:, :0] for name, part in read(out).items()}, r"scores of shape \(\d+, 0, \d+\)"),
         (lambda out: read(out.detach()), "No gradient leads through detections"),
         (lambda out: out["boxes"], "fails with .*It is called with what the forward returns"),
         (3, r"detections is an int. Expected a function that is called as detections\(outputs\)"),
@@ -214,3 +216,19 @@ def test_classifiers_are_not_told_of_detections() -> None:
         assert len(ranking_notes(plan, groups.graph)) == notes
         said = replace(plan, options={**plan.options, "weighed_by": "detections"})
         assert not ranking_notes(said, groups.graph)
+
+
+def test_a_function_that_decodes_in_place_reads_what_another_one_does() -> None:
+    def in_place(outputs: Tensor) -> Mapping[str, Tensor]:
+        found = read(outputs)
+        outputs.mul_(0.0)
+        return {name: part.clone() for name, part in found.items()}
+
+    def before(outputs: Tensor) -> Mapping[str, Tensor]:
+        return {name: part.clone() for name, part in read(outputs).items()}
+
+    model = Loud().eval()
+    asked = {"keep": 0.5, "calibration": IMAGES, "importance": "l2"}
+    one, other = (cc.prune(model, IMAGES[:1], **asked, detections=each) for each in (before, in_place))
+    assert one.compensation is not None and other.compensation is not None
+    assert one.compensation.layers == other.compensation.layers

@@ -443,7 +443,7 @@ def test_compress_recovers_and_reports(tmp_path: Path, capsys: Any, monkeypatch:
     assert "exists. Nothing was changed" in capsys.readouterr().err
     (tmp_path / "det.py").write_text(FACTORY.replace("seed(0)", "seed(1)"))
     assert main([*again, "--force"]) == 2
-    assert "and other weights, so that it is no teacher" in capsys.readouterr().err
+    assert "and other weights, so that its channels" in capsys.readouterr().err
     assert main([*command[:7], "--out", str(out), "--batch-norm", "batch"]) == 2
     assert "--batch-norm says how a recovery trains, and none is asked for" in capsys.readouterr().err
 

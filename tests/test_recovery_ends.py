@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,52 @@ def test_a_budget_of_rounds_is_refused_before_anything_runs(made: Any, asked: di
             cc.sparsify(made[0], IMAGES[:1], IMAGES, epochs=1, progress=lambda stage, *_: ran.append(stage), **asked)
         assert text.replace("prune_in_rounds", "sparsify") in str(error.value)
         assert not ran
+
+
+def test_other_pixels_or_labels_in_the_same_places_are_other_data(made: Any, tmp_path: Path) -> None:
+    model, result = made
+
+    def taught(data: Any, **given: Any) -> PruneResult:
+        options = cc.RecoverOptions(**QUICK, learning_rate=1e-3)
+        return cc.recover(model, result, data, epochs=1, options=options, out=tmp_path, **given)
+
+    def loss(network: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(network(batch[0]), batch[1])
+
+    taught(IMAGES)
+    with pytest.raises(cc.UserError, match="the data"):
+        taught(torch.cat([IMAGES[:1], IMAGES[1:].flip(3)]))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    taught(TensorDataset(IMAGES, torch.arange(48) % 4), loss=loss)
+    with pytest.raises(cc.UserError, match="the data"):
+        taught(TensorDataset(IMAGES, torch.arange(48) % 2), loss=loss)
+
+
+@pytest.mark.parametrize("images", [torch.rand(16, 1, 8, 8), torch.rand(3, 16, 16)], ids=["one channel", "no batch"])
+def test_inputs_that_the_network_does_not_take_are_refused_by_a_paragraph(made: Any, images: Tensor) -> None:
+    model, result = made
+    with pytest.raises(cc.UserError):
+        cc.recover(model, result, images, epochs=1)
+
+
+def test_inputs_of_several_sizes_are_refused_by_a_paragraph(made: Any) -> None:
+    model, result = made
+    mixed = [torch.rand(3, size, size) for size in (8, 9) * 8]
+    with pytest.raises(cc.UserError, match="Expected inputs of one size"):
+        cc.recover(model, result, mixed, epochs=1, options=cc.RecoverOptions(**QUICK, learning_rate=1e-3))
+
+
+def test_weights_in_half_precision_are_refused_by_name(made: Any) -> None:
+    model = copy.deepcopy(made[0]).half()
+    result = cc.prune(model, IMAGES[:1].half(), keep=0.5)
+    with pytest.raises(cc.UserError, match=r"float16 \(0\.0\.weight\).*Expected float32"):
+        cc.recover(model, result, IMAGES.half(), epochs=1)
+
+
+def test_rounds_read_a_generator_of_calibration_once(made: Any) -> None:
+    found = cc.prune_in_rounds(
+        made[0], IMAGES[:1], IMAGES, rounds=2, epochs=1, keep=0.5, calibration=iter(IMAGES.split(8)),
+        options=cc.RecoverOptions(**QUICK, learning_rate=1e-3),
+    )  # fmt: skip
+    assert [change["round"] for change in found.plan.changes if change["step"] == "compensate"] == [1, 2]

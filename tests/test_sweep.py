@@ -92,8 +92,8 @@ PRUNE = {
     "keep": {"*": 0.9}, "macs": 0.5, "params": 0.5, "latency_ms": 3.0, "cost": len, "exclude": ("a",),
     "min_channels": 2, "min_keep": 0.2, "align": 8, "importance": "l1", "calibration": "images",
     "preprocessing": cc.Preprocessing("crop"), "loss": "library", "detections": len, "rescale": "never",
-    "restore": "none", "passes": 2, "drop_unused": True, "blocks": "auto", "deploy": Deploy(nms=False), "tracer": "export",
-    "grouped": "offsets",
+    "restore": "none", "passes": 2, "drop_unused": True, "blocks": "auto", "deploy": Deploy(nms=False),
+    "tracer": "export", "grouped": "offsets",
     "prunable_outputs": ("1.*",), "entries": ("forward_train",), "prove": "each",
 }  # fmt: skip
 COMPRESS = {

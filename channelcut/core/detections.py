@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from channelcut.core.copies import cloned
 from channelcut.core.errors import UserError
 from channelcut.core.sensitivity import Weighing, floating
 from channelcut.core.words import kind_of
@@ -52,7 +53,7 @@ def detected(detections: Detections, result: Any) -> Detected:
         DetectionsError: it fails, or returns something else.
     """
     try:
-        found = detections(result)
+        found = detections(cloned(result))  # it may decode in place
     except UserError as error:
         raise DetectionsError(str(error)) from error
     except Exception as error:
@@ -67,7 +68,7 @@ def detected(detections: Detections, result: Any) -> Detected:
         )
         raise DetectionsError(f"detections(outputs) returns {kind_of(found)} ({said or 'no mapping'}). {_EXPECTED}")
     scores, boxes = (part.float() for part in parts if part is not None)
-    if scores.shape[:2] != boxes.shape[:2] or boxes.shape[2] != 4:
+    if scores.shape[:2] != boxes.shape[:2] or boxes.shape[2] != 4 or not scores.numel():
         raise DetectionsError(
             f"detections(outputs) returns scores of shape {tuple(scores.shape)} and boxes of shape "
             f"{tuple(boxes.shape)}. {_EXPECTED}"
@@ -75,12 +76,14 @@ def detected(detections: Detections, result: Any) -> Detected:
     return Detected(scores, boxes)
 
 
-def check_scores(found: Detected) -> None:
-    """Refuse scores that are none, as logits are.
+def check_detected(found: Detected) -> None:
+    """Refuse scores that are none, as logits are, and boxes that are not finite.
 
     Raises:
-        DetectionsError: says between which numbers they are.
+        DetectionsError: says between which numbers the scores are.
     """
+    if not bool(torch.isfinite(found.boxes.detach()).all()):
+        raise DetectionsError("detections(outputs) returns boxes that are not finite. Expected corners in pixels.")
     low, high = found.scores.detach().min().item(), found.scores.detach().max().item()
     if not (low >= 0.0 and high <= 1.0):
         raise DetectionsError(
@@ -97,7 +100,7 @@ def weighing(detections: Detections) -> Weighing:
 
     def leaves(result: Any) -> Sequence[Tensor]:
         found = detected(detections, result)
-        check_scores(found)
+        check_detected(found)
         if (
             not found.scores.requires_grad
             and torch.is_grad_enabled()

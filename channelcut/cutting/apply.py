@@ -7,7 +7,8 @@ from torch import nn
 from channelcut.core.copies import copy_with
 from channelcut.core.errors import UserError
 from channelcut.core.plan import Plan
-from channelcut.core.tensors import architecture_fingerprint, cut_tensor, named_tensors
+from channelcut.core.record import origin
+from channelcut.core.tensors import architecture_fingerprint, cut_tensor, named_tensors, weights_fingerprint
 from channelcut.core.trees import leaves
 from channelcut.ops.refresh import refresh
 from channelcut.ops.zeros import zero_module
@@ -84,4 +85,18 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
             "This plan belongs to another architecture: the names or shapes of the model's parameters differ from "
             f"those it was made for (fingerprint {architecture_fingerprint(model)}, expected {plan.fingerprint}). "
             "Build the same class with the same arguments, before any fuse()."
+        )
+
+
+def check_weights(model: nn.Module, plan: Plan) -> None:
+    """Refuse a model that has the architecture that a plan was made for, and other weights.
+
+    Raises:
+        UserError: it has.
+    """
+    if origin(model)[0] != plan.weights:
+        raise UserError(
+            "The model has the architecture that this result was cut from, and other weights, so that its channels are "
+            f"not those that the cut has (their fingerprint is {weights_fingerprint(model)}, expected {plan.weights}). "
+            "Give the network as it was when it was pruned (--weights on the command line)."
         )

@@ -61,6 +61,8 @@ def in_rounds(
         )
     if isinstance(asked.data, Iterator):
         asked = replace(asked, data=list(asked.data))  # every round goes through all of it
+    if isinstance(prunes.get("calibration"), Iterator):
+        prunes = {**prunes, "calibration": list(prunes["calibration"])}
     prunes = {**prunes, "progress": asked.progress}
     if rounds > 1 and prunes.get("passes") is None:
         prunes["passes"] = 1  # each round is one

@@ -11,14 +11,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from channelcut.adapters import Adapter, adapter_of, images_of, preprocessing_of, teaching_of
 from channelcut.adapters.user_file import UserFile
-from channelcut.core.accelerator import accelerator
+from channelcut.core.accelerator import accelerator, device_of
 from channelcut.core.copies import private_copy
+from channelcut.core.described import described
 from channelcut.core.detections import Detections
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
@@ -26,11 +28,12 @@ from channelcut.core.inputs import Inputs, check_callable, check_kind, check_net
 from channelcut.core.labels import Loss
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
-from channelcut.core.record import add_change, noticed, origin, put_record, record_of
+from channelcut.core.record import add_change, noticed, put_record, record_of
 from channelcut.core.result import PruneResult, Recovery
 from channelcut.core.tensors import architecture_fingerprint, named_tensors, weights_fingerprint
+from channelcut.cutting.apply import check_weights
 from channelcut.recovery import recalibrate
-from channelcut.recovery.batches import MOST
+from channelcut.recovery.batches import MOST, mapped, run_batch, taken
 from channelcut.recovery.distil import DEFAULT, Course, RecoverOptions, Teaching, distil
 from channelcut.recovery.distil.batching import Batches
 from channelcut.recovery.distil.checkpoints import digest
@@ -45,6 +48,7 @@ from channelcut.recovery.distil.start import drawn, rewound
 from channelcut.recovery.distil.state import fill
 from channelcut.recovery.images import unreadable_words
 
+_LOOKED_AT = 32  # items of the data, by which a run that goes on knows it
 _SMALL = 8  # inputs in a step where batch norms stay
 _IN_MEMORY = 1 << 30  # bytes of a library's data set that are read
 _NOT_ASKED = (*UNTOLD, "preprocessing", "rewind")  # of the options, what a checkpoint's other parts say
@@ -155,6 +159,7 @@ def taught(
     all_ = processes(_device(model, options))
     asked = _with_labels(model, asked, pupil.graph, watch)
     pool = _pool(model, asked, _example(pupil.graph, model, asked.data), watch)
+    _check_first(model, pool)
     teaching = teaching_of(model, asked.detections)
     folder = None if asked.out is None else Path(asked.out)
     known = {} if folder is None else _known(model, pupil, pool, asked) | {"the processes": str(all_.count)}
@@ -197,6 +202,12 @@ def _check(model: nn.Module, result: PruneResult) -> None:
     check_network(model)
     check_values(model)
     check_kind(result, PruneResult, "result", "channelcut.prune")
+    half = next((name for name, p in result.model.named_parameters() if p.dtype == torch.float16), None)
+    if half is not None:
+        raise UserError(
+            f"The weights of the cut are float16 ({half}), in which the steps of a training vanish or overflow. "
+            "Expected float32: cut model.float(), recover, and write fp16 files (--precision fp16)."
+        )
     if record_of(result.model) is None:
         raise UserError(
             f"The network of the result, a {type(result.model).__name__}, has got other shapes since it was cut (by "
@@ -208,13 +219,8 @@ def _plan_from(model: nn.Module, result: PruneResult) -> Plan:
     """The plan that leads from the model to the result's network: over all rounds, or of the last one."""
     found = architecture_fingerprint(model)
     plan = next((plan for plan in (result.plan, result.step) if plan.fingerprint == found), None)
-    if plan is not None and origin(model)[0] != plan.weights:
-        raise UserError(
-            "The model has the architecture that this result was cut from, and other weights, so that it is no "
-            f"teacher whose channels the cut has (their fingerprint is {weights_fingerprint(model)}, expected "
-            f"{plan.weights}). Give the network as it was when it was pruned (--weights on the command line)."
-        )
     if plan is not None:
+        check_weights(model, plan)
         return plan
     raise UserError(
         "This result was cut from another network than the model: the names or shapes of its parameters differ. The "
@@ -269,7 +275,8 @@ def _with_labels(model: nn.Module, asked: Training, graph: Graph, watch: Stopwat
     data = found.data
     if isinstance(data, Iterator) and len(given) > 1:  # the first item says what the inputs are called
         data = list(itertools.islice(data, MOST))
-    return replace(asked, data=data, loss=found.loss, notes=(*asked.notes, *found.notes))
+    alone = ("The original teaches alone.",) if found.loss is None and found.notes else ()
+    return replace(asked, data=data, loss=found.loss, notes=(*asked.notes, *found.notes, *alone))
 
 
 def _pool(model: nn.Module, asked: Training, example: Inputs, watch: Stopwatch) -> Pool:
@@ -288,6 +295,12 @@ def _pool(model: nn.Module, asked: Training, example: Inputs, watch: Stopwatch) 
         )  # fmt: skip
         found = pool_of(data, reading)
         return replace(found, unreadable=found.unreadable + broken, notes=(*found.notes, *notes))
+
+
+def _check_first(model: nn.Module, pool: Pool) -> None:
+    """Refuse inputs that the network does not take, before anything is trained on them."""
+    inputs, device = taken(pool.joined([pool.item(0)]), pool.example, 0), device_of(model)
+    run_batch(private_copy(model).eval(), mapped(inputs, lambda t: t.to(device)))
 
 
 def _begun(
@@ -315,13 +328,14 @@ def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching
 
 def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Training) -> dict[str, str]:
     """What a checkpoint must have been made for."""
-    first = [t.double().sum().item() for t in pytree.tree_leaves(pool.item(0)) if isinstance(t, Tensor)]
+    looked_at = np.unique(np.linspace(0, pool.size - 1, min(pool.size, _LOOKED_AT)).round().astype(int)).tolist()
+    content = [described(pytree.tree_leaves(pool.item(number))) for number in looked_at]
     names = [each.name for each in fields(asked.options) if each.name not in _NOT_ASKED]
     return {
         "the plan": digest([pupil.plan.fingerprint, pupil.plan.to_dict()["kept"], pupil.plan.dropped]),
         "the original's weights": weights_fingerprint(model),
         "the weights that it starts from": weights_fingerprint(pupil.small),
-        "the data": digest([pool.size, [pool.named(number) for number in range(pool.size)], first]),
+        "the data": digest([pool.size, [pool.named(number) for number in range(pool.size)], content]),
         "the epochs": str(asked.epochs),
         "the task loss": str(asked.task is not None),
         "the detections": str(asked.detections is not None),

@@ -63,7 +63,7 @@ def _bytes(graph: Graph, node: Node) -> int:
 
 def joined(batches: Sequence[Inputs]) -> Inputs:
     """All inputs as one batch; those of another shape than the first are left out."""
-    alike = [_tensors(batch) for batch in batches if _shape(batch) == _shape(batches[0])]
+    alike = [tensors_of(batch) for batch in batches if _shape(batch) == _shape(batches[0])]
     columns = iter([torch.cat(parts) for parts in zip(*alike, strict=True)])
     args, kwargs = mapped_only(Tensor, lambda _: next(columns), batches[0])
     return args, kwargs
@@ -93,13 +93,14 @@ def of_size(batch: Inputs, images: int, most: int) -> list[Inputs]:
 
 def alike(batch: Inputs) -> bool:
     """Whether all inputs are the same one."""
-    return all(bool((tensor == tensor[:1]).all()) for tensor in _tensors(batch))
+    return all(bool((tensor == tensor[:1]).all()) for tensor in tensors_of(batch))
 
 
 def _shape(batch: Inputs) -> list[torch.Size]:
-    return [tensor.shape[1:] for tensor in _tensors(batch)]
+    return [tensor.shape[1:] for tensor in tensors_of(batch)]
 
 
-def _tensors(batch: Inputs) -> list[Tensor]:
+def tensors_of(batch: Inputs) -> list[Tensor]:
+    """The tensors of a batch, by position and then by name."""
     args, kwargs = batch
     return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]

@@ -56,7 +56,7 @@ def labelled(model: nn.Module, data: str | Path, size: int, epochs: int, *, plai
     found = check_module(model, data, _WITHOUT)
     _check_order(model, found, data)
     if task != "classify" and not _labels(found, data):
-        said = f"No labels stand beside the images of the split 'train' of {data}: the original teaches alone."
+        said = f"No labels stand beside the images of the split 'train' of {data}."
         return Labelled(data, None, (said,))
     settings = _settings(model, task, size, epochs)
     folder = tempfile.TemporaryDirectory(prefix="channelcut-", ignore_cleanup_errors=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from channelcut.core.errors import UserError
 from channelcut.core.inputs import Inputs
 from channelcut.recovery.batches import mapped, put_back, taken
 from channelcut.recovery.distil.augment import augmented, draws, generator, mixed
@@ -92,7 +93,13 @@ class Batches:
     def given(self, items: Sequence[Any]) -> Given:
         """Items as a batch on the device, as they are."""
         device = self.all.device
-        whole = self.pool.joined(items)
+        try:
+            whole = self.pool.joined(items)
+        except (RuntimeError, TypeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"Items of the data do not make one batch ({said}). Expected inputs of one size."
+            ) from error
         inputs = mapped(taken(whole, self.pool.example, 0), lambda t: t.to(device))
         count = next((len(v) for v in _values(inputs) if isinstance(v, Tensor) and v.dim()), len(items))
         whole = pytree.tree_map_only(Tensor, lambda t: t.to(device), whole)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from channelcut.core.detections import BOXES, Detections, check_scores, detected
+from channelcut.core.detections import BOXES, Detections, check_detected, detected
 
 _LEAST = 1e-7  # of a score, whose logarithm is taken
 _STRAIGHT = 0.1  # of a box's size: from there on its error counts in proportion, so that single boxes do not rule
@@ -28,7 +28,7 @@ class DetectionsLoss:
         """The loss, shape (), of the results of both on the same inputs."""
         his, own = detected(self.detections, teacher), detected(self.detections, student)
         if not self.checked:  # once: a GPU would wait for the numbers
-            check_scores(his)
+            check_detected(his)
             self.checked = True
         total = his.confidence.sum().clamp(min=1e-6)
         scores = _divergence(his.scores, own.scores) / total
