@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
 import channelcut as cc
@@ -190,3 +191,23 @@ def test_rounds_read_a_generator_of_calibration_once(made: Any) -> None:
         options=cc.RecoverOptions(**QUICK, learning_rate=1e-3),
     )  # fmt: skip
     assert [change["round"] for change in found.plan.changes if change["step"] == "compensate"] == [1, 2]
+
+
+def test_a_layer_that_has_another_size_since_the_cut_is_not_compared() -> None:
+    torch.manual_seed(0)
+    inner = parametrizations.spectral_norm(nn.Conv2d(16, 16, 3))
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), inner, nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
+    with torch.no_grad():  # channels that go hold most of what the norm divides by
+        inner.parametrizations.weight.original[8:] *= 1e-2
+        inner.parametrizations.weight.original[:, 8:] *= 30
+        model[0].weight[8:] *= 1e-2
+    images = torch.rand(64, 3, 10, 10)
+    result = cc.prune(model, images[:1], keep=0.5, calibration=images)
+
+    def error(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((network(images) - model(images)).square().mean())
+
+    options = cc.RecoverOptions(**QUICK | {"places": 6}, learning_rate=3e-3)
+    found = cc.recover(model, result, images, epochs=3, options=options)
+    assert error(found.model) <= 1.05 * error(result.model)

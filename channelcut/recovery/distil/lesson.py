@@ -19,6 +19,10 @@ from channelcut.recovery.distil.losses import Teaching, outputs_of, relative, va
 from channelcut.recovery.distil.options import RecoverOptions
 from channelcut.recovery.distil.places import Place, Tapped
 
+# Of a cut layer that is twice as far from the original's as any unrelated one: it gives something else by now, in
+# another size behind a spectral norm, say, and what reads it has been fitted to that.
+_STRAYED = 4.0
+
 
 @dataclass(frozen=True)
 class Given:
@@ -74,12 +78,19 @@ class Lesson:
         self.places = tuple(p for p in self.places if self.teacher.seen.get(p.path))
         for place in self.places:
             self.scales[place.path] = variance(_kept(self.teacher.seen[place.path][0], place))
+        if self.options.init == "cut":
+            self.places = tuple(place for place in self.places if self._apart(place, student) <= _STRAYED)
         if not self.compares and self.task is None:
             raise UserError(
                 "There is nothing to learn from: no floating output of the original can be compared with the cut's "
                 "(they are sorted, chosen by values, or of other shapes), and no layer that lost channels is seen. "
                 "Give a task loss: loss=lambda model, batch: ..., a tensor of one number."
             )
+
+    def _apart(self, place: Place, student: Tapped) -> float:
+        """How far a layer is from the original's before it learns, in units of its variance."""
+        pairs = zip(student.seen[place.path], self.teacher.seen[place.path], strict=True)
+        return max(float(relative(own, _kept(his, place), self.scales[place.path])) for own, his in pairs)
 
     @property
     def compares(self) -> bool:
