@@ -296,6 +296,7 @@ def test_what_matters_is_known_before_a_recurrent_layer_too(kind: str) -> None:
     assert result.compensation is not None
     assert result.compensation.weighted
     assert "b" in {refit.layer for refit in result.compensation.layers}
+    assert "recurrent" in str(result.compensation.skipped)
 
 
 def test_a_model_with_other_weights_than_those_that_were_cut_is_refused() -> None:

@@ -19,6 +19,7 @@ from channelcut.ops.execute import writes_values
 from channelcut.ops.registry import op
 from channelcut.ops.writes import written
 
+RECURRENT = "what a recurrent layer gives is no sum of what it reads"
 SHARED, COMPUTED = "its weight is read in several places", "its weight is computed"
 
 
@@ -132,6 +133,8 @@ def layers_of(graph: Graph, tensors: Collection[str]) -> tuple[list[Layer], dict
     reading, touched = Reading(graph), changed_from(graph, tensors)
     found, skipped = [], {}
     for node in graph.calls:
+        if node.name == "channelcut.recurrence" and any(ref.index in touched for ref in refs(node.args[:1])):
+            skipped[node.site.module or str(node.site)] = RECURRENT
         if op(node.name).convolves is None and not op(node.name).affine:
             continue
         given = bound_arguments(node.target, node.args, node.kwargs)
