@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from networks import build, example
 from torch import Tensor, nn
 
 import channelcut as cc
+from channelcut import cli
 from channelcut.cli import main
 from channelcut.sources import open_source
 from channelcut.tracing import trace
@@ -371,3 +373,19 @@ def test_what_loads_is_what_was_saved(file: str, tmp_path: Path) -> None:
             continue  # between two entries, where it says nothing
         with pytest.raises(cc.UserError):
             cc.load(lambda: build("Chain"), tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "on"), [({"recover": 3}, True), ({"epochs": 3}, True), ({"recover": 0}, False)])
+def test_an_interrupted_training_is_said_to_go_on(
+    asked: dict[str, int], on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Namespace) -> int:
+        raise KeyboardInterrupt
+
+    class Parser:
+        def parse_args(self, _: object) -> Namespace:
+            return Namespace(run=interrupted, **asked)
+
+    monkeypatch.setattr(cli, "parser", Parser)
+    assert cli.main([]) == 130
+    assert ("the same command goes on with what was trained" in capsys.readouterr().err) == on

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for a result that does not hold, 2 for an error of the user's, 130 for Ctrl-C.
     """
+    flags = None
     try:
         flags = parser().parse_args(argv)
         return int(flags.run(flags))
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"channelcut: {error}", file=sys.stderr)
         return DOES_NOT_HOLD
     except KeyboardInterrupt:
-        print("channelcut: interrupted; nothing half-written was left behind", file=sys.stderr)
+        trained = any(getattr(flags, name, 0) for name in ("recover", "sparsify", "epochs"))
+        on = "; the same command goes on with what was trained" if trained else ""
+        print(f"channelcut: interrupted; nothing half-written was left behind{on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # such as `channelcut analyze MODEL | head`
         return DONE
