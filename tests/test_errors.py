@@ -119,9 +119,11 @@ def test_preprocessing_that_cannot_work(bad: dict[str, object]) -> None:
 def test_calibration_that_does_not_fit_or_is_not_finite() -> None:
     with pytest.raises(cc.UserError, match=r"calibration inputs \(1x5x16x16\) do not run through"):
         cc.prune(build("Chain"), example(), keep=0.5, calibration=torch.rand(8, 5, 16, 16))
+    asked = {"keep": 0.5, "importance": "l2", "calibration": torch.full((8, 3, 16, 16), float("nan"))}
+    with pytest.raises(cc.UserError, match="calibration inputs hold NaN or infinity"):
+        cc.prune(build("Chain"), example(), **asked)
     with pytest.raises(cc.UserError, match="is not finite: the calibration inputs hold NaN"):
-        broken = torch.full((8, 3, 16, 16), float("nan"))
-        cc.prune(build("Chain"), example(), keep=0.5, importance="l2", calibration=broken)
+        cc.prune(build("Chain"), example(), **asked, restore="recalibrate")
 
 
 def test_a_wrapped_model() -> None:
