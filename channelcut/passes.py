@@ -29,7 +29,7 @@ from channelcut.restoring import compensated
 from channelcut.scoring import Scored, ranks_by_gradients
 from channelcut.steps import context_of
 
-OF_A_DETECTOR = 4  # where nobody says how many: of four of Ultralytics they keep .02 to .05 more mAP than one
+OF_A_DETECTOR = 4  # where nobody says how many (benchmarks/results/accuracy.md has rows of one and of four)
 
 
 def passes_of(asked: int | None, criterion: Criterion, restore: str, blocks: object) -> int:
