@@ -116,15 +116,10 @@ def ultralytics(name: str, data: str) -> Network:
 
 def rows_of(network: Network, macs: float, importance: str | None, images: int) -> dict[str, dict[str, Any]]:
     """The states of one cut."""
-    chosen = network.images[:: max(1, len(network.images) // images)][:images]
+    chosen = _sample(network, images)
     watch = _Watch()
-    result = cc.prune(
-        network.model, network.example, macs=macs, align=network.align, importance=importance, calibration=chosen,
-        restore="none", detections=network.detections,
-    )  # fmt: skip
-    said = {"macs": result.plan.macs_ratio, "params": result.plan.params_ratio, "images": len(chosen)}
-    said |= {"importance": result.plan.options["importance"] + DETECTIONS * (network.detections is not None)}
-    said |= {"align": network.align}
+    result = _cut(network, macs, importance, chosen, restore="none")
+    said = _said(network, result, chosen)
     found = {"as cut": {**said, **watch.lap(), **network.evaluate(result.model)}}
     watch = _Watch()
     tuned, _ = recalibrate(result.model, list(torch.split(chosen, 64)))
@@ -135,19 +130,31 @@ def rows_of(network: Network, macs: float, importance: str | None, images: int) 
 
 def in_passes(network: Network, macs: float, importance: str | None, images: int, passes: int) -> dict[str, Any]:
     """The one state of a cut that is compensated on the way."""
-    chosen = network.images[:: max(1, len(network.images) // images)][:images]
+    chosen = _sample(network, images)
     watch = _Watch()
-    result = cc.prune(
-        network.model, network.example, macs=macs, align=network.align, importance=importance, calibration=chosen,
-        detections=network.detections, passes=passes,
-    )  # fmt: skip
-    said: dict[str, Any] = {"macs": result.plan.macs_ratio, "params": result.plan.params_ratio}
-    said |= {
-        "images": len(chosen),
-        "importance": f"{result.plan.options['importance']}, {passes} passes",
-        "align": network.align,
-    }
+    result = _cut(network, macs, importance, chosen, passes=passes)
+    said = _said(network, result, chosen)
+    said["importance"] += f", {passes} passes"
     return {"compensated": {**said, **watch.lap(), **network.evaluate(result.model)}}
+
+
+def _sample(network: Network, images: int) -> Tensor:
+    """So many of the images that restore a network."""
+    return network.images[:: max(1, len(network.images) // images)][:images]
+
+
+def _cut(network: Network, macs: float, importance: str | None, images: Tensor, **restoring: Any) -> PruneResult:
+    return cc.prune(
+        network.model, network.example, macs=macs, align=network.align, importance=importance, calibration=images,
+        detections=network.detections, **restoring,
+    )  # fmt: skip
+
+
+def _said(network: Network, result: PruneResult, images: Tensor) -> dict[str, Any]:
+    """What all states of a cut have in common."""
+    ranked = result.plan.options["importance"] + DETECTIONS * (network.detections is not None)
+    said = {"macs": result.plan.macs_ratio, "params": result.plan.params_ratio, "images": len(images)}
+    return {**said, "importance": ranked, "align": network.align}
 
 
 def _compensated(network: Network, result: PruneResult, images: Tensor) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from channelcut.adapters import Adapter, adapter_of
 from channelcut.core.errors import UserError
-from channelcut.core.inputs import Inputs, check_callable
+from channelcut.core.inputs import Inputs, check_callable, evenly
 from channelcut.core.labels import Loss, Targets
 from channelcut.ranking import MOST
 from channelcut.recovery.batches import MOST as MOST_READ
@@ -26,9 +26,9 @@ LIBRARY = "library"
 """What stands for the loss of the network's library."""
 
 
-def rereadable(calibration: Any, loss: Any) -> Any:
-    """Calibration data that can be gone through twice, for images and for labels, where there is a loss."""
-    if loss is None or not isinstance(calibration, Iterator):
+def rereadable(calibration: Any, *, twice: bool) -> Any:
+    """Calibration data that can be gone through `twice` where that is needed, as for images and for labels."""
+    if not twice or not isinstance(calibration, Iterator):
         return calibration
     return list(islice(calibration, MOST_READ))
 
@@ -67,11 +67,11 @@ def targets_of(
     reading = Reading(example, preprocessing, labelled=True, workers=1, report=lambda *_: None)
     pool = pool_of(calibration, reading)
     places = [(item, image) for item in range(pool.size) for image in range(_length(pool, item))]
-    chosen = np.linspace(0, len(places) - 1, min(MOST, len(places))).round().astype(int)
+    chosen = [places[place] for place in evenly(len(places), MOST)]
     device = next((t.device for t in pytree.tree_leaves(example) if isinstance(t, Tensor)), torch.device("cpu"))
 
     def batch(number: int) -> Any:
-        item, image = places[int(chosen[number])]
+        item, image = chosen[number]
         whole = pool.joined([pool.item(item)])
         if pool.whole:
             whole = _one(whole, image, _length(pool, item))
@@ -100,7 +100,7 @@ def _of_library(
             "Expected a data.yaml of an Ultralytics network with labels in its `train` split, or batches() and loss() "
             "beside a factory. Leave --labels (loss= in Python) out, and channels are ranked by the outputs."
         )
-    return rereadable(found.data, found.loss), found.loss
+    return rereadable(found.data, twice=True), found.loss
 
 
 def _length(pool: Pool, item: int) -> int:

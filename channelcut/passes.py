@@ -84,10 +84,11 @@ def ranked_in_passes(scored: Ranked, budget: Budget, cost: WidthCost | None, pas
         return scored
     found = replace(scored, passes=passes, first=scored.scored)
     for number in range(1, passes):
-        part = number / passes
-        shares = None if scored.shares is None else scored.shares ** (part if budget.limit is None else 1.0)
+        part, ranked = number / passes, found
+        if budget.limit is None and scored.shares is not None:
+            ranked = replace(found, shares=scored.shares**part)
         try:
-            plan = replace(found, shares=shares).planned(_part(scored, budget, part), watch)
+            plan = ranked.planned(_part(scored, budget, part), watch)
         except BudgetError:  # alignment and floors let nothing go yet
             continue
         halfway = _refitted(found, plan, watch)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +15,7 @@ from channelcut.core.deployed import Deploy
 from channelcut.core.detections import Detections
 from channelcut.core.graph import Graph, specs
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import Inputs, check_callable
+from channelcut.core.inputs import Inputs, check_callable, evenly
 from channelcut.core.labels import Targets
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
@@ -165,8 +164,8 @@ def ranking_notes(plan: Plan, graph: Graph | None = None) -> list[str]:
 def few(batches: Sequence[Inputs], most: int = MOST) -> list[Inputs]:
     """At most as many images as a criterion reads, evenly out of all batches, each a batch of its own."""
     places = [(batch, image) for batch in batches for image in range(images_in(batch))]
-    chosen = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int) if places else []
-    return [images_of(batch, image, image + 1) for batch, image in (places[int(place)] for place in chosen)]
+    chosen = [places[place] for place in evenly(len(places), most)]
+    return [images_of(batch, image, image + 1) for batch, image in chosen]
 
 
 def images_for(model: nn.Module, groups: Groups, calibration: Any, preprocessing: Preprocessing | None) -> Batches:

@@ -105,7 +105,7 @@ def test_with_a_loss_the_derivatives_are_of_labels() -> None:
             hook.remove()
     batches = [(IMAGES[:4], labels[:4]), (IMAGES[4:], labels[4:])]
     for given in (iter(batches), TensorDataset(IMAGES, labels), DataLoader(TensorDataset(IMAGES, labels), 4)):
-        targets = targets_of(model, rereadable(given, loss), loss, ((example(),), {}))
+        targets = targets_of(model, rereadable(given, twice=loss is not None), loss, ((example(),), {}))
         found = derivatives(groups, model, Sample((), targets=targets), NORMS)
         assert np.allclose(found[:, stream.channels], np.array(wanted), rtol=1e-3, atol=1e-6)
     plan = cc.plan(model, groups, keep=0.5, importance="taylor", calibration=batches, loss=loss)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -212,3 +213,9 @@ def _switches(kind: type[nn.Module]) -> bool:
     needed = [p for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     is_mode = first.name == "mode" or first.annotation in (bool, "bool") or isinstance(first.default, bool)
     return is_mode and not needed
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, ascending, from the first to the last."""
+    chosen: list[int] = np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist() if count else []
+    return chosen

@@ -10,7 +10,6 @@ from torch import nn
 
 from channelcut.core.copies import private_copy
 from channelcut.core.plan import Plan
-from channelcut.core.record import put_record, record_of
 from channelcut.core.tensors import named_tensors, select
 
 
@@ -35,14 +34,11 @@ def carried(halfway: Halfway, smaller: nn.Module, rest: Plan) -> nn.Module:
         smaller: a cut of the original; it is not changed.
         rest: what lies between them.
     """
-    clone, record = private_copy(smaller), record_of(smaller)
-    source = named_tensors(halfway.model)
+    clone, source = private_copy(smaller), named_tensors(halfway.model)
     with torch.no_grad():
         for name, tensor in named_tensors(clone).items():
             if name in source and name not in rest.indices:
                 tensor.copy_(select(source[name], rest.kept.get(name, {})))
-    if record is not None:
-        put_record(clone, record.plan, record.rounds, record.weights)
     return clone
 
 

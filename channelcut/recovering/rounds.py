@@ -20,7 +20,7 @@ from channelcut.core.progress import Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import weights_fingerprint
 from channelcut.cutting import compose, store
-from channelcut.labelled import targets_of
+from channelcut.labelled import rereadable, targets_of
 from channelcut.recovering.folder import result_in
 from channelcut.recovering.sparse import ANALYSIS, PENALTY, check_keywords, sparsified
 from channelcut.recovering.steps import Training, checkpoint_folder, recovered
@@ -61,9 +61,8 @@ def in_rounds(
         )
     if isinstance(asked.data, Iterator):
         asked = replace(asked, data=list(asked.data))  # every round goes through all of it
-    if isinstance(prunes.get("calibration"), Iterator):
-        prunes = {**prunes, "calibration": list(prunes["calibration"])}
     prunes = {**prunes, "progress": asked.progress}
+    prunes["calibration"] = rereadable(prunes.get("calibration"), twice=rounds > 1)
     if rounds > 1 and prunes.get("passes") is None:
         prunes["passes"] = 1  # each round is one
     share = _share(model, x, prunes)

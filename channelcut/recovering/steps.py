@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -24,7 +23,7 @@ from channelcut.core.described import described
 from channelcut.core.detections import Detections
 from channelcut.core.errors import UserError
 from channelcut.core.graph import Graph, specs
-from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_path, check_values
+from channelcut.core.inputs import Inputs, check_callable, check_kind, check_network, check_path, check_values, evenly
 from channelcut.core.labels import Loss
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
@@ -328,8 +327,7 @@ def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching
 
 def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Training) -> dict[str, str]:
     """What a checkpoint must have been made for."""
-    looked_at = np.unique(np.linspace(0, pool.size - 1, min(pool.size, _LOOKED_AT)).round().astype(int)).tolist()
-    content = [described(pytree.tree_leaves(pool.item(number))) for number in looked_at]
+    content = [described(pytree.tree_leaves(pool.item(number))) for number in evenly(pool.size, _LOOKED_AT)]
     names = [each.name for each in fields(asked.options) if each.name not in _NOT_ASKED]
     return {
         "the plan": digest([pupil.plan.fingerprint, pupil.plan.to_dict()["kept"], pupil.plan.dropped]),
