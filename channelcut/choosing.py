@@ -102,9 +102,8 @@ class Ranked:
 
     def planned(self, budget: Budget, watch: Stopwatch) -> Plan:
         """The plan that meets a budget, with its context."""
-        limited = budget.in_shares(self.whole_ms) if budget.timed else budget
         with watch.stage("allocate"):
-            limited = limited.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
+            limited = budget.beside(*sizes(self.model, self.dropped, self.groups.undeployed))
             chosen = self._allocated(limited)
             context = PlanContext(
                 self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped, halfway=self.halfway

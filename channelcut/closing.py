@@ -7,7 +7,7 @@ the last plan measured, inside the bracket of plans that were too slow and fast 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,7 +26,8 @@ from channelcut.precision.mixed import LayersLowered
 from channelcut.steps import applied, context_of
 
 TOLERANCE = 0.03  # of the budget
-_ROUNDS = 6
+_TIMED, _PLANNED = 6, 18  # plans at one alignment, at most
+_CLOSE = 1.002  # limits that near have no other plan between them
 _LATENCY = "latency"
 
 
@@ -36,7 +37,8 @@ class Trial:
 
     asked: the limit that the plan was made for. predicted: its time by the cost model. ratio, low, high: its time as
     measured, with the 95 % interval. align: the multiple that its widths are rounded to. macs: what it leaves of them.
-    lowered: how many layers were in a lower precision. error: the output error of that, as measured.
+    lowered: how many layers were in a lower precision. error: the output error of that, as measured. importance: what
+    it keeps of it; 0 where scores are no shares of one. chosen: whether it is the plan that was taken.
     """
 
     asked: float
@@ -48,6 +50,8 @@ class Trial:
     macs: float
     lowered: int = 0
     error: float = 0.0
+    importance: float = 0.0
+    chosen: bool = False
 
     @property
     def faster(self) -> bool:
@@ -82,7 +86,7 @@ def cut_within(
 
 
 def closed(scored: Ranked, budget: Budget, gauge: Gauging, watch: Stopwatch) -> tuple[Plan, nn.Module]:
-    """The plan whose measured time is as close below a budget as plans come, with every trial in its options.
+    """The plan that keeps most among those whose measured time meets a budget, with every trial in its options.
 
     Args:
         scored: the network, its scores, and `latency` among its costs.
@@ -110,11 +114,12 @@ def closed(scored: Ranked, budget: Budget, gauge: Gauging, watch: Stopwatch) -> 
         if found is not None and found[0].faster:
             options = {name: value for name, value in found[1].options.items() if name != _LATENCY}
             assert asked.limit is not None
-            options |= {asked.limit[0]: asked.limit[1], "trials": [asdict(trial) for trial in trials]}
+            told = [asdict(replace(trial, chosen=trial is found[0])) for trial in trials]
+            options |= {asked.limit[0]: asked.limit[1], "trials": told}
             return replace(found[1], options=options), found[2]
         if found is None and any(trial.faster for trial in loop.trials):
             break  # its widths do speed up, only not as far
-    raise _refused(budget, trials)
+    raise refused(asked, scored.whole_ms, trials)
 
 
 class _Loop:
@@ -126,34 +131,45 @@ class _Loop:
         self.gauge, self.watch = gauge, watch
         self.trials: list[Trial] = []
         self.cuts: list[tuple[Trial, Plan, nn.Module]] = []
+        self.points: list[tuple[float, float]] = []  # a limit, and what the plan for it took
 
     def run(self) -> tuple[Trial, Plan, nn.Module] | None:
-        """The slowest of the plans that meet the budget; None where none does."""
-        asked = self.target
-        seen: set[bytes] = set()
-        for _ in range(_ROUNDS):
-            plan = self._plan(asked)
-            if plan is None:
-                break
-            same = context_of(plan).kept.tobytes() + repr(plan.options.get("precision")).encode()
-            if same in seen:
-                break
-            seen.add(same)
-            trial = self._timed(plan, asked)
-            if abs(trial.ratio / self.target - 1) <= TOLERANCE:
-                break
-            asked = _next(self.trials, self.target)
-        met = [cut for cut in self.cuts if cut[0].ratio <= self.target * (1 + TOLERANCE)]
-        return max(met, key=lambda cut: cut[0].ratio) if met else None
+        """Of the plans that meet the budget that which keeps most, one that is faster if any is; None: none meets it.
 
-    def _plan(self, asked: float) -> Plan | None:
-        """The plan for a limit; that of the least widths where the limit lies below them."""
+        Raises:
+            BudgetError: alignment and floors leave nothing that could go.
+        """
+        asked = self.target
+        known: dict[bytes, float] = {}
+        while len(self.points) < _PLANNED:
+            plan, least = self._plan(asked)
+            same = context_of(plan).kept.tobytes() + repr(plan.options.get("precision")).encode()
+            if same not in known:
+                if len(self.trials) == _TIMED:
+                    break
+                known[same] = self._timed(plan, asked).ratio
+            elif least:
+                break  # there is none below it
+            self.points.append((asked, known[same]))
+            if abs(known[same] / self.target - 1) <= TOLERANCE or self._closed():
+                break
+            asked = _next(self.points, self.target)
+        met = [cut for cut in self.cuts if cut[0].ratio <= self.target * (1 + TOLERANCE)]
+        return max(met, key=lambda cut: (cut[0].faster, cut[0].importance, cut[0].ratio)) if met else None
+
+    def _closed(self) -> bool:
+        """Whether no plan is left between one that was fast enough and one that was too slow."""
+        fast, slow = _bracket(self.points, self.target)
+        return 0 < fast < slow <= fast * _CLOSE
+
+    def _plan(self, asked: float) -> tuple[Plan, bool]:
+        """The plan for a limit, and whether it is that of the least widths because the limit lies below them."""
         try:
-            return self.scored.planned(replace(self.budget, latency=min(asked, 1.0)), self.watch)
+            return self.scored.planned(replace(self.budget, latency=min(asked, 1.0)), self.watch), False
         except BudgetError as error:
             if error.nearest is None:
-                return None
-            return self.scored.planned(replace(self.budget, latency=error.nearest), self.watch)
+                raise
+            return self.scored.planned(replace(self.budget, latency=error.nearest), self.watch), True
 
     def _timed(self, plan: Plan, asked: float) -> Trial:
         smaller = applied(self.scored.model, plan, self.watch)
@@ -164,8 +180,9 @@ class _Loop:
         widths = np.array([group.kept_width(kept) for group in self.scored.groups.groups], np.int64)
         predicted = (cost if lower is None else lower.cost.assigned(lower.precisions))(widths) / self.scored.whole_ms
         trial = Trial(
-            asked, predicted, measured.estimate, measured.low, measured.high, self.budget.align, plan.macs_ratio
-        )
+            asked, predicted, measured.estimate, measured.low, measured.high, self.budget.align, plan.macs_ratio,
+            importance=plan.options.get("kept_importance", 0.0),
+        )  # fmt: skip
         if lower is not None and lower.report is not None:
             trial = replace(trial, lowered=len(lower.layers), error=lower.report.error)
         self.trials.append(trial)
@@ -179,43 +196,75 @@ def lowering_of(cost: WidthCost | None, plan: Plan) -> LayersLowered | None:
     return LayersLowered(cost, chosen) if chosen and isinstance(cost, MixedCost) else None
 
 
-def _next(trials: Sequence[Trial], target: float) -> float:
-    """The limit to plan for next: where the power law through the two nearest trials meets the target.
+def _next(points: Sequence[tuple[float, float]], target: float) -> float:
+    """The limit to plan for next: where the power law through the two nearest points meets the target.
 
     Kept inside the bracket of limits whose plans were fast enough and too slow, by its geometric middle.
     """
-    nearest = sorted(trials, key=lambda trial: abs(math.log(trial.ratio / target)))[:2]
+    (near, ratio), *others = sorted(points, key=lambda point: abs(math.log(point[1] / target)))
     power = 1.0
-    if len(nearest) == 2 and nearest[0].asked != nearest[1].asked:
-        power = math.log(nearest[0].ratio / nearest[1].ratio) / math.log(nearest[0].asked / nearest[1].asked)
-    asked = nearest[0].asked * (target / nearest[0].ratio) ** (1 / min(max(power, 0.2), 5.0))
-    fast = max((trial.asked for trial in trials if trial.ratio <= target), default=0.0)
-    slow = min((trial.asked for trial in trials if trial.ratio > target), default=math.inf)
+    if others and others[0][0] != near:
+        power = math.log(ratio / others[0][1]) / math.log(near / others[0][0])
+    asked = near * (target / ratio) ** (1 / min(max(power, 0.2), 5.0))
+    fast, slow = _bracket(points, target)
     if fast < asked < slow or fast >= slow:
         return float(asked)
     low, high = fast or slow / 2, slow if math.isfinite(slow) else fast * 2
     return float(math.sqrt(low * high))
 
 
-def _refused(budget: Budget, trials: Sequence[Trial]) -> BudgetError:
-    """The error of a budget that no measured plan meets."""
-    assert budget.latency is not None
-    met = [trial for trial in trials if trial.ratio <= budget.latency * (1 + TOLERANCE)]
+def _bracket(points: Sequence[tuple[float, float]], target: float) -> tuple[float, float]:
+    """The greatest limit whose plan was fast enough, or 0, and the least whose plan was too slow, or infinity."""
+    fast = max((asked for asked, ratio in points if ratio <= target), default=0.0)
+    return fast, min((asked for asked, ratio in points if ratio > target), default=math.inf)
+
+
+def below_budget(options: Mapping[str, Any]) -> str:
+    """Why a plan takes clearly less time than the budget allows, from the options of the plan; empty where not."""
+    trials = options.get("trials", [])
+    chosen = next((trial for trial in trials if trial.get("chosen")), None)
+    limit = options.get(_LATENCY) or options.get("latency_ms", 0.0) / options.get("full_ms", math.inf)
+    if chosen is None or chosen["ratio"] >= limit * (1 - TOLERANCE):
+        return ""
+    wider = min((t["ratio"] for t in trials if t["ratio"] > limit * (1 + TOLERANCE)), default=None)
+    said = f"The plan takes {chosen['ratio']:.3f} of the original's time where {limit:.3f} were allowed: "
+    if wider is None:
+        return f"{said}none of the {len(trials)} plans that were timed comes nearer to it."
+    return f"{said}the next one that was found takes {wider:.3f}. A smaller alignment has plans in between."
+
+
+def refused(budget: Budget, whole_ms: float, trials: Sequence[Trial]) -> BudgetError:
+    """The error of a budget of time that no measured plan meets, in its own unit.
+
+    Args:
+        budget: as it was given.
+        whole_ms: what the original takes.
+        trials: what was built and timed.
+    """
+    assert budget.limit is not None
+    name, given = budget.limit
+    scale, places = (whole_ms, ".4g") if name == "latency_ms" else (1.0, ".3f")
     quickest = min(trials, key=lambda trial: trial.high)
-    aligns = ", ".join(str(align) for align in sorted({trial.align for trial in trials}))
-    count = "one plan was" if len(trials) == 1 else f"{len(trials)} plans were"
-    tried = f"{count} built and timed, at align {aligns}"
-    interval = f"{quickest.low:.3f} to {quickest.high:.3f}"
-    nearest = f"The nearest that was measured is latency={quickest.ratio:.3f} ({interval})"
+    tried = _tried(budget, trials)
+    low, high, nearest = (f"{scale * value:{places}}" for value in (quickest.low, quickest.high, quickest.ratio))
+    told = f"The nearest that was measured is {name}={nearest} ({low} to {high})"
     if not quickest.faster:
-        nearest = "None was faster than the original by more than the noise"
-    if met:
+        told = "None was faster than the original by more than the noise"
+    if any(scale * trial.ratio <= given * (1 + TOLERANCE) for trial in trials):
         return BudgetError(
-            f"A network at latency={budget.latency:g} would not be faster than the original by more than the noise of "
-            f"the measurement ({tried}). {nearest}. Ask for less, or measure on a quieter machine."
+            f"A network at {name}={given:g} would not be faster than the original by more than the noise of the "
+            f"measurement ({tried}). {told}. Ask for less, or measure on a quieter machine."
         )
     remedy = "Ask for that, or lower" if quickest.faster else "See what takes the time (channelcut measure), or lower"
     return BudgetError(
-        f"The budget latency={budget.latency:g} cannot be met in measurement: {tried}. {nearest}. {remedy} the "
-        "alignment or the least widths (min_keep, min_channels, keep)."
+        f"The budget {name}={given:g} cannot be met in measurement: {tried}. {told}. {remedy} the alignment or the "
+        "least widths (min_keep, min_channels, keep)."
     )
+
+
+def _tried(budget: Budget, trials: Sequence[Trial]) -> str:
+    """How many plans were timed, and within which widths."""
+    aligns = " and ".join(str(align) for align in sorted({trial.align for trial in trials}))
+    count = "one plan was" if len(trials) == 1 else f"{len(trials)} plans were"
+    floors = f"min_keep={budget.min_keep:g}, min_channels={budget.min_channels}"
+    return f"{count} built and timed, at align {aligns} with {floors}"

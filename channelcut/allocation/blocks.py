@@ -62,10 +62,9 @@ class TogetherCost:
 
 def emptied(groups: Groups, scores: Scores, budget: Budget, costs: Mapping[str, WidthCost], unit: str) -> Scores:
     """What is lost where a group has no channel left, shape (groups,), in the unit of the losses of `blocks_to_go`."""
-    assert budget.limit is not None
     _, means, _ = steps_and_means(groups, scores, budget)
     widths = [np.array([0, group.width], np.int64) for group in groups.groups]
-    losses = losses_at(groups, means, widths, costs[budget.limit[0]], unit)
+    losses = losses_at(groups, means, widths, costs[budget.limits], unit)
     return np.array([values[0] for values in losses])
 
 
@@ -90,10 +89,9 @@ def blocks_to_go(
     Returns:
         Their paths; none where widths alone lose less, or where no widths meet the limit.
     """
-    assert budget.limit is not None
-    name, given = budget.limit
+    limited = costs[budget.limits]
     steps, means, _ = steps_and_means(groups, scores, budget)
-    losses = losses_at(groups, means, steps, costs[name], unit)
+    losses = losses_at(groups, means, steps, limited, unit)
     links = []
     for candidate in candidates:
         links += list(pairwise(candidate.groups))
@@ -101,8 +99,8 @@ def blocks_to_go(
             steps[g] = np.concatenate([[0], steps[g]])
             losses[g] = np.concatenate([[0.0 if place else candidate.loss], losses[g]])
     full = np.array([step[-1] for step in steps], np.int64)
-    cost = TogetherCost(costs[name], tuple(links), _APART * costs[name](full))
-    found = within(losses, steps, cost, absolute(given, cost(full)))
+    cost = TogetherCost(limited, tuple(links), _APART * limited(full))
+    found = within(losses, steps, cost, budget.allowed(cost(full)))
     if found is None:
         return ()
     return tuple(candidate.module for candidate in candidates if found.widths[candidate.groups[0]] == 0)

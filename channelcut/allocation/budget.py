@@ -97,6 +97,17 @@ class Budget:
             return self
         return replace(self, latency_ms=None, latency=min(1.0, self.latency_ms / whole_ms))
 
+    @property
+    def limits(self) -> str:
+        """The name of the cost that is limited."""
+        return "latency" if self.timed else self.limit[0] if self.limit else ""
+
+    def allowed(self, whole: float) -> float:
+        """What the cost that is limited may be, in its unit; `whole`: that of the original."""
+        assert self.limit is not None
+        name, given = self.limit
+        return min(given, whole) if name == "latency_ms" else absolute(given, whole)
+
     def limited(self, limit: float) -> Budget:
         """The same with another limit on what it limits."""
         assert self.limit is not None
@@ -184,11 +195,11 @@ def allocate(
         wanted = [max(1, round(group.width * share)) for group, share in zip(groups.groups, asked, strict=True)]
         widths = np.array([nearest_width(m, w, s) for m, w, s in zip(means, wanted, steps, strict=True)])
     else:
-        name, given = budget.limit
-        losses = losses_at(groups, means, steps, costs[name], unit)
-        solution = within(losses, steps, costs[name], absolute(given, costs[name](full_widths(groups.groups))))
+        cost = costs[budget.limits]
+        losses = losses_at(groups, means, steps, cost, unit)
+        solution = within(losses, steps, cost, budget.allowed(cost(full_widths(groups.groups))))
         if solution is None:
-            raise _refused(groups, steps, costs[name], budget.limit)
+            raise _refused(groups, steps, cost, budget)
         widths = solution.widths
     kept = np.ones(groups.channel_count, dtype=bool)
     for group, lanes, width in zip(groups.groups, order, widths, strict=True):
@@ -196,13 +207,18 @@ def allocate(
             kept[lane[count:]] = False
     lowered = isinstance(solution, MixedSolution) and solution.precisions
     if kept.all() and not lowered and _asks(budget, shares, costs, groups):
-        widest = max(group.width for group in groups.groups)
-        raise BudgetError(
-            f"Nothing would be removed: no group may take a smaller width at align={budget.align}, "
-            f"min_keep={budget.min_keep:g} and min_channels={budget.min_channels} (the widest lane has {widest} "
-            "channels). Lower the alignment or the least widths, or ask for less to be kept."
-        )
+        raise _none_narrower(groups, budget)
     return Allocation(kept, solution)
+
+
+def _none_narrower(groups: Groups, budget: Budget) -> BudgetError:
+    """The error of a budget whose alignment and floors leave every group as it is."""
+    widest = max(group.width for group in groups.groups)
+    return BudgetError(
+        f"Nothing would be removed: no group may take a smaller width at align={budget.align}, "
+        f"min_keep={budget.min_keep:g} and min_channels={budget.min_channels} (the widest lane has {widest} "
+        "channels). Lower the alignment or the least widths, or ask for less to be kept."
+    )
 
 
 def steps_and_means(
@@ -286,8 +302,8 @@ def _asks(budget: Budget, shares: Scores, costs: Mapping[str, WidthCost], groups
     """Whether anything has to go."""
     if budget.limit is None:
         return bool((shares < 1).any())
-    name, limit = budget.limit
-    return limit < (1 if limit <= 1 else costs[name](full_widths(groups.groups)))
+    whole = costs[budget.limits](full_widths(groups.groups))
+    return budget.allowed(whole) < whole
 
 
 def _steps_mean(group: Group, scores: list[Scores]) -> Scores:
@@ -327,20 +343,27 @@ def within(losses: list[Scores], steps: list[Widths], cost: WidthCost, limit: fl
     return Solution(widths, lost, cost(widths), 0.0, 1.0 if lost else 0.0, "descent", 0.0)
 
 
-def _refused(groups: Groups, steps: list[Widths], cost: WidthCost, budget: tuple[str, float]) -> BudgetError:
+def _refused(groups: Groups, steps: list[Widths], cost: WidthCost, budget: Budget) -> BudgetError:
     """The error of a budget that the least widths do not meet."""
-    name, given = budget
+    if all(len(step) == 1 for step in steps):
+        return _none_narrower(groups, budget)
+    assert budget.limit is not None
+    name, given = budget.limit
     least, whole = np.array([s[0] for s in steps]), cost(full_widths(groups.groups))
     left = cost.assigned(quickest(cost, least))(least) if isinstance(cost, MixedCost) else cost(least)
     share = min(left / whole, 1 - 5e-5)
-    nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(left)}"
+    nearest = f"{share + 5e-5:.4f}" if name != "latency_ms" and given <= 1 else f"{math.ceil(left)}"
+    if name == "latency_ms":
+        nearest = f"{left * (1 + 1e-3):.4g}"
     why = "is pinned"
     if groups.unused and name == "params":
         why = f"is pinned, or never read by the forward ({unused_words(groups.unused)}: see entries, drop_unused)"
+    of = "time" if budget.timed else name
     return BudgetError(
-        f"The budget {name}={given:g} cannot be met: with every group at its least width {share:.4f} of the "
-        f"original's {name} remain, because the rest {why}. The nearest possible budget is {name}={nearest}. "
-        "Ask for that, lower the alignment or the least widths (min_keep, min_channels, keep), or see `channelcut "
-        "analyze` for what is pinned and how to free it.",
+        f"The budget {name}={given:g} cannot be met: with every group at its least width (align={budget.align}, "
+        f"min_keep={budget.min_keep:g}, min_channels={budget.min_channels}) {share:.4f} of the original's {of} remain, "
+        f"because the rest {why}. The nearest possible budget is {name}={nearest}. Ask for that, lower the alignment "
+        "or the least widths (min_keep, min_channels, keep), or see `channelcut analyze` for what is pinned and how "
+        "to free it.",
         float(nearest),
     )

@@ -90,9 +90,15 @@ def drop_blocks(
         given = calibration_of(model, calibration, inputs[0][0] if inputs[0] else None, preprocessing)
         batches = calibration_batches(given, inputs, preprocessing or preprocessing_of(model))[:_BATCHES] or [inputs]
         order = ranked(model, groups, found, batches)
+        if not order:
+            raise UserError(
+                f"blocks={blocks}: the network has no residual block that could go. Expected one with modules whose "
+                "result is added to what they are given, such as a ResNet's; others are cut in width alone, by "
+                "channelcut.prune."
+            )
         if not 0 < blocks <= len(order):
             raise UserError(
-                f"blocks={blocks}: the network has {len(order) or 'no'} residual blocks that could go. Expected a "
+                f"blocks={blocks}: the network has {len(order)} residual blocks that could go. Expected a "
                 "number from 1 to as many."
             )
         chosen = order[:blocks]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
 
 from channelcut.allocation import LIMITS, Budget, absolute
 from channelcut.choosing import AUTO, Ranked
-from channelcut.closing import TOLERANCE
+from channelcut.closing import TOLERANCE, Trial, refused
 from channelcut.core.errors import BudgetError, ProofError, UserError
 from channelcut.core.inputs import Inputs
+from channelcut.core.plan import Plan
 from channelcut.core.progress import Stopwatch
 from channelcut.core.record import put_record, record_of
 from channelcut.core.result import PruneResult
@@ -67,16 +68,16 @@ def pruned_with_blocks(
         return finished(scored, x, inputs, asked, watch)
     asked = replace(asked, exclude=tuple(_pattern(model, entry) for entry in asked.exclude))
     shorter = scored_channels(first.model, inputs, asked, watch)
-    rest, share = _rest(scored, shorter, first, x, asked, watch)
+    rest, alone = _rest(scored, shorter, first, x, asked, watch)
     last, small, proof, step = first.step, first.model, first.proof, first.step
     said: Mapping[str, Any] = scored.asked(asked.budget)
     if rest is not None:
         try:
             last, small, proof = cut_and_proven(shorter, x, inputs, rest, watch)
         except BudgetError as error:
-            raise _of_the_rest(error, first.step.dropped, asked.budget) from error
+            raise _of_the_rest(error, first.step, asked.budget, scored, alone) from error
         step, said = compose(first.step, last), last.options
-    step = replace(step, options=_options(said, scored, asked.budget, first.step.dropped, share))
+    step = replace(step, options=_options(said, scored, asked, first.step, alone))
     _recorded_as(small, step.options)
     done = restored_by(small, last, asked.restoring, watch, (model, step))
     return as_result(done, unrestored(small, step, proof, scored.groups), watch)
@@ -144,7 +145,7 @@ def _least_missed(
     scored: Ranked, found: Mapping[str, Block], inputs: Inputs, asked: Request, watch: Stopwatch
 ) -> Sequence[str]:
     """The blocks that the program leaves out."""
-    budget = asked.budget.in_shares(scored.whole_ms) if asked.budget.timed else asked.budget
+    budget = asked.budget
     free = candidates(scored, found, budget, asked.batches[:_COMPARED] or [inputs], watch)
     if not free:
         return ()
@@ -154,56 +155,77 @@ def _least_missed(
 
 def _rest(
     scored: Ranked, shorter: Ranked, first: PruneResult, x: Any, asked: Request, watch: Stopwatch
-) -> tuple[Request | None, float]:
-    """What is asked of the network without the blocks, or None where it is met; and the share of time it takes."""
-    budget = asked.budget
+) -> tuple[Request | None, Trial]:
+    """What is asked of the network without the blocks, or None where it is met; and what that network takes.
+
+    Raises:
+        BudgetError: it is met, but without the blocks the network is not faster by more than the noise.
+    """
+    budget, macs = asked.budget, first.step.macs_ratio
+    alone = Trial(1.0, 1.0, 1.0, 1.0, 1.0, budget.align, macs)
     if budget.limit is None:
-        return asked, 1.0
+        return asked, alone
     name, given = budget.limit
     if not budget.timed:
         limit = absolute(given, scored.costs[name](full_widths(scored.groups.groups)))
         left = replace(asked, budget=budget.limited(max(limit, _NO_SHARE)))
-        return (None if getattr(first.step.after, name) <= limit else left), 1.0
+        return (None if getattr(first.step.after, name) <= limit else left), alone
     whole: Any = asked.cost
     cost = whole.without(first.step.dropped)
-    if getattr(cost, "target", None) is None:
-        share = shorter.timed(cost).whole_ms / scored.whole_ms
-    else:
-        with gauge_for(scored.model, x, cost, asked.deploy, watch) as gauge:
-            share = ratio_of(gauge(first.model)).estimate
     wanted = budget.in_shares(scored.whole_ms).latency
     assert wanted is not None
-    if wanted / share >= 1 - TOLERANCE:
-        return None, share
-    return replace(asked, cost=cost, budget=replace(budget, latency_ms=None, latency=wanted / share)), share
+    share = shorter.timed(cost).whole_ms / scored.whole_ms
+    alone = Trial(wanted, share, share, share, share, budget.align, macs)
+    if _timed_here(asked):
+        with gauge_for(scored.model, x, cost, asked.deploy, watch) as gauge:
+            ratio = ratio_of(gauge(first.model))
+        alone = replace(alone, ratio=ratio.estimate, low=ratio.low, high=ratio.high)
+    if wanted / alone.ratio >= 1 - TOLERANCE:
+        if not alone.faster:
+            raise refused(budget, scored.whole_ms, [alone])
+        return None, alone
+    return replace(asked, cost=cost, budget=replace(budget, latency_ms=None, latency=wanted / alone.ratio)), alone
 
 
-def _of_the_rest(error: BudgetError, chosen: Sequence[str], budget: Budget) -> BudgetError:
-    unit = "shares of the network that is left" if budget.timed else "numbers rather than shares"
-    return BudgetError(f"Without {', '.join(chosen)}, and in {unit}: {error}")
+def _timed_here(asked: Request) -> bool:
+    return asked.budget.timed and getattr(asked.cost, "target", None) is not None
 
 
-def _options(
-    said: Mapping[str, Any], scored: Ranked, given: Budget, chosen: Sequence[str], share: float
-) -> dict[str, Any]:
-    """What was asked for, as data: of the original, with the blocks that went and trials in shares of its time.
+def _of_the_rest(error: BudgetError, without: Plan, budget: Budget, scored: Ranked, alone: Trial) -> BudgetError:
+    """The error of what is left of a budget, with the nearest one of the original, in the unit that was asked for."""
+    text = f"Without {', '.join(without.dropped)}, of the network that is left: {error}"
+    if error.nearest is None or budget.limit is None:
+        return BudgetError(text)
+    name, given = budget.limit
+    nearest = error.nearest
+    if budget.timed:
+        nearest *= alone.ratio * (scored.whole_ms if name == "latency_ms" else 1.0)
+    elif given <= 1:
+        nearest /= scored.costs[name](full_widths(scored.groups.groups))
+    return BudgetError(f"{text} Of the whole network the nearest possible budget is {name}={nearest:.4g}.", nearest)
+
+
+def _options(said: Mapping[str, Any], scored: Ranked, asked: Request, without: Plan, alone: Trial) -> dict[str, Any]:
+    """What was asked for, as data: of the original, with the blocks that went and trials as shares of it.
 
     Args:
         said: the options of the cut in width.
         scored: the original.
-        given: its budget.
-        chosen: the blocks.
-        share: of the original's time that it takes without them.
+        asked: what is asked of it.
+        without: the plan that leaves the blocks out.
+        alone: what the network without them takes.
     """
-    found = {name: value for name, value in said.items() if name not in LIMITS}
+    given, found = asked.budget, {name: value for name, value in said.items() if name not in LIMITS}
     if given.limit is not None:
         found[given.limit[0]] = given.limit[1]
     found.pop("kept_importance", None)  # of the widths alone
-    parts = ("asked", "predicted", "ratio", "low", "high")
-    if "trials" in found:
-        found["trials"] = [trial | {part: trial[part] * share for part in parts} for trial in found["trials"]]
+    trials = found.pop("trials", [])
+    if _timed_here(asked):
+        parts = dict.fromkeys(("asked", "predicted", "ratio", "low", "high"), alone.ratio) | {"macs": alone.macs}
+        widths = [trial | {part: trial[part] * share for part, share in parts.items()} for trial in trials]
+        found["trials"] = [asdict(replace(alone, chosen=not widths)), *widths]
     found |= {"full_ms": scored.whole_ms} if given.timed else {}
-    return found | {"blocks": list(chosen)}
+    return found | {"blocks": list(without.dropped)}
 
 
 def _recorded_as(small: nn.Module, options: Mapping[str, Any]) -> None:
