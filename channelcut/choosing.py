@@ -108,7 +108,7 @@ class Ranked:
             context = PlanContext(
                 self.model, self.groups, chosen.kept, self.scored.values, self.costs, self.dropped, halfway=self.halfway
             )
-            said = chosen.to_dict() | ({"full_ms": self.whole_ms} if budget.timed else {})
+            said = chosen.to_dict() | (self._time_of(chosen) if budget.timed else {})
             said |= self._importance_of(chosen.kept)
             return context.plan(self.asked(budget) | said)
 
@@ -126,6 +126,13 @@ class Ranked:
             return allocated((np.ceil(budget.min_keep ** (1 / self.passes) * most - 1e-9).astype(np.int64), most))
         except BudgetError:
             return allocated((np.zeros_like(most), most))
+
+    def _time_of(self, chosen: Allocation) -> dict[str, Any]:
+        """What the network takes, the share of it that is predicted of the cut, and what that is told by."""
+        assert chosen.solution is not None
+        predicted = round(chosen.solution.cost / self.whole_ms, 6)
+        by = getattr(self.costs["latency"], "words", "a function of the widths")
+        return {"full_ms": self.whole_ms, "predicted": predicted, "planned_by": by}
 
     def asked(self, budget: Budget) -> dict[str, Any]:
         """What was asked for, as data, and how channels were ranked for it."""

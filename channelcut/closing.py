@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from channelcut.allocation import Budget
@@ -173,16 +172,18 @@ class _Loop:
 
     def _timed(self, plan: Plan, asked: float) -> Trial:
         smaller = applied(self.scored.model, plan, self.watch)
-        cost = self.scored.costs[_LATENCY]
-        lower = lowering_of(cost, plan)
+        lower = lowering_of(self.scored.costs[_LATENCY], plan)
         measured = ratio_of(self.gauge(smaller) if lower is None else self.gauge(smaller, lower))
-        kept = context_of(plan).kept
-        widths = np.array([group.kept_width(kept) for group in self.scored.groups.groups], np.int64)
-        predicted = (cost if lower is None else lower.cost.assigned(lower.precisions))(widths) / self.scored.whole_ms
         trial = Trial(
-            asked, predicted, measured.estimate, measured.low, measured.high, self.budget.align, plan.macs_ratio,
+            asked=asked,
+            predicted=plan.options["predicted"],
+            ratio=measured.estimate,
+            low=measured.low,
+            high=measured.high,
+            align=self.budget.align,
+            macs=plan.macs_ratio,
             importance=plan.options.get("kept_importance", 0.0),
-        )  # fmt: skip
+        )
         if lower is not None and lower.report is not None:
             trial = replace(trial, lowered=len(lower.layers), error=lower.report.error)
         self.trials.append(trial)

@@ -14,9 +14,10 @@ from channelcut.api import apply
 from channelcut.begun import Begun, begin, deployed_as
 from channelcut.bench.environment import environment
 from channelcut.bench.onnx import measure_onnx
-from channelcut.bench.profile import profile_pair, slower_layers
+from channelcut.bench.profile import slower_layers
+from channelcut.bench.profile_engine import profile_on
 from channelcut.building import MIXED, MODEL, build_engines, convert_files, engine_notes, write_engine_form, write_mixed
-from channelcut.closing import lowering_of
+from channelcut.closing import below_budget, lowering_of
 from channelcut.core.checked import write_json
 from channelcut.core.deployed import Deployed
 from channelcut.core.files import write_atomically
@@ -27,6 +28,7 @@ from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.result import PruneResult
 from channelcut.core.specs import write_specs
+from channelcut.cost.devices import device_named
 from channelcut.cutting import store
 from channelcut.cutting.storage import fresh_folder, plan_fingerprint
 from channelcut.onnx_out.deployed import onnx_from_deployed
@@ -214,11 +216,9 @@ def profile_both(folder: Path, options: CompressOptions, align: int, watch: Stop
     if not (options.profile or (options.measure and options.prune.timed)):
         return {}
     with watch.stage("profile"):
-        found = profile_pair(
-            folder / ORIGINAL,
-            folder / PRUNED,
-            threads=options.bench.threads,
-            multiple=max(2, align),
+        backend = options.time_on if options.prune.timed else "onnxruntime"
+        found = profile_on(
+            backend, folder / ORIGINAL, folder / PRUNED, threads=options.bench.threads, multiple=max(2, align)
         )
     write_json(folder / "profile.json", found)
     return {"profile": found}
@@ -239,6 +239,19 @@ def export_warnings(onnx: dict[str, Any], engines: list[dict[str, Any]]) -> list
     return [f"{part['path']}: {warning}" for part in parts for warning in part.get("warnings", ())]
 
 
+def _elsewhere(options: CompressOptions, align: int, measurement: Measurement | None) -> str:
+    """What a reader has to know of times where the network was planned for a device that is not here."""
+    if not options.target:
+        return ""
+    device = device_named(options.target)
+    timed = "The times of this report are of this machine, and tell nothing of that device. " if measurement else ""
+    return (
+        f"Planned for {device.words} in {options.target_precision}: widths are multiples of "
+        f"{align}, and no time was measured on it. {timed}Time both files there: "
+        f"channelcut bench {ORIGINAL} {PRUNED}."
+    )
+
+
 def notes(
     measurement: Measurement | None, options: CompressOptions, source: Source, plan: Plan, groups: Groups
 ) -> list[str]:
@@ -255,12 +268,14 @@ def notes(
     if plan.after == plan.before:
         alone = "The precisions alone meet the budget. " if plan.options.get("precision", {}).get("layers") else ""
         found.append(met_already(plan) or f"{alone}Nothing was removed: every group keeps all of its channels.")
-    if measurement is not None and not measurement.faster and not measurement.disturbed:
+    elif measurement is not None and not measurement.faster and not measurement.disturbed and not options.target:
+        other = "Ask for time instead, such as --latency 0.7, which plans by what layers take on this machine; or try"
+        other = "Try" if options.prune.timed else f"{other} --align {2 * plan.options['align']},"
         found.append(
-            "The pruned network is not faster than the original by more than the noise of this measurement. Ask for "
-            "time instead, such as --latency 0.7, which plans by what layers take on this machine; or try a smaller "
-            f"budget, --align {2 * plan.options['align']}, or a quieter machine."
+            "The pruned network is not faster than the original by more than the noise of this measurement. "
+            f"{other} a smaller budget, or a quieter machine."
         )
+    found += filter(None, (below_budget(plan.options), _elsewhere(options, plan.options["align"], measurement)))
     if options.prune.calibration is None and not options.recover:
         found.append("Nothing was restored: give --data a folder of images, or the accuracy as cut is what you get.")
     return found

@@ -104,7 +104,7 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
     missing = [other for other in options.beside if not any(point["name"] == other.name for point in known)]
     if missing:
         deploy, bench = begun.options.prune.deploy, begun.options.bench
-        with Gauge(begun.model, begun.example, deploy, bench=bench, watch=watch) as gauge:
+        with Gauge(begun.model, begun.example, deploy, options.compress.time_on, bench, watch) as gauge:
             for other in missing:
                 points.append(_beside(other, begun, gauge, watch))
                 _write(out, content, points)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from channelcut.allocation.budget import Budget, Scores, Widths, absolute, steps_and_means, within
+from channelcut.allocation.budget import Budget, Scores, Widths, steps_and_means, within
 from channelcut.allocation.worth import losses_at
 from channelcut.core.groups import Groups
 from channelcut.cost.protocol import Pairwise, WidthCost

@@ -26,11 +26,11 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--runs", type=positive, default=30, metavar="N", help="runs of each file (default 30)")
     parser.add_argument(
         "--backend",
-        type=choice("onnxruntime", "tensorrt", "tensorrt_rtx"),
+        type=choice("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"),
         default="onnxruntime",
         metavar="NAME",
-        help="whose layers: onnxruntime, tensorrt or tensorrt_rtx (default onnxruntime); the "
-        "TensorRTs build both files for this machine's GPU first",
+        help="whose layers: onnxruntime, openvino, tensorrt or tensorrt_rtx (default onnxruntime); the TensorRTs build "
+        "both files for this machine's GPU first",
     )
     parser.add_argument("--cuda", choices=("bindings", "pycuda"), help="CUDA package; by default whichever imports")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
@@ -45,8 +45,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Profile, write profile.json and report.html, print; returns 0."""
-    from channelcut.bench.profile import profile_pair
-    from channelcut.bench.profile_engine import profile_engines
+    from channelcut.bench.profile_engine import BACKENDS, profile_engines, profile_on
     from channelcut.cli.console import Bars, print_json
     from channelcut.compress import ORIGINAL, PRUNED
     from channelcut.core.checked import write_json
@@ -58,11 +57,12 @@ def run(flags: Namespace) -> int:
     read_report(flags.folder)  # a folder that is no result is said before anything is timed
     with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("profile"):
         files = flags.folder / ORIGINAL, flags.folder / PRUNED
-        if flags.backend == "onnxruntime":
-            found = profile_pair(*files, runs=flags.runs, threads=flags.threads, multiple=read_align(flags))
-        else:
+        multiple = read_align(flags)
+        if flags.backend in BACKENDS:
             options = EngineOptions(cuda=flags.cuda)
-            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=read_align(flags))
+            found = profile_engines(*files, flags.backend, options, runs=flags.runs, multiple=multiple)
+        else:
+            found = profile_on(flags.backend, *files, runs=flags.runs, threads=flags.threads, multiple=multiple)
     write_json(flags.folder / "profile.json", found)
     write_atomically(flags.folder / "report.html", render_html(read_report(flags.folder)).encode())
     if flags.json:

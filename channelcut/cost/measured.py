@@ -91,6 +91,11 @@ class MeasuredCost:
         return sum(self.by_part(widths).values())
 
     @property
+    def words(self) -> str:
+        """What the times are of."""
+        return str(self.target)
+
+    @property
     def half_width(self) -> float:
         """Half the 95 % interval of what the layers add up to at full width, as a share of it."""
         times = np.array([layer.surface.full for layer in self.layers])

@@ -104,6 +104,13 @@ class MixedCost:
         return next(iter(self.costs.values()))
 
     @property
+    def words(self) -> str:
+        """What the times are of."""
+        return (
+            f"{getattr(self.base, 'words', 'functions of the widths')}; layers also in {', '.join([*self.costs][1:])}"
+        )
+
+    @property
     def target(self) -> Any:
         """Where the first was measured; None where nothing was."""
         return getattr(self.base, "target", None)

@@ -87,6 +87,11 @@ class RooflineCost:
     others: Values
 
     @property
+    def words(self) -> str:
+        """What the times are of."""
+        return f"{self.device.name} in {self.precision}, by its description: nothing was timed on it"
+
+    @property
     def step(self) -> int:
         """The multiple of channels below which nothing is won."""
         return self.device.tile(self.precision)

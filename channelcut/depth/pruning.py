@@ -224,7 +224,9 @@ def _options(said: Mapping[str, Any], scored: Ranked, asked: Request, without: P
         parts = dict.fromkeys(("asked", "predicted", "ratio", "low", "high"), alone.ratio) | {"macs": alone.macs}
         widths = [trial | {part: trial[part] * share for part, share in parts.items()} for trial in trials]
         found["trials"] = [asdict(replace(alone, chosen=not widths)), *widths]
-    found |= {"full_ms": scored.whole_ms} if given.timed else {}
+    if given.timed:
+        found["predicted"] = alone.predicted * found.get("predicted", 1.0)
+        found["full_ms"] = scored.whole_ms
     return found | {"blocks": list(without.dropped)}
 
 

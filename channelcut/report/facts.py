@@ -244,7 +244,8 @@ def places_by_reason(report: Part) -> list[tuple[str, int]]:
     return Counter(pin.text("reason") for pin in report.parts("pins")).most_common()
 
 
-_APART = ("trials", "allocation", "kept_importance", "precision", "tried")  # told in places of their own
+_APART = ("trials", "allocation", "kept_importance", "precision", "tried", "planned_by", "predicted", "full_ms")
+"""Options that are told in places of their own."""
 
 
 def options_of(report: Part) -> str:
@@ -257,6 +258,15 @@ def options_of(report: Part) -> str:
         lost = ", ".join(f"{name} {value:.3g}" for name, value in tried.items())
         beside["importance"] = f" (of cuts by each, what is detected was off by: {lost})"
     return ", ".join(f"{name} {options.text(name)}{beside.get(name, '')}" for name in told)
+
+
+def planned_words(report: Part) -> str:
+    """What a budget of time was planned by: `0.700 of 4.1 ms predicted, of ...`."""
+    options = report.part("options")
+    predicted, whole = options.number("predicted"), options.number("full_ms")
+    if predicted is None or whole is None:
+        return ""
+    return f"{predicted:.3f} of {unit(whole, 'ms')} predicted, of {options.text('planned_by')}"
 
 
 def allocation_words(allocation: Part) -> str:

@@ -15,6 +15,7 @@ from channelcut.report.facts import (
     images_words,
     left_out,
     options_of,
+    planned_words,
     proof_word,
     rows_of,
     verdict_of,
@@ -55,6 +56,7 @@ def header(report: Part, measurement: Measurement | None) -> Html:
                 ("Deployed", deployed_words(report)),
                 ("Images", images_words(report)),
                 ("Options", options_of(report)),
+                ("Planned", planned_words(report)),
                 ("Left out", left_out(report)),
             ]
         ),

@@ -23,6 +23,7 @@ from channelcut.report.facts import (
     onnx_error,
     options_of,
     places_by_reason,
+    planned_words,
     proof_word,
     recovered,
     rescaled,
@@ -77,6 +78,8 @@ def _lines(report: Part) -> list[tuple[str, str, str]]:
         total, kept = channels_of(report)
         said = "" if kept is None else f", {count(kept)} of them kept"
         found.append(("Groups", f"{plural(len(groups), 'group')}, {count(total)} removable channels{said}", ""))
+    if words := planned_words(report):
+        found.append(("Planned", words, ""))
     if words := left_out(report):
         found.append(("Left out", words, ""))
     pins = places_by_reason(report)
