@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from channelcut.allocation import Budget, Candidate, blocks_to_go
 from channelcut.allocation.budget import steps_and_means
 from channelcut.allocation.worth import losses_at
 from channelcut.cli import parsing
+from channelcut.core.measurement import Latency, Measurement
 from channelcut.cost import network_costs
 from channelcut.cost.bilinear import full_widths
 from channelcut.cost.mixed import MixedCost
 from channelcut.cost.roofline import roofline
+from channelcut.cost.table import Target
+from channelcut.gauge import Gauge
 
 X = torch.rand(2, 3, 12, 12)
 
@@ -127,6 +131,61 @@ def test_a_budget_of_time_counts_the_blocks_that_are_gone() -> None:
     share = cost.on(left)(full_widths(left.groups)) / cost(full_widths(groups.groups))
     assert share <= 0.7
     assert small.plan.options["latency"] == 0.7
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A roofline that pretends to have been measured here."""
+
+    base: Any
+    target = Target("a machine", "onnxruntime", "1")
+    shapes = ()
+
+    def __call__(self, widths: Any) -> float:
+        return float(self.base(widths))
+
+    def pairwise(self, steps: Any) -> Any:
+        return self.base.pairwise(steps)
+
+    def on(self, groups: cc.Groups) -> Timed:
+        return Timed(self.base.on(groups))
+
+    def without(self, modules: Any) -> Timed:
+        return Timed(self.base.without(modules))
+
+
+def test_trials_are_of_the_original_and_blocks_alone_have_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    cost = Timed(roofline(cc.analyze(model, X), "orin-nano"))
+    ratios: list[float] = []
+
+    def stand_in(gauge: Gauge, smaller: nn.Module) -> Measurement:
+        sides = Latency("original", (1.0, 1.0)), Latency("pruned", (1.0, 1.0))
+        return Measurement(*sides, ratios[0], ratios[0] - 0.01, ratios.pop(0) + 0.01)
+
+    monkeypatch.setattr(Gauge, "__call__", stand_in)
+    ratios[:] = [0.8, 0.75]
+    result = cc.prune(model, X, latency=0.6, cost=cost, align=1, blocks=["2"])
+    alone, width = result.plan.options["trials"]
+    assert (alone["ratio"], alone["chosen"], width["ratio"], width["chosen"]) == (0.8, False, pytest.approx(0.6), True)
+    assert width["macs"] == pytest.approx(result.plan.macs_ratio, rel=1e-6) and alone["macs"] > width["macs"]
+    ratios[:] = [0.7]
+    result = cc.prune(model, X, latency=0.72, cost=cost, align=1, blocks=["2"])
+    assert [trial["chosen"] for trial in result.plan.options["trials"]] == [True]
+    ratios[:] = [0.995]
+    with pytest.raises(cc.BudgetError, match=r"latency=0.99 would not be faster than the original by more than the"):
+        cc.prune(model, X, latency=0.99, cost=cost, align=1, blocks=["2"])
+
+
+def test_the_nearest_budget_is_of_the_whole_network() -> None:
+    model = network()
+    for limit in ({"macs": 0.05}, {"latency": 0.05, "cost": roofline(cc.analyze(model, X), "orin-nano")}):
+        asked = {"min_keep": 0.6, "align": 1, "blocks": ["2"]} | limit
+        name = next(iter(limit))
+        with pytest.raises(cc.BudgetError, match="Of the whole network the nearest") as caught:
+            cc.prune(model, X, **asked)
+        nearest = float(str(caught.value).rsplit(f"{name}=", 1)[1].rstrip("."))
+        assert cc.prune(model, X, **asked | {name: nearest * 1.001}).proof.passed
 
 
 def test_precisions_are_chosen_for_what_is_left_of_the_blocks() -> None:

@@ -17,7 +17,7 @@ import channelcut as cc
 from channelcut.allocation import Budget
 from channelcut.bench.layers import onnxruntime as onnxruntime_layers
 from channelcut.choosing import Ranked, ranked
-from channelcut.closing import TOLERANCE, closed
+from channelcut.closing import TOLERANCE, below_budget, closed
 from channelcut.core.inputs import shapes_of
 from channelcut.core.measurement import Latency, Measurement, Ratio
 from channelcut.core.plan import Plan
@@ -122,6 +122,55 @@ def test_a_plan_that_is_no_faster_is_made_again_with_coarser_widths() -> None:
     assert all(width % 16 == 0 for width in widths(smaller))
     assert plan.options["align"] == 16
     assert {trial["align"] for trial in plan.options["trials"]} == {8, 16}
+
+
+def test_a_plan_that_comes_again_is_not_timed_again_and_not_the_end() -> None:
+    """Widths of 16 are few: several limits come to one plan, and the one wanted lies beyond it."""
+    model = network()
+    steep = Machine(model, lambda w, _: 1.0 if w > 0.9 else 0.5 + 0.5 * w)
+    plan, smaller = closed(scored(model), Budget(latency=0.62, align=16), steep, Stopwatch())
+    shapes = {tuple(widths(smaller))}
+    assert len(steep.calls) == len(set(steep.calls)) >= 2
+    assert steep.time(weights(smaller) / weights(model), []) <= 0.62 * (1 + TOLERANCE)
+    wider = [trial for trial in plan.options["trials"] if trial["ratio"] <= 0.62 * (1 + TOLERANCE)]
+    assert shapes and next(t for t in wider if t["chosen"])["importance"] == max(t["importance"] for t in wider)
+
+
+def test_of_the_plans_that_meet_a_budget_that_which_keeps_most_is_taken() -> None:
+    """Here the one for more is faster all the same."""
+    model = network()
+    times = iter([0.45, 0.43, *[0.7] * 9])
+    plan, _ = closed(scored(model), Budget(latency=0.5), Machine(model, lambda *_: next(times)), Stopwatch())
+    first, second, *_ = trials = plan.options["trials"]
+    assert second["importance"] > first["importance"]
+    assert second["chosen"] and sum(trial["chosen"] for trial in trials) == 1
+
+
+def test_why_a_plan_stays_below_its_budget_is_said() -> None:
+    model = network()
+    stairs = Machine(model, lambda w, _: 0.4 if w < 0.7 else 0.9)
+    plan, _ = closed(scored(model), Budget(latency=0.6, align=8), stairs, Stopwatch())
+    said = below_budget(plan.options)
+    assert "takes 0.400 of the original's time where 0.600 were allowed" in said and "takes 0.900" in said
+    near = closed(scored(model), Budget(latency=0.6), Machine(model, lambda w, _: w**0.5), Stopwatch())[0]
+    assert below_budget(near.options) == "" == below_budget({"macs": 0.5})
+
+
+def test_a_refusal_is_in_the_unit_that_was_asked_for_and_names_the_floors() -> None:
+    model = network()
+    ready = scored(model)
+    never = Machine(model, lambda w, _: 0.6 + 0.4 * w)
+    with pytest.raises(cc.BudgetError) as caught:
+        closed(ready, Budget(latency_ms=0.3 * ready.whole_ms, min_keep=0.2), never, Stopwatch())
+    assert "latency=" not in str(caught.value) and "with min_keep=0.2, min_channels=1" in str(caught.value)
+    nearest = float(str(caught.value).split("measured is latency_ms=")[1].split(" ")[0])
+    assert 0.6 * ready.whole_ms < nearest < ready.whole_ms
+    groups = cc.analyze(model, EXAMPLE)
+    with pytest.raises(cc.BudgetError, match=r"latency_ms=.*min_keep=0.9.*nearest possible budget is latency_ms="):
+        cc.plan(model, groups, latency_ms=0.3 * ready.whole_ms, min_keep=0.9, cost=macs_cost(groups))
+    with pytest.raises(cc.BudgetError, match=r"no group may take a smaller width at align=512"):
+        closed(ready, Budget(latency=0.5, align=512), never, Stopwatch())
+    assert len(never.calls) == len(set(never.calls))
 
 
 def test_what_nothing_makes_faster_is_refused() -> None:

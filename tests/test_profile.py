@@ -79,4 +79,10 @@ def test_the_command_fills_the_report(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Where the time goes" in page and "Parity, from torch to the engine" in page
     names = {row["name"] for row in json.loads((out / "profile.json").read_text())["layers"]}
     assert any("conv" in name or "stem" in name or "." in name for name in names)
+    pytest.importorskip("openvino", reason="the package openvino is not installed")
+    assert main(["profile", str(out), "--runs", "4", "--backend", "openvino", "--quiet"]) == 0
+    again = json.loads((out / "profile.json").read_text())
+    weighted = {row["name"] for row in again["layers"] if row["before"] and row["before"]["macs"]}
+    assert again["backend"] == "openvino" and again["balance"] is None
+    assert weighted and weighted <= names
     assert main(["profile", str(tmp_path)]) == 2

@@ -41,6 +41,10 @@ def test_a_named_device_plans_for_its_tile(tmp_path: Path, capsys: pytest.Captur
     assert options["align"] == device_named("a100").tile("int8") > 1
     assert options["latency"] == 0.7
     assert "trials" not in options
+    assert options["planned_by"].startswith("a100 in int8") and 0.5 < options["predicted"] <= 0.7
+    (note,) = [note for note in json.loads((out / "report.json").read_text())["notes"] if "Planned for" in note]
+    assert device_named("a100").words in note and "no time was measured on it" in note
+    assert "a100 in int8" in (out / "report.html").read_text()
     capsys.readouterr()
     for target, words in (("orin-nino", "orin-nano"), ("a100:int3", "int8")):
         assert main(["compress", model, "--macs", "0.7", "--target", target, "--force", *asked]) == 2

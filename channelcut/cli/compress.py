@@ -130,15 +130,14 @@ def run(flags: Namespace) -> int:
 
     prune = groups.read_prune(flags)
     target, precision = budget_flags.read_target(flags)
-    mixed = tuple(flags.precision) == ("auto",)
     source = groups.read_model(flags)
     out = flags.out or Path(f"{parsing.stem(flags.model)}-pruned")
     options = CompressOptions(
         prune=prune,
         capabilities=() if flags.no_engine else flags.capability,
         backend=flags.backend,
-        precisions=() if mixed else flags.precision,
-        mixed=mixed,
+        precisions=tuple(name for name in flags.precision if name != "auto"),
+        mixed="auto" in flags.precision,
         max_error=flags.max_error,
         measure=not flags.no_bench,
         bench=BenchOptions(time_limit_s=flags.time_limit, threads=flags.threads),
