@@ -186,6 +186,8 @@ def test_the_nearest_budget_is_of_the_whole_network() -> None:
             cc.prune(model, X, **asked)
         nearest = float(str(caught.value).rsplit(f"{name}=", 1)[1].rstrip("."))
         assert cc.prune(model, X, **asked | {name: nearest * 1.001}).proof.passed
+        with pytest.raises(cc.BudgetError):
+            cc.prune(model, X, **asked | {name: nearest * 0.98})
 
 
 def test_precisions_are_chosen_for_what_is_left_of_the_blocks() -> None:
