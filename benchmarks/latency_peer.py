@@ -6,8 +6,12 @@
 Every way is asked for more or less of its own measure (time, MACs, a ratio) until the network that it leaves takes a
 share of the original's time within 3 %, as ONNX Runtime measures it (one thread, processor time of that thread). All
 are then restored alike: batch norms measured anew on the same unlabelled images; ours compensated besides, which needs
-a plan. Ours rank by the criterion that channelcut takes with images; Torch-Pruning by magnitude, and by Taylor where
-the network is a classifier. Accuracy and images are those of `benchmarks.accuracy`.
+a plan. Ours rank by the criterion that channelcut takes with images, and are ranked and compensated by what a function
+reads in the outputs where the row says `detections`; Torch-Pruning ranks by magnitude, and by Taylor where the network
+is a classifier. Accuracy and images are those of `benchmarks.accuracy`. The second table turns the question around: how
+fast is ours where it is as accurate as another way's network, read off the line between its nearest rows:
+
+    CHANNELCUT_ASSETS=... python -m benchmarks.latency_peer --ways "time*" --targets 0.9 0.8 0.6 0.4
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from time import process_time
@@ -27,7 +32,7 @@ import torch
 from torch import nn
 
 import channelcut as cc
-from benchmarks.accuracy import Network, opened
+from benchmarks.accuracy import DETECTIONS, Network, opened
 from benchmarks.accuracy_peer import CRITERIA, peer_cut
 from benchmarks.rows import rows_in, write_rows
 from channelcut.bench.environment import environment
@@ -40,6 +45,9 @@ from channelcut.recovery import recalibrate
 
 RESULTS = Path(__file__).parent / "results" / "latency_peer"
 NETWORKS, TARGETS, ROUNDS, TOLERANCE = ("resnet56", "nanodet_m", "yolov5n"), (0.7, 0.5), 6, 0.03
+TIME = "time"
+READ = ("nanodet_m", "yolov5n")
+"""Networks whose outputs a function reads detections in."""
 Made = tuple[nn.Module, PruneResult | None]
 
 
@@ -56,7 +64,10 @@ class Bench:
         if limit == "latency":
             asked["cost"] = _Believed(self.cost)
         model, example = self.network.model, self.network.example
-        found = cc.prune(model, example, calibration=self.chosen, restore="none", align=align, **asked)
+        found = cc.prune(
+            model, example, calibration=self.chosen, restore="none", align=align, detections=self.network.detections,
+            **asked,
+        )  # fmt: skip
         return found.model, found
 
     def by_peer(self, criterion: str, align: int, share: float) -> Made:
@@ -67,10 +78,11 @@ class Bench:
     def ways(self, name: str) -> Iterator[tuple[str, Callable[[float], Made]]]:
         """What is compared: how a network is made for a share of what each way limits."""
         step, least = self.cost.step, self.network.align
-        yield "time", partial(self.pruned, "latency", "auto")
+        read = DETECTIONS * (self.network.detections is not None)
+        yield f"{TIME}{read}", partial(self.pruned, "latency", "auto")
         for limit, words, aligns in (("macs", "MACs", {step, least}), ("keep", "uniform", {step})):
             for align in sorted(aligns):
-                yield f"{words}, align {align}", partial(self.pruned, limit, align)
+                yield f"{words}, align {align}{read}", partial(self.pruned, limit, align)
         for criterion in CRITERIA.get(name, ()):
             for align in (8, 16):
                 yield f"Torch-Pruning {criterion}, round_to {align}", partial(self.by_peer, criterion, align)
@@ -134,7 +146,8 @@ def row(bench: Bench, build: Callable[[float], Made], target: float, gauge: Gaug
     tuned, _ = recalibrate(model, list(torch.split(bench.chosen, 64)))
     states = {"recalibrated": network.evaluate(tuned)}
     if result is not None:
-        states["compensated"] = network.evaluate(cc.compensate(network.model, result, bench.chosen).model)
+        done = cc.compensate(network.model, result, bench.chosen, detections=network.detections)
+        states["compensated"] = network.evaluate(done.model)
     macs = None if result is None else result.plan.macs_ratio
     return {**vars(found), "tried": tried, "macs": macs, "states": states, "processor_s": process_time() - start}
 
@@ -144,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS)
+    parser.add_argument("--ways", default="*", help="pattern of the ways to measure")
     parser.add_argument("--table", type=Path, help="of layer times; by default the one in the cache directory")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -156,7 +170,7 @@ def main() -> None:
                 for target in given.targets:
                     for way, build in bench.ways(name):
                         key = f"{name} {target:g} {way} {processor()}"
-                        if key not in rows:
+                        if key not in rows and fnmatch(way, given.ways):
                             said = {"network": name, "target": target, "way": way, "processor": processor()}
                             said |= {"environment": environment(1)}
                             said |= {"command": f"python -m benchmarks.latency_peer {name} --targets {target:g}"}
@@ -190,7 +204,56 @@ def table(rows: Mapping[str, Any]) -> str:
         cells = [_metric(found["states"].get(state)) for state in ("recalibrated", "compensated")]
         macs = "" if found["macs"] is None else f"{found['macs']:.3f}"
         lines.append(f"{start}{found['estimate']:.3f} | {macs} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *equal_accuracy(rows.values())]) + "\n"
+
+
+def equal_accuracy(rows: Collection[Mapping[str, Any]]) -> list[str]:
+    """How fast ours is where it is as accurate as the others' networks, in Markdown.
+
+    The accuracy of each is the better one of those that it was restored to. Between two measured rows of ours, and
+    between the fastest or slowest of them and nothing, no more is said than that: a row beyond them has a bound.
+    """
+    ours: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["way"] == TIME + DETECTIONS * (row["network"] in READ) and "failed" not in row:
+            ours.setdefault((row["network"], row["processor"]), []).append((_best(row), row["estimate"]))
+    lines = [
+        "",
+        "## Latency at equal accuracy",
+        "",
+        "Ours as fast as the line between its two nearest rows says; `≤` where its fastest row is more accurate still.",
+        "",
+        "| network | processor | beside | accuracy | its time | ours | ours / its |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        place = row["network"], row["processor"]
+        if "failed" in row or row["way"].startswith(TIME) or place not in ours:
+            continue
+        wanted, took = _best(row), row["estimate"]
+        sign, share = _reached(sorted(ours[place]), wanted)
+        beside = f"{row['way']} at {row['target']}"
+        quotient = "" if math.isnan(share) else f"{sign}{share / took:.2f}"
+        said = "not reached" if math.isnan(share) else f"{sign}{share:.3f}"
+        lines.append(f"| {' | '.join(place)} | {beside} | {wanted:.4g} | {took:.3f} | {said} | {quotient} |")
+    return lines
+
+
+def _reached(ours: Sequence[tuple[float, float]], wanted: float) -> tuple[str, float]:
+    """The share of the time at which an accuracy is reached, of (accuracy, time) in order; NaN where it is not."""
+    enough = [time for accuracy, time in ours if accuracy >= wanted]
+    if not enough:
+        return "", math.nan
+    accuracy, time = min((pair for pair in ours if pair[0] >= wanted), key=lambda pair: pair[1])
+    below = [pair for pair in ours if pair[0] < wanted and pair[1] < time]
+    if not below:
+        return "≤ ", time
+    least, fast = max(below, key=lambda pair: pair[1])
+    return "", fast + (time - fast) * (wanted - least) / (accuracy - least)
+
+
+def _best(row: Mapping[str, Any]) -> float:
+    return max(float(found.get("top1", found.get("map"))) for found in row["states"].values())
 
 
 def _metric(found: Mapping[str, float] | None) -> str:
