@@ -112,7 +112,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "nanodet_m 0.8, COCO eight times": {"macs": 0.8, "epochs": 4, "repeat": 8, "learning_rate": 1e-4},
     "yolov5n 0.8, COCO eight times": {"macs": 0.8, "epochs": 2, "repeat": 8, "learning_rate": 1e-4},
     "yolo26n 0.8, COCO eight times": {"macs": 0.8, "epochs": 4, "repeat": 8, "learning_rate": 1e-4},
-    "yolo26n 0.8, 4 passes": {"macs": 0.8, "epochs": 8, "passes": 4},
+    "yolo26n 0.8, 4 passes, lr 3e-4": {"macs": 0.8, "epochs": 8, "passes": 4, "learning_rate": 3e-4},
     "yolo26n 0.8, 4 passes, lr 1e-4": {"macs": 0.8, "epochs": 8, "passes": 4, "learning_rate": 1e-4},
     "yolo26n 0.7, 4 passes, lr 1e-4": {"macs": 0.7, "epochs": 4, "passes": 4, "learning_rate": 1e-4},
     "yolo26n 0.8 in four rounds": {"macs": 0.8, "epochs": 2, "rounds": 4},

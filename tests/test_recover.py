@@ -28,6 +28,7 @@ from channelcut.core.tensors import named_tensors
 from channelcut.cutting.storage import load_plan
 from channelcut.recovering import rounds
 from channelcut.recovering.steps import Training
+from channelcut.recovery.distil import training
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
 from channelcut.recovery.distil.losses import Teaching, comparable
@@ -210,6 +211,17 @@ def test_without_a_learning_rate_the_best_of_some_is_taken(made: Any, tmp_path: 
     assert more.recovery is not None
     assert more.recovery.notes == found.recovery.notes
     assert seen.count(("recover", 0)) <= 1  # no rate is tried again
+
+
+@pytest.mark.parametrize(("norms", "chosen"), [("frozen", "0.0001"), ("batch", "0.0003")])
+def test_of_rates_that_do_as_well_norms_that_stay_get_the_lowest(
+    made: Any, monkeypatch: pytest.MonkeyPatch, norms: str, chosen: str
+) -> None:
+    model, result, images = made
+    monkeypatch.setattr(training, "_tried", lambda *_: {1e-4: 4.30, 3e-4: 4.19, 1e-3: 9.0})
+    options = replace(QUICK, learning_rate=None, batch_norm=norms)
+    found = cc.recover(model, result, images, epochs=1, options=options)
+    assert any(note.startswith(f"The learning rate {chosen} was chosen") for note in found.recovery.notes)
 
 
 def test_what_is_drawn_anew_has_the_usual_rate(made: Any) -> None:

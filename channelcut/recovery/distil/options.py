@@ -29,8 +29,8 @@ class RecoverOptions:
         at_once: inputs that a process computes at a time, the gradients of a step being accumulated; 0: all of them.
             Where memory runs out it is halved.
         learning_rate: of AdamW at its highest, after the warm-up. None: of 1e-4, 3e-4, 1e-3 and 3e-3 the highest
-            by which a short training brings the outputs on what is held back about as close as by the best of them;
-            1e-3 where `init` draws or rewinds.
+            by which a short training brings the outputs on what is held back about as close as by the best of them,
+            or where batch norms stay the lowest; 1e-3 where `init` draws or rewinds.
         warmup: share of the steps in which the rate rises; afterwards it falls by a cosine.
         weight_decay: of weights with more than one axis.
         ema: decay of the average of weights that is returned, reached slowly; 0: the weights of the last step.
