@@ -213,6 +213,15 @@ def test_without_a_learning_rate_the_best_of_some_is_taken(made: Any, tmp_path: 
     assert seen.count(("recover", 0)) <= 1  # no rate is tried again
 
 
+def test_one_image_over_and_over_is_said(made: Any) -> None:
+    model, result, images = made
+    same_one = images[:1].expand(8, -1, -1, -1).clone()
+    said = cc.recover(model, result, same_one, epochs=1, options=QUICK).recovery.notes
+    assert any("all 8 that were compared are the same" in note for note in said)
+    other = cc.recover(model, result, images[:8], epochs=1, options=QUICK).recovery.notes
+    assert not any("over and over" in note for note in other)
+
+
 @pytest.mark.parametrize(("norms", "chosen"), [("frozen", "0.0001"), ("batch", "0.0003")])
 def test_of_rates_that_do_as_well_norms_that_stay_get_the_lowest(
     made: Any, monkeypatch: pytest.MonkeyPatch, norms: str, chosen: str
@@ -283,6 +292,11 @@ def test_labels_teach_where_a_loss_is_given(made: Any) -> None:
     ):
         found = cc.recover(model, result, data, epochs=3, loss=loss, options=alone)
         assert loss(found.model, (images, labels)) < before
+    away = cc.recover(model, result, data, epochs=3, loss=loss, options=replace(alone, output=1e-3))
+    assert away.recovery.after > away.recovery.before
+    assert any("labels led away from the original" in note for note in away.recovery.notes)
+    close = cc.recover(model, result, data, epochs=1, loss=loss, options=replace(QUICK, task=1e-6))
+    assert not any("led away" in note for note in close.recovery.notes)
     with pytest.raises(cc.UserError, match="mosaic"):
         cc.recover(model, result, data, epochs=1, loss=loss, options=cc.RecoverOptions(augment=("mosaic",)))
     with pytest.raises(cc.UserError, match="task loss returns a Tensor of shape"):

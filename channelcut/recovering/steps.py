@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -161,7 +161,8 @@ def taught(
     _check_first(model, pool)
     teaching = teaching_of(model, asked.detections)
     folder = None if asked.out is None else Path(asked.out)
-    known = {} if folder is None else _known(model, pupil, pool, asked) | {"the processes": str(all_.count)}
+    content = [described(pytree.tree_leaves(pool.item(number))) for number in evenly(pool.size, _LOOKED_AT)]
+    known = {} if folder is None else _known(model, pupil, (pool, content), asked) | {"the processes": str(all_.count)}
 
     def report(done: int, total: int, text: str) -> None:
         if all_.rank == 0:
@@ -177,7 +178,7 @@ def taught(
         said = Recovery(
             images=len(batches.trained), epochs=len(found.history), steps=found.steps, before=found.before,
             after=found.after, init=options.init, labels=lesson.task is not None, history=found.history,
-            notes=(*asked.notes, *pool.notes, *pupil.notes, *_sizes(batches, options), *found.notes),
+            notes=(*asked.notes, *pool.notes, *pupil.notes, *_few(batches, options, content), *found.notes),
             unreadable=pool.unreadable, seconds=time.perf_counter() - start,
         )  # fmt: skip
         yield said, found.tensors, batches
@@ -325,9 +326,9 @@ def _lesson(model: nn.Module, pupil: Pupil, batches: Batches, teaching: Teaching
     return Lesson(teacher, found, comparable(pupil.graph), teaching, asked.task, options)
 
 
-def _known(model: nn.Module, pupil: Pupil, pool: Pool, asked: Training) -> dict[str, str]:
-    """What a checkpoint must have been made for."""
-    content = [described(pytree.tree_leaves(pool.item(number))) for number in evenly(pool.size, _LOOKED_AT)]
+def _known(model: nn.Module, pupil: Pupil, data: tuple[Pool, Sequence[Any]], asked: Training) -> dict[str, str]:
+    """What a checkpoint must have been made for; `data`: what teaches, and some of it, described."""
+    pool, content = data
     names = [each.name for each in fields(asked.options) if each.name not in _NOT_ASKED]
     return {
         "the plan": digest([pupil.plan.fingerprint, pupil.plan.to_dict()["kept"], pupil.plan.dropped]),
@@ -365,9 +366,14 @@ def recalibrated(small: nn.Module, batches: Batches, options: RecoverOptions) ->
     return recalibrate(small, moved)[0]
 
 
-def _sizes(batches: Batches, options: RecoverOptions) -> list[str]:
-    """What a reader has to know of the numbers of inputs."""
+def _few(batches: Batches, options: RecoverOptions, content: Sequence[Any]) -> list[str]:
+    """What a reader has to know of inputs that are few, or one and the same; `content`: of some, described."""
     trained = len(batches.trained)
+    if len(content) > 1 and all(each == content[0] for each in content):
+        return [
+            f"The data is one input over and over (all {len(content)} that were compared are the same): what is learnt "
+            "from it says little of any other. Give different images, like those of deployment."
+        ]
     if not batches.pool.whole and trained < options.batch_size:
         return [
             f"The data has {trained} inputs to train on, less than a batch of {options.batch_size}: each step has all."

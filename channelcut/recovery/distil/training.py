@@ -214,6 +214,12 @@ class _Training:
             after, tensors = state.best
             if after == state.first:
                 notes.append("No epoch brought the outputs closer to the original's, so the weights are as they were.")
+        if self.lesson.task is not None and self.lesson.compares and after > state.first:
+            notes.append(
+                f"The labels led away from the original: on what is held back the outputs are farther from its own than "
+                f"before ({state.first:.4g} → {after:.4g}). Compare the accuracy with that of the cut before you take it; "
+                "a smaller weight of the task loss (task) keeps closer."
+            )
         return Outcome(tensors, state.step, state.first, after, tuple(state.history), tuple(notes))
 
     def step(self) -> float:
