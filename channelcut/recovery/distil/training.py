@@ -214,7 +214,8 @@ class _Training:
             after, tensors = state.best
             if after == state.first:
                 notes.append("No epoch brought the outputs closer to the original's, so the weights are as they were.")
-        if self.lesson.task is not None and self.lesson.compares and after > state.first:
+        teaches = self.lesson.task is not None and self.lesson.compares and self.course.penalty is None
+        if teaches and after > state.first:
             notes.append(
                 f"The labels led away from the original: on what is held back the outputs are farther from its own than "
                 f"before ({state.first:.4g} → {after:.4g}). Compare the accuracy with that of the cut before you take it; "
