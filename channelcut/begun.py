@@ -92,11 +92,15 @@ def begin(
         form = deployed_as(owner, model, example, deploy)
     data = evaluated_data(model, options.prune.calibration, example)
     evaluations = evaluations_by(owner, model, data, example, deploy, watch) if options.evaluate else None
+    given, taught = options.prune.calibration, bool(options.recover or options.sparsify)
+    if taught:
+        check_taught(given, owner)
+    if (taught and options.recovery.task) or isinstance(options.prune.loss, str):
+        owner.check_labels(model, given)
     if evaluations is not None and known is not None:
         evaluations.rows += map(dict, known)
     elif evaluations is not None:
         evaluations.add("evaluate the original", [("original", "module", model)])
-    given = options.prune.calibration
     read = options.prune.detections or detections_beside(owner)
     options = replace(options, prune=replace(options.prune, detections=read))
     options, prepared = with_samples(options, owner, model, example, watch)
@@ -105,8 +109,6 @@ def begin(
         with watch.stage("images"):
             options, images = with_images(options, model, example)
         check_precisions(["int8"] if options.mixed else options.precisions, 0 if images is None else len(images))
-    if options.recover or options.sparsify:
-        check_taught(given, owner)
     options = with_cost(options, model, example, images, watch)
     unheard = [*unheard, *getattr(options.prune.cost, "notes", ())]
     return Begun(model, example, owner, form, options, prepared, images, data, evaluations, unheard, given, model)

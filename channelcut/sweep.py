@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,12 @@ class SweepOptions:
                 f"The budgets {list(self.targets)} make no sweep: expected shares of the original's time above 0 and "
                 "at most 1, such as 0.3:0.9:7 for seven from 0.3 to 0.9."
             )
+        twice = [target for target, times in Counter(self.targets).items() if times > 1]
+        if twice:
+            raise UserError(
+                f"The budgets of the sweep name {', '.join(map(str, twice))} more than once, and a point is made once. "
+                "Expected every share once."
+            )
 
 
 def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -97,63 +104,74 @@ def sweep(source: Source, out: Path, options: SweepOptions, progress: Progress |
     begun = begin(source, replace(options.compress, prune=first, measure=True), watch)
     content: dict[str, Any] = {"format": FORMAT, **asked, "environment": environment(options.compress.bench.threads)}
     points = [_original(begun), *known]
-    there = {point["name"] for point in known}
-    for point in _made(source, begun, [t for t in options.targets if _name(t) not in there], out, options, watch):
+    there = {point["target"]: point["name"] for point in known if point["kind"] == "cut"}
+    missing = {target: _name(target, there.values()) for target in options.targets if target not in there}
+    for point in _made(source, begun, missing, out, options, watch):
         points.append(point)
         _write(out, content, points)
-    missing = [other for other in options.beside if not any(point["name"] == other.name for point in known)]
-    if missing:
+    beside = [other for other in options.beside if not any(point["name"] == other.name for point in known)]
+    if beside:
         deploy, bench = begun.options.prune.deploy, begun.options.bench
         with Gauge(begun.model, begun.example, deploy, options.compress.time_on, bench, watch) as gauge:
-            for other in missing:
+            for other in beside:
                 points.append(_beside(other, begun, gauge, watch))
                 _write(out, content, points)
     return content | {"points": _write(out, content, points)}
 
 
-def _name(target: float) -> str:
-    return f"latency-{target:.3f}"
+def _name(target: float, taken: Collection[str]) -> str:
+    """The folder of a point: three decimals, more where these are another number or the folder of another point."""
+    decimals = [f"{target:.{count}f}" for count in range(3, 18)]
+    exact = [digits for digits in decimals if float(digits) == target]
+    return next(name for digits in [*exact, repr(target)] if (name := f"latency-{digits}") not in taken)
 
 
 def _made(
-    source: Source, begun: Begun, targets: Sequence[float], out: Path, options: SweepOptions, watch: Stopwatch
+    source: Source, begun: Begun, names: Mapping[float, str], out: Path, options: SweepOptions, watch: Stopwatch
 ) -> Iterator[dict[str, Any]]:
     """The points that are missing, in this process or by workers; one whose worker died is made by another."""
+    targets = list(names)
     if not targets or not (options.workers or options.ray_address):
         for target in targets:
-            yield _cut(source, begun, target, out / _name(target), watch.progress)
+            yield _cut(source, begun, target, out / names[target], watch.progress)
         return
     prune = replace(options.compress.prune, latency=targets[0], cost=begun.options.prune.cost)
     asked = replace(options.compress, prune=prune, measure=True, evaluate=begun.evaluations is not None)
     rows = begun.evaluations.rows if begun.evaluations is not None else []
-    make = partial(_PointMaker, source, asked, out.resolve(), rows)
+    make = partial(_PointMaker, source, asked, {t: out.resolve() / name for t, name in names.items()}, rows)
     size = min(max(1, options.workers), len(targets))
     threads = options.compress.bench.threads
 
     def report(done: int, total: int, words: str) -> None:
-        watch.progress(_STAGE, done, total)
         watch.note(_STAGE, words)
+        watch.progress(_STAGE, done, total)
 
     with RayCrew(make, "making points", size, threads, address=options.ray_address) as crew, watch.stage(_STAGE):
         for found in shared(crew, targets, report, 1):
             for target, point in found.items():
-                refused = {"name": _name(target), "kind": "cut", "target": target, "refused": point}
+                refused = {"name": names[target], "kind": "cut", "target": target, "refused": point}
                 yield refused if isinstance(point, str) else point
 
 
 class _PointMaker:
     """What a worker does: it opens the model for itself, and takes what was measured of the original as it is."""
 
-    def __init__(self, source: Source, options: CompressOptions, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        options: CompressOptions,
+        folders: Mapping[float, Path],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> None:
         torch.set_num_threads(options.bench.threads)  # the process is the worker's own
         target = getattr(options.prune.cost, "target", None)
         if target is not None:
             check_worker(clock_of(target.backend, target.threads, target.precision).target(), target)
-        self.source, self.out = source, out
+        self.source, self.folders = source, folders
         self.begun = begin(source, options, Stopwatch(), known=rows)
 
     def __call__(self, targets: Sequence[float]) -> dict[float, dict[str, Any]]:
-        return {t: _cut(self.source, self.begun, t, self.out / _name(t), silent) for t in targets}
+        return {t: _cut(self.source, self.begun, t, self.folders[t], silent) for t in targets}
 
 
 def _said(options: SweepOptions) -> dict[str, Any]:

@@ -186,3 +186,33 @@ def test_the_command_line_says_whether_labels_taught(tmp_path: Path, monkeypatch
     assert "1 steps, with labels, loss on" in " ".join(capsys.readouterr().out.split())
     assert main(["recover", "out", "--data", data, "--epochs", "1", "--task", "0", "--out", "without"]) == 0
     assert "without labels" in capsys.readouterr().out
+
+
+def test_labels_that_do_not_fit_are_refused_before_anything_is_cut(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    def reached(*_: Any) -> None:
+        raise UserError("It is reached.")
+
+    data = tiny_data(tmp_path / "data", "detect")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    Path("turned.py").write_text("import torch\nfrom test_labels import network\n\n\ndef build():\n"
+                                 "    model = network('detect')\n    model.names = {0: 'b', 1: 'a'}\n"
+                                 "    return model, torch.rand(1, 3, 64, 64)\n")  # fmt: skip
+    cc.save(cut(), "out", source="turned.py:build")
+    monkeypatch.setattr("channelcut.compress.finished", reached)
+    monkeypatch.setattr("channelcut.recovering.folder.result_in", reached)
+    compress = ["compress", "turned.py:build", "--keep", "0.5", "--no-engine", "--no-evaluate", "--out", "cut"]
+    recover, order = ["recover", "out", "--epochs", "1"], "the network's classes in another order (a, b"
+    for command, text in (
+        ([*compress, "--recover", "1"], order),
+        ([*compress, "--sparsify", "1"], order),
+        ([*compress, "--labels"], order),
+        (recover, order),
+        ([*compress, "--recover", "1", "--task", "0"], "It is reached."),
+        ([*recover, "--task", "0"], "It is reached."),
+        (compress, "It is reached."),
+    ):
+        assert main([*command, "--data", data]) == 2
+        assert text in capsys.readouterr().err, command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ def asked(folder: Path, command: str, *flags: str) -> list[str]:
     return [command, f"{folder / 'nets.py'}:build", "--table", str(folder / "table.jsonl"), *flags]
 
 
-def test_the_command_prints_what_it_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_it_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("channelcut.cli.console._EVERY_S", 0.0)
     quick = ("--half-width", "0.5")
     assert main(asked(folder, "measure", *quick)) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    captured = capsys.readouterr()
+    assert re.search(r"^  measure: \d+ of \d+, \d+ s, \d+ s left$", captured.err, re.MULTILINE)
+    assert len(re.findall("^  measure: done", captured.err, re.MULTILINE)) == 1
+    said = " ".join(captured.out.split())
     for words in (
         " ms uncut (layers known to",
         " at 1x3x48x48 with onnxruntime",

@@ -568,3 +568,6 @@ def test_the_flags_of_a_training_reach_it() -> None:
     assert recovery_flags.read_training(parser.parse_args(["--augment", "none"])).augment == ()
     with pytest.raises(cc.UserError, match="mosaics"):
         recovery_flags.read_training(parser.parse_args(["--augment", "mosaics"]))
+    for given in (["--init", "rewind"], ["--rewind", "epoch5.pt"], ["--init", "cut", "--rewind", "epoch5.pt"]):
+        with pytest.raises(cc.UserError, match=r"^--init rewind and --rewind FILE go together"):
+            recovery_flags.read_training(parser.parse_args(given))

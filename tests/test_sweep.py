@@ -16,6 +16,7 @@ import channelcut as cc
 from channelcut.bench.measure import BenchOptions
 from channelcut.cli import main
 from channelcut.cli.parsing import shares
+from channelcut.core.checked import read_json, write_json
 from channelcut.core.crew import Died
 from channelcut.core.deployed import Deploy
 from channelcut.core.described import differences
@@ -23,9 +24,9 @@ from channelcut.core.specs import InputSpec
 from channelcut.cost import macs_cost
 from channelcut.options import CompressOptions, PruneOptions
 from channelcut.recovery.distil.options import UNTOLD
-from channelcut.report.front import front_chart, front_rows, metric_of
+from channelcut.report.front import front_chart, front_notes, front_rows, metric_of, render_front
 from channelcut.sources import Source, open_source
-from channelcut.sweep import SweepOptions, _said, sweep
+from channelcut.sweep import SweepOptions, _name, _said, sweep
 
 FACTORY = """
 import torch
@@ -222,11 +223,51 @@ def test_the_front_is_drawn_and_listed() -> None:
     assert heads[-1] == "mAP50-95"
     assert [row[0] for row in rows] == ["original", "latency-0.500", "latency-0.100"]
     assert rows[1][2:] == ("0.510", "0.500 to 0.520", "2.00", "0.450", "0.800", "0.300")
-    assert rows[2][2] == "no"
+    assert rows[2][2:] == ("refused", "", "", "", "", "")
+    assert front_notes(points) == [("latency-0.100", "no")]
+    page = render_front({"model": "nets", "points": points})
+    assert page.index("</table>") < page.index("<strong>latency-0.100: </strong>no")
     assert str(front_chart(points)).count("<circle") == 2
     assert front_chart(points[:1]) is None
     unevaluated = [point | {"metrics": {}, "kept_importance": 0.9} for point in points]
     assert "Kept importance over" in str(front_chart(unevaluated))
+
+
+def test_why_a_point_was_refused_stands_below_the_table(
+    source: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "The budget [0.1] cannot be met: " + "of all that there is a layer keeps its least, " * 4
+    points = [
+        {"name": "original", "kind": "original", "ratio": 1.0, "ms": 4.0},
+        {"name": "latency-0.100", "kind": "cut", "target": 0.1, "refused": why},
+    ]
+    monkeypatch.setattr("channelcut.sweep.sweep", lambda *_: {"points": points})
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["sweep", source.name, "--latency", "0.1", "--out", "front"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert ["latency-0.100", "cut", "refused"] in [line.split() for line in shown]
+    assert f"latency-0.100: {why}" in shown
+
+
+def test_points_that_are_near_have_folders_of_their_own(source: Source, tmp_path: Path) -> None:
+    assert [_name(t, ()) for t in (0.7, 1, 0.58, 0.7001, 0.385714, 1e-20)] == [
+        "latency-0.700", "latency-1.000", "latency-0.580", "latency-0.7001", "latency-0.385714", "latency-1e-20"
+    ]  # fmt: skip
+    out, asked = tmp_path / "front", options(source, 0.5004)
+    sweep(source, out, asked)
+    before = out / "latency-0.500"  # as such a point was called where three decimals were all
+    (out / "latency-0.5004").rename(before)
+    content = read_json(out / "sweep.json", "", "")
+    content["points"][1] |= {"name": before.name, "folder": before.name}
+    write_json(out / "sweep.json", content)
+    written = (before / "report.json").stat().st_mtime_ns
+    found = sweep(source, out, replace(asked, targets=(0.5, 0.5004, 0.6)))
+    assert (before / "report.json").stat().st_mtime_ns == written
+    names = {point["target"]: point["folder"] for point in found["points"][1:]}
+    assert names == {0.6: "latency-0.600", 0.5004: "latency-0.500", 0.5: "latency-0.5000"}
+    for target, name in names.items():
+        if name != before.name:
+            assert read_json(out / name / "report.json", "", "")["options"]["latency"] == target
 
 
 def test_budgets_are_read_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,3 +278,5 @@ def test_budgets_are_read_from_the_command_line(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "o").exists()
     with pytest.raises(cc.UserError, match="make no sweep"):
         SweepOptions(CompressOptions(PruneOptions()), ())
+    with pytest.raises(cc.UserError, match=r"name 0.7 more than once"):
+        SweepOptions(CompressOptions(PruneOptions()), shares("0.7,0.5,70%"))

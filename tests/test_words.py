@@ -18,6 +18,7 @@ from channelcut.cli import console, main, parser
 from channelcut.cli.analyze import print_analysis
 from channelcut.cli.console import Bars, Log, Terminal, at_dots
 from channelcut.cli.env import lines
+from channelcut.core.progress import Stopwatch
 from channelcut.report.explain import explain, sentences
 
 HERE = Path(__file__).parent
@@ -116,6 +117,75 @@ def test_a_log_file_hears_as_it_happens(capsys: pytest.CaptureFixture[str], monk
         "  recalibrate: done, 32.0 s",
     ]
     assert "\x1b" not in said and "\r" not in said
+
+
+def test_a_stage_that_runs_again_has_its_own_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with Bars() as bars:
+        watch = Stopwatch(Stopwatch(bars).progress)
+        for seconds in (2.0, 3.0):
+            with watch.stage("time"):
+                for done in range(1, 4):  # it counts twice, and goes on after it has counted to the end
+                    bars("time", done, 3)
+                bars("time", 0, 2)
+                bars("time", 2, 2)
+                now[0] += seconds
+            bars("time", 1, 1)
+            now[0] += 100
+        with pytest.raises(ValueError, match="no"), watch.stage("time"):
+            raise ValueError("no")
+        now[0] += 50
+        with watch.stage("time"):
+            now[0] += 1
+        for _ in range(2):  # without a stage around it
+            bars("build", 0, 1)
+            now[0] += 4
+            bars("build", 1, 1)
+    once = ["  time ...", "  time: done, 2.0 s", "  time ...", "  time: done, 3.0 s", "  time ...", "  time ..."]
+    assert capsys.readouterr().err.splitlines() == [
+        *once, "  time: done, 1.0 s", *["  build ...", "  build: done, 4.0 s"] * 2
+    ]  # fmt: skip
+
+
+def test_what_is_noted_of_a_stage_is_in_its_lines_and_beside_its_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(float(second) for second in range(0, 1000, 4))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with Bars() as bars:
+        counted = Stopwatch(bars)
+        with counted.stage("measure"):
+            for left in range(5, 0, -1):
+                counted.note("measure", f"{left} min left")
+                counted.progress("measure", 6 - left, 6)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["  measure ...", "  measure: 3 of 6, 12 s, 3 min left", "  measure: done, 24.0 s"]
+
+    screen = io.StringIO()
+    shown = Terminal(Console(file=screen, force_terminal=True, width=80))
+    bars._shown = shown
+    with shown.progress, counted.stage("measure"):
+        counted.progress("measure", 1, 6)
+        counted.note("measure", "loss 0.1234 [of 4], 12 min left")
+        shown.progress.refresh()
+        last = screen.getvalue().split("\r")[-1]
+        assert "1/6" in last and "loss 0.1234 [of 4], 12 min left" in last and "\n" not in last
+    assert "12 min" not in screen.getvalue().split("\r")[-1]
+
+
+def test_a_bar_of_a_stage_that_runs_again_is_timed_anew() -> None:
+    now = [0.0]
+    shown = Terminal(Console(file=io.StringIO(), force_terminal=True))
+    shown.progress.get_time = lambda: now[0]  # type: ignore[method-assign]
+    for seconds in (5.0, 2.0):
+        shown("build", 0, 1)
+        now[0] += seconds
+        shown("build", 1, 1)
+        assert shown.progress.tasks[0].finished_time == seconds
+        now[0] += 100
 
 
 def test_an_error_leaves_no_bar_that_still_turns() -> None:

@@ -100,6 +100,13 @@ class Adapter:
         """
         return None
 
+    def check_labels(self, model: nn.Module, data: Any) -> None:
+        """Look whether the labels of `data`, where it is a data set of the library's, can teach the network.
+
+        Raises:
+            UserError: they cannot, as far as that shows before they are read.
+        """
+
     def store(self, model: nn.Module, folder: Path) -> None:
         """Write the library's own form of a cut network beside the result, where it has one."""
 

@@ -59,9 +59,9 @@ def run(flags: Namespace) -> int:
     floors = groups.read_floors(flags)
     source = groups.read_model(flags)
     with Bars(quiet=flags.quiet or flags.json) as progress:
-        with progress.stage("load"):
+        with progress.within("load"):
             model, x = source.open()
-        with progress.stage("analyze"):
+        with progress.within("analyze"):
             found = analyze(model, x, **groups.read_coupling(flags))
             found = excluded(model, found, flags.exclude)
     data = {"weights": source.weights, **analysis_data(model, found, floors)}

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -56,6 +57,7 @@ class Bars:
     def __init__(self, *, quiet: bool = False) -> None:
         screen = Console(stderr=True)
         self._shown: Terminal | Log | None = None if quiet else Terminal(screen) if screen.is_terminal else Log()
+        self._open: set[str] = set()
 
     def __enter__(self) -> Bars:
         if isinstance(self._shown, Terminal):
@@ -71,14 +73,27 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of a stage are done."""
         if self._shown is not None:
-            self._shown(stage, done, total)
+            self._shown(stage, done, total, inside=stage in self._open)
+
+    def note(self, stage: str, text: str) -> None:
+        """Show more of a stage that runs, such as its loss or the time left."""
+        if self._shown is not None:
+            self._shown.note(stage, text)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Show one step that starts here and is done when the block ends."""
-        self(name, 0, 1)
-        yield
-        self(name, 1, 1)
+    def within(self, stage: str) -> Iterator[None]:
+        """Show a stage that starts here and is done when the block ends, however it counts on the way."""
+        if self._shown is None or stage in self._open:
+            yield
+            return
+        self._shown.begin(stage)
+        self._open.add(stage)
+        try:
+            self(stage, 0, 1)
+            yield
+        finally:
+            self._open.discard(stage)
+        self(stage, 1, 1)
 
 
 class Terminal:
@@ -91,15 +106,31 @@ class Terminal:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self.progress = Progress(*columns, console=screen)
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Move a stage's bar."""
+    def __call__(self, stage: str, done: int, total: int, *, inside: bool = False) -> None:
+        """Move a stage's bar. One that was done begins anew; `inside`: it goes on, whatever it counts."""
         if stage not in self._tasks:
-            self._tasks[stage] = self.progress.add_task(stage, total=total)
-        self.progress.update(self._tasks[stage], completed=done, total=max(total, 1))
+            self._tasks[stage] = self.progress.add_task(stage, total=total, note="")
+        task, full = self._tasks[stage], done >= total
+        if not (full or inside) and self._finished(task):
+            self.progress.reset(task)
+        self.progress.update(task, completed=done, total=max(total, 1))
+        if full and not inside:
+            self.progress.update(task, note="")
+
+    def note(self, stage: str, text: str) -> None:
+        """Show a text beside a stage's bar until it is done."""
+        if stage in self._tasks:
+            self.progress.update(self._tasks[stage], note=text)
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, perhaps anew."""
+        if stage in self._tasks:
+            self.progress.reset(self._tasks[stage], note="")
 
     def stop(self, *, failed: bool) -> None:
         """End the display; where the run failed, what was not finished is taken off it."""
@@ -108,27 +139,53 @@ class Terminal:
                 self.progress.update(task.id, visible=False)
         self.progress.stop()
 
+    def _finished(self, task: TaskID) -> bool:
+        return next(each.finished for each in self.progress.tasks if each.id == task)
+
+
+@dataclass
+class _Running:
+    """A stage that runs: when it started, when the log last heard of it, and what was noted of it since."""
+
+    started: float
+    said: float
+    note: str = ""
+
 
 class Log:
-    """Lines that stay."""
+    """Lines that stay: each time that a stage runs has its own."""
 
     def __init__(self) -> None:
-        self._started: dict[str, float] = {}
-        self._said: dict[str, float] = {}
+        self._running: dict[str, _Running] = {}
+        self._done: set[str] = set()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Write a line, where there is something to tell."""
-        now = time.monotonic()
-        if stage not in self._started:
-            self._started[stage] = self._said[stage] = now
+    def __call__(self, stage: str, done: int, total: int, *, inside: bool = False) -> None:
+        """Write a line, where there is something to tell. `inside`: the stage goes on, whatever it counts."""
+        now, ended = time.monotonic(), done >= total and not inside
+        if stage not in self._running:
+            if ended and stage in self._done:  # it says so once more
+                return
+            self._running[stage] = _Running(now, now)
             self._line(f"{stage} ...")
-        if done >= total:
-            if stage in self._said:  # once, however often a stage says that it is done
-                del self._said[stage]
-                self._line(f"{stage}: done, {now - self._started[stage]:.1f} s")
-        elif done and now - self._said.setdefault(stage, now) >= _EVERY_S:
-            self._said[stage] = now
-            self._line(f"{stage}: {done} of {total}, {now - self._started[stage]:.0f} s")
+        running = self._running[stage]
+        if ended:
+            del self._running[stage]
+            self._done.add(stage)
+            self._line(f"{stage}: done, {now - running.started:.1f} s")
+        elif (done or running.note) and now - running.said >= _EVERY_S:
+            running.said = now
+            noted = f", {running.note}" if running.note else ""
+            self._line(f"{stage}: {done} of {total}, {now - running.started:.0f} s{noted}")
+
+    def note(self, stage: str, text: str) -> None:
+        """Add a text to the next line of a stage that runs."""
+        if stage in self._running:
+            self._running[stage].note = text
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, perhaps anew."""
+        self._running.pop(stage, None)
+        self._done.discard(stage)
 
     def _line(self, text: str) -> None:
         sys.stderr.write(f"  {text}\n")

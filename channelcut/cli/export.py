@@ -48,7 +48,7 @@ def run(flags: Namespace) -> int:
     flags.out = flags.out or Path(f"{stem(flags.model)}.onnx")
     refuse_existing(flags.out, flags.force)
     with Bars(quiet=flags.quiet or flags.json) as progress:
-        with progress.stage("load"):
+        with progress.within("load"):
             model, x = source.open()
         options = ExportOptions(
             flags.opset, flags.dynamic_batch, flags.dynamic_size, metadata=tuple(provenance(source).items())

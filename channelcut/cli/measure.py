@@ -89,7 +89,7 @@ def run(flags: Namespace) -> int:
     )
     source = groups.read_model(flags)
     with Bars(quiet=flags.quiet or flags.json) as progress:
-        with progress.stage("load"):
+        with progress.within("load"):
             model, x = source.open()
         found = measure(
             model,

@@ -55,7 +55,7 @@ def run(flags: Namespace) -> int:
     from channelcut.report.reader import read_report
 
     read_report(flags.folder)  # a folder that is no result is said before anything is timed
-    with Bars(quiet=flags.quiet or flags.json) as progress, progress.stage("profile"):
+    with Bars(quiet=flags.quiet or flags.json) as progress, progress.within("profile"):
         files = flags.folder / ORIGINAL, flags.folder / PRUNED
         multiple = read_align(flags)
         if flags.backend in BACKENDS:

@@ -129,6 +129,11 @@ def read_training(flags: Namespace, **more: Any) -> RecoverOptions:
     from channelcut.sources.weights import read_state
 
     asked = {name: value for name in _TRAINING if (value := getattr(flags, name)) is not None}
+    if (asked.get("init") == "rewind") != ("rewind" in asked):
+        raise UserError(
+            "--init rewind and --rewind FILE go together, and one of them is missing. FILE is the state dict of the "
+            "original network as it was early in its training: --init rewind --rewind epoch5.pt."
+        )
     if "rewind" in asked:
         asked["rewind"] = read_state(asked["rewind"], trust=flags.trust)
     return RecoverOptions(**asked, **more)

@@ -65,7 +65,8 @@ def run(flags: Namespace) -> int:
     from channelcut.bench.measure import BenchOptions
     from channelcut.cli.console import Bars, console, print_json, printing_to_stderr
     from channelcut.options import CompressOptions
-    from channelcut.report.front import front_rows
+    from channelcut.report.front import front_notes, front_rows
+    from channelcut.report.markup import printable
     from channelcut.report.terminal import listed
     from channelcut.sweep import SweepOptions, sweep
 
@@ -92,5 +93,7 @@ def run(flags: Namespace) -> int:
     elif not flags.quiet:
         screen = console()
         screen.print(listed(*front_rows(found["points"]), screen))
+        for name, why in front_notes(found["points"]):
+            screen.print(f"{name}: {printable(why)}", markup=False, soft_wrap=True)
         screen.print(f"Front: {out / 'sweep.html'}", soft_wrap=True)
     return 0

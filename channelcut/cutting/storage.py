@@ -5,10 +5,8 @@ pickle.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from torch import nn
 
 from channelcut.core.checked import Wrong, expect, field, items, read_json, write_json
 from channelcut.core.errors import UserError
-from channelcut.core.files import write_atomically
+from channelcut.core.files import put, temporary_folder, write_atomically
 from channelcut.core.plan import Plan
 from channelcut.core.proof import Proof
 from channelcut.core.record import noticed, put_record, record_of
@@ -81,29 +79,27 @@ def check_fresh(out: Path, *, force: bool) -> None:
 
 @contextmanager
 def fresh_folder(out: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not."""
+    """A temporary neighbour of `out` that takes its place when the block succeeds and vanishes when it does not.
+
+    Those that killed runs have left are removed.
+    """
     out = Path(out)
     check_fresh(out, force=force)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-        folder.chmod(0o755)
-    except OSError as error:
-        raise UserError(
-            f"The folder {out.parent} cannot be written to ({error.strerror}). Choose another --out."
-        ) from error
-    try:
-        yield folder
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"The result could not be written to {out.parent} ({error.strerror or error}). Nothing half-written was "
-            "left behind. Free some space or choose another --out folder, and run again."
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder(out))
+        except OSError as error:
+            raise UserError(
+                f"The folder {out.parent} cannot be written to ({error.strerror}). Choose another --out."
+            ) from error
+        try:
+            yield folder
+            put(folder, out)
+        except OSError as error:
+            raise UserError(
+                f"The result could not be written to {out.parent} ({error.strerror or error}). Nothing half-written "
+                "was left behind. Free some space or choose another --out folder, and run again."
+            ) from error
 
 
 def load_plan(folder: Path) -> Plan:

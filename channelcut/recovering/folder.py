@@ -74,6 +74,8 @@ def recover_folder(
     model, x = source.open()
     owner, _ = source.adapter(model)
     check_taught(data, owner)
+    if options.task:
+        owner.check_labels(model, data)
     how = preprocessing_for(owner, model, data, images) if data is not None else None
     asked = Training(
         data, epochs, None, checkpoint_folder(folders.out), options.prepared(how), progress, owner,

@@ -24,7 +24,7 @@ def metric_of(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headers and text rows, the fastest last; a point that was refused says why."""
+    """Headers and text rows, the fastest last; why a point was refused is among the `front_notes`."""
     metric = metric_of(points)
     heads = (
         "Network",
@@ -37,11 +37,11 @@ def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], li
         *([metric_words(metric)] if metric else []),
     )
     rows: list[tuple[str, ...]] = []
-    for point in sorted(points, key=lambda p: -(p.get("ratio") or p.get("target") or 0.0)):
+    for point in _by_time(points):
         boxes = f", suppression {point['suppression']}" if point.get("suppression") else ""
         start = (point["name"], _KINDS[point["kind"]] + boxes)
         if "refused" in point:
-            rows.append((*start, point["refused"], *[""] * (len(heads) - 3)))
+            rows.append((*start, "refused", *[""] * (len(heads) - 3)))
             continue
         interval = f"{point['low']:.3f} to {point['high']:.3f}" if "low" in point else ""
         shown = (point.get("metrics") or {}).get(metric)
@@ -50,6 +50,15 @@ def front_rows(points: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], li
         row = (*start, f"{point['ratio']:.3f}", interval, ms, macs, importance)
         rows.append((*row, *([_three(shown)] if metric else [])))
     return heads, rows
+
+
+def front_notes(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The names of points that were refused, and why, in the order of the rows."""
+    return [(point["name"], point["refused"]) for point in _by_time(points) if "refused" in point]
+
+
+def _by_time(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(points, key=lambda point: -(point.get("ratio") or point.get("target") or 0.0))
 
 
 def _three(value: float | None) -> str:
@@ -96,7 +105,8 @@ def render_front(content: Mapping[str, Any]) -> str:
     heads, rows = front_rows(content["points"])
     listed = table(heads, rows, "Points by time", range(2, len(heads)))
     lead = "Times are shares of the original's, each measured beside it in turns."
-    drawn = section("front", "Front", tag("p", lead), front_chart(content["points"]), listed)
+    refused = [tag("p", tag("strong", f"{name}: "), why) for name, why in front_notes(content["points"])]
+    drawn = section("front", "Front", tag("p", lead), front_chart(content["points"]), listed, *refused)
     name = str(content["model"])
     header = tag("header", tag("p", "channelcut sweep", class_="kicker"), tag("h1", name))
     return page(name, header, [drawn.drawn()])

@@ -99,6 +99,13 @@ class Ultralytics(Adapter):
         check_preprocessing(data, preprocessing)
         return labelled(model, data, max(shape[1:]), epochs, plain=plain)
 
+    def check_labels(self, model: nn.Module, data: Any) -> None:
+        """See `labels.check_labels`."""
+        if self.is_data_set(model, data):
+            from channelcut.adapters.ultralytics.labels import check_labels
+
+            check_labels(model, data)
+
     def check_data(self, model: nn.Module, data: str | Path) -> None:
         """See `evaluation.check_module`."""
         from channelcut.adapters.ultralytics.evaluation import check_module

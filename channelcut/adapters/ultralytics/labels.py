@@ -50,11 +50,9 @@ def labelled(model: nn.Module, data: str | Path, size: int, epochs: int, *, plai
     Raises:
         UserError: the data set is missing, or has other classes, channels or keypoints than the network.
     """
-    task = task_of(model)
-    if task not in TASKS or "RTDETR" in type(model).__name__:
+    task, found = task_of(model), check_labels(model, data)
+    if found is None:
         return None
-    found = check_module(model, data, _WITHOUT)
-    _check_order(model, found, data)
     if task != "classify" and not _labels(found, data):
         said = f"No labels stand beside the images of the split 'train' of {data}."
         return Labelled(data, None, (said,))
@@ -73,6 +71,19 @@ def labelled(model: nn.Module, data: str | Path, size: int, epochs: int, *, plai
         except Exception as error:
             raise _refused(data, error) from error
     return Labelled(images.pool(len(image_files(found, "train", data)), data, plain=plain), Criterion(settings, found))
+
+
+def check_labels(model: nn.Module, data: str | Path) -> dict[str, Any] | None:
+    """The data set, after a look at whether its labels are for the network; None for a task whose are not read here.
+
+    Raises:
+        UserError: see `labelled`.
+    """
+    if task_of(model) not in TASKS or "RTDETR" in type(model).__name__:
+        return None
+    found = check_module(model, data, _WITHOUT)
+    _check_order(model, found, data)
+    return found
 
 
 class Criterion:

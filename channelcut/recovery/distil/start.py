@@ -41,7 +41,7 @@ def rewound(model: nn.Module, small: nn.Module, plan: Plan, early: Mapping[str, 
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
             f"The early weights do not fit the original network: {' '.join(str(error).split())[:300]}. Expected its "
-            "state dict from an early epoch: rewind=torch.load('epoch5.pt')."
+            "state dict from an early epoch: --rewind epoch5.pt (rewind=torch.load('epoch5.pt') in Python)."
         ) from error
     clone = private_copy(small)
     fill(clone, named_tensors(cut(original, plan)))
