@@ -66,7 +66,7 @@ def _looked_up(address: str) -> str | None:
         from ray._private.services import canonicalize_bootstrap_address
 
         return canonicalize_bootstrap_address(AUTO)
-    except Exception:  # a release without it, or no cluster: `ray.init` says so at once
+    except (ImportError, OSError, RuntimeError, ValueError):  # no cluster, or another release: `ray.init` says so
         return None
 
 

@@ -67,7 +67,7 @@ class MeasuredCost:
     """Milliseconds of one network on one target; calling it gives them for given widths.
 
     layers, others: its parts. scale: a and b above. full_ms: the whole network uncut, as it was measured. step: widths
-    that are multiples of this end a step of the target's staircase. slots: the axes of parameters that shares are
+    that are multiples of this end a step of the target's staircase; 1 where `step_known` says that it was not found. slots: the axes of parameters that shares are
     mixtures of. full_widths: of the groups that it is a function of; kept: the share of every slot that they keep, see
     `slot_shares`. notes: what a reader has to know. table: the file that holds the times. shapes: of the inputs that
     were timed, batch first.
@@ -85,6 +85,7 @@ class MeasuredCost:
     notes: tuple[str, ...] = ()
     table: Path | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+    step_known: bool = True
 
     def __call__(self, widths: Widths) -> float:
         """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""
