@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from channelcut.cli import flags as groups
-from channelcut.cli.parsing import choice, positive
+from channelcut.cli.parsing import choice, positive, seconds, share
 from channelcut.latency.clocks import CLOCKS
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ def add_flags(parser: ArgumentParser) -> None:
     timing = parser.add_argument_group("how it is timed")
     timing.add_argument(
         "--half-width",
-        type=float,
+        type=share,
         default=0.03,
         metavar="X",
         help="a layer is timed until its median is known to plus or minus this share (default 0.03)",
     )
     timing.add_argument(
-        "--time-limit", type=float, metavar="S", help="seconds for all layers; run again to go on (default none)"
+        "--time-limit",
+        type=seconds,
+        metavar="S",
+        help="seconds for all layers, looked at between lots of 48; what is missing then is said, and the same command "
+        "goes on (default none)",
     )
     timing.add_argument(
         "--step",

@@ -98,6 +98,7 @@ class _Measuring:
             table=self.table.path,
             notes=(*deployed.notes, *self._ended(swept), *self._notes(layers, untimed, step)),
             step_known=shown is not None,
+            weights=dict(groups.shapes),
         )
         return cost.scaled()
 
@@ -181,9 +182,7 @@ class _Measuring:
         missing, of = self.left
         what = f"{missing} of {of} widths are not timed yet"
         if not swept:
-            what = (
-                f"{missing} of the {of} widths that tell the step of this target are not timed yet, so it is not known"
-            )
+            what = f"{missing} of the {of} widths that tell this target's step are not timed yet, so it is not known"
         return [
             f"the time limit of {self.options.limit_s:g} s ended the measuring: {what}, and what other widths take is "
             "guessed from those that are timed, which are kept: run the same again to go on"

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.api import analyze
 from channelcut.bench.layers.reading import read_deployed
+from channelcut.choosing import check_fits
 from channelcut.core.deployed import DEFAULT, Deploy
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import check_network, check_values, positional_inputs
+from channelcut.core.inputs import check_kind, check_network, check_values, positional_inputs
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cost.mixed import LayeredCost, MixedCost
 from channelcut.onnx_out.deployed import onnx_from_deployed
@@ -59,7 +60,8 @@ def mixed_cost(
         A cost for `plan` and `prune`.
 
     Raises:
-        UserError: there is no second precision, too few images, or one that layers cannot have.
+        UserError: there is no second precision, too few images, or one that layers cannot have; the groups or the costs
+            are of another model.
 
     Example:
         >>> import torch
@@ -76,9 +78,14 @@ def mixed_cost(
     """
     check_network(model)
     check_values(model)
-    groups = deployed_groups(model, analyze(model, x) if groups is None else groups, deploy)
+    check_kind(deploy, Deploy, "deploy", "channelcut.core.deployed.Deploy(...)")
+    if groups is None:
+        groups = analyze(model, x)
+    check_kind(groups, Groups, "groups", "channelcut.analyze")
+    check_fits(model, groups)
+    groups = deployed_groups(model, groups, deploy)
     arrays = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
-    empty = MixedCost(costs, {}, max_error, images=arrays)  # what is wrong with it is said first
+    empty = MixedCost(costs, {}, max_error, images=arrays).on(groups)  # what is wrong with it is said first
     watch = Stopwatch(progress)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deployed.onnx"
