@@ -304,7 +304,7 @@ def test_a_time_limit_is_said_and_gone_on_with(groups: cc.Groups, file: Path, tm
     assert not first.step_known and first.step == 1
     assert "step" not in Table.open(machine.target(), tmp_path / "table.jsonl").facts
     said = [note for note in first.notes if "time limit of 1e-09 s ended the measuring" in note]
-    assert len(said) == 1 and "tell the step" in said[0] and "run the same again" in said[0]
+    assert len(said) == 1 and "tell this target's step" in said[0] and "run the same again" in said[0]
     missing, runs, later = int(re.findall(r"(\d+) of the", said[0])[0]), 1, first
     while any("time limit" in note for note in later.notes):
         timed_before, runs = len(machine.timed), runs + 1

@@ -65,9 +65,10 @@ def _looked_up(address: str) -> str | None:
     try:
         from ray._private.services import canonicalize_bootstrap_address
 
-        return canonicalize_bootstrap_address(AUTO)
+        found: str | None = canonicalize_bootstrap_address(AUTO)
     except (ImportError, OSError, RuntimeError, ValueError):  # no cluster, or another release: `ray.init` says so
         return None
+    return found
 
 
 def _check_answer(connection: socket.socket, named: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from channelcut.core.errors import UserError
-from channelcut.core.inputs import check_whole
 
 if TYPE_CHECKING:
     from channelcut.bench.layers.clock import LayerClock
@@ -40,6 +39,8 @@ def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerCl
     Raises:
         UserError: there is none of that name, or it has no such precision.
     """
+    from channelcut.core.inputs import check_whole  # which imports torch: the command line asks this file for names
+
     check_whole(threads, "threads")
     known, name = precisions_of(backend), backend.strip().lower().replace("-", "_")
     if precision not in known:
