@@ -131,9 +131,7 @@ def test_without_an_address_no_cluster_is_joined(monkeypatch: pytest.MonkeyPatch
 def test_why_ray_does_not_start_is_said_to_its_first_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: object) -> None:
         try:
-            raise RuntimeError(
-                "no luck:\nTraceback (most recent call last):\n  File x\nAuthError: the token is missing.\n"
-            )
+            raise RuntimeError("no luck:\nTraceback (most recent call last):\n  File x\nAuthError: no token.\n")
         except RuntimeError as problem:
             raise ConnectionError("Failed to connect to it") from problem
 

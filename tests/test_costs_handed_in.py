@@ -207,6 +207,11 @@ def test_a_cost_of_other_groups_is_refused(groups: cc.Groups) -> None:
         (lambda groups: MixedCost(None, {}, 0.1), "costs is a NoneType. Expected {'fp32': ..., 'int8': ...}"),
         (lambda groups: MixedCost({"fp32": None, "int8": 3}, {}, 0.1), "costs['fp32'] is a NoneType, of whose layers"),
         (
+            lambda groups: cc.mixed_cost(net(), X, {}, "images", groups=groups),
+            "images is a str. Expected a tensor",
+        ),
+        (lambda groups: cc.mixed_cost(net(), X, ANY, groups=groups), "costs is a NoneType"),
+        (
             lambda groups: MixedCost(dict.fromkeys(("fp32", "int8"), roofline(groups, "t4")), {}, "a"),
             "max_error='a': expected an output error",
         ),

@@ -97,7 +97,7 @@ def measure(
     """
     check_network(model)
     check_values(model)
-    check_kind(options, MeasureOptions, "options", "channelcut.bench.layers.clock.MeasureOptions(...)")
+    check_kind(options, MeasureOptions, "options", "channelcut.MeasureOptions(...)")
     check_kind(deploy, Deploy, "deploy", "channelcut.core.deployed.Deploy(...)")
     check_callable(progress, "progress", "progress(stage, done, total)")
     if table is not None:
