@@ -72,9 +72,10 @@ def test_a_time_limit_is_said_and_the_same_command_goes_on(
     assert main([*asked_for, *short, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert any("time limit" in note for note in found["notes"])
-    assert found["step"] is None or found["step"] >= 1
     again = (tmp_path / "table.jsonl").read_text()
     assert again.startswith(first) and again.count("\n") > first.count("\n")
+    assert main([*asked_for[:-1], str(tmp_path / "other.jsonl"), *short, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] is None
 
 
 def test_a_budget_of_time_is_met_as_measured(
