@@ -32,7 +32,7 @@ from channelcut.core.plan import Plan, met_already
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.core.proof import Proof
 from channelcut.core.result import PruneResult
-from channelcut.cost.protocol import WidthCost
+from channelcut.cost import WidthCost, asked_cost
 from channelcut.depth.pruning import pruned_with_blocks
 from channelcut.labelled import rereadable, targets_of
 from channelcut.passes import passes_of
@@ -187,7 +187,7 @@ def plan(
     check_values(model)
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_importance(importance)
-    multiple = alignment(align, cost)
+    multiple = alignment(align, cost := asked_cost(cost))
     fine = fine_alignment(align, cost, timed=latency is not None or latency_ms is not None)
     budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms, fine)
     calibration = rereadable(calibration, twice=loss is not None)
@@ -374,7 +374,7 @@ def prune(
         raise UserError(f"prove={prove!r} is unknown: use 'whole' or 'each'.")
     check_rescale(rescale)
     check_restore(restore)
-    multiple = alignment(align, cost)
+    multiple = alignment(align, cost := asked_cost(cost))
     fine = fine_alignment(align, cost, timed=latency is not None or latency_ms is not None)
     budget = Budget(keep, macs, params, multiple, min_keep, min_channels, latency, latency_ms, fine)
     options = steps.AnalyzeOptions(tracer, probe, grouped, prunable_outputs)

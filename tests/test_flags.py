@@ -126,6 +126,12 @@ def test_help_and_import_are_light() -> None:
         (["build", "a.onnx", "--out", "o", "--batch", "1,2"], "--batch: '1,2' is no range of batches"),
         (["build", "a.onnx", "--out", "o", "--size", "1x1,2"], "--size: '1x1,2' is no range of sizes"),
         (["verify", "a", "--images", "0"], "--images: '0' is no number"),
+        (["measure", "a:b", "--half-width", "0"], "--half-width: '0' is no share. Expected a number above 0"),
+        (["measure", "a:b", "--time-limit", "0"], "--time-limit: '0' is no time. Expected seconds above 0"),
+        (["measure", "a:b", "--time-limit", "nan"], "--time-limit: 'nan' is no time"),
+        (["measure", "a:b", "--step", "8.5"], "--step: '8.5' is no number of that kind"),
+        (["bench", "a", "b", "--time-limit", "x"], "--time-limit: 'x' is no time"),
+        (["compress", "a:b", "--macs", "1", "--time-limit", "-3"], "--time-limit: "),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -291,6 +293,51 @@ def test_an_interrupted_run_is_gone_on_with(groups: cc.Groups, file: Path, tmp_p
     machine.timed.clear()
     costed(file, groups, machine, tmp_path)
     assert len(machine.timed) == len(whole.timed) - kept
+
+
+def test_a_time_limit_is_said_and_gone_on_with(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    """Each run does one lot of 48 layers here: the sweeps take two, and then the step is known."""
+    machine, whole = Machine(), Machine()
+    cost = costed(file, groups, whole, tmp_path / "whole")
+    short = replace(QUICK, limit_s=1e-9)
+    first = costed(file, groups, machine, tmp_path, short)
+    assert not first.step_known and first.step == 1
+    assert "step" not in Table.open(machine.target(), tmp_path / "table.jsonl").facts
+    said = [note for note in first.notes if "time limit of 1e-09 s ended the measuring" in note]
+    assert len(said) == 1 and "tell this target's step" in said[0] and "run the same again" in said[0]
+    missing, runs, later = int(re.findall(r"(\d+) of the", said[0])[0]), 1, first
+    while any("time limit" in note for note in later.notes):
+        timed_before, runs = len(machine.timed), runs + 1
+        later = costed(file, groups, machine, tmp_path, short)
+        assert 0 < len(machine.timed) - timed_before <= 48
+    assert 0 < missing < len(whole.timed) and runs == -(-len(whole.timed) // 48)
+    assert later.step_known and later.step == cost.step == 8
+    assert later(later.full_widths // 2) == pytest.approx(cost(cost.full_widths // 2))
+    assert len(machine.timed) == len(whole.timed)
+
+
+def test_what_a_limit_leaves_of_known_steps_is_counted(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Machine(), tmp_path, replace(QUICK, limit_s=1e-9, step=8))
+    assert cost.step_known
+    (note,) = (note for note in cost.notes if "time limit" in note)
+    missing, of = map(int, re.findall(r": (\d+) of (\d+) widths are not timed yet", note)[0])
+    assert of - missing == 48
+
+
+def test_a_limit_ends_what_a_crew_does(
+    groups: cc.Groups, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = Mortals(2, Widths(0, 0), unlucky=0)
+    monkeypatch.setattr("channelcut.latency.measuring.RayCrew", lambda *_: nullcontext(crew))
+    cost = costed(file, groups, Machine(), tmp_path, replace(QUICK, limit_s=1e-9, step=8, workers=2))
+    assert any("time limit" in note for note in cost.notes)
+    assert len(crew.answers) == 2  # those that both workers had
+
+
+def test_where_no_sweep_tells_the_step_is_not_known(groups: cc.Groups, file: Path, tmp_path: Path) -> None:
+    cost = costed(file, groups, Machine(lambda kind, widths: 1.0), tmp_path)
+    assert not cost.step_known and not cost.notes
+    assert "step" not in Table.open(Machine().target(), tmp_path / "table.jsonl").facts
 
 
 @pytest.mark.parametrize("step", [8, 16])

@@ -66,6 +66,25 @@ def test_the_command_prints_what_it_measured(
     assert main(asked(folder, "measure", "--batch", "0")) == 2
 
 
+def test_a_time_limit_is_said_and_the_same_command_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked_for = ["measure", f"{folder / 'nets.py'}:build", "--table", str(tmp_path / "table.jsonl")]
+    short = ("--half-width", "50%", "--time-limit", "0.001")
+    assert main([*asked_for, *short]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "In what steps widths pay is not known" in said and "Widths pay in steps of" not in said
+    assert "note: the time limit of 0.001 s ended the measuring: " in said and "run the same again to go on" in said
+    first = (tmp_path / "table.jsonl").read_text()
+    assert main([*asked_for, *short, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert any("time limit" in note for note in found["notes"])
+    again = (tmp_path / "table.jsonl").read_text()
+    assert again.startswith(first) and again.count("\n") > first.count("\n")
+    assert main([*asked_for[:-1], str(tmp_path / "other.jsonl"), *short, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] is None
+
+
 def test_a_budget_of_time_is_met_as_measured(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     timing = parser.add_argument_group("how it is timed")
     timing.add_argument(
-        "--time-limit", type=float, default=30.0, metavar="S", help="seconds for all of it (default 30)"
+        "--time-limit", type=parsing.seconds, default=30.0, metavar="S", help="seconds for all of it (default 30)"
     )
     timing.add_argument("--warm-up", type=float, default=0.5, metavar="S", help="seconds before (default 0.5)")
     timing.add_argument(

@@ -97,7 +97,7 @@ def _add_output(output: Any) -> None:
     )
     output.add_argument("--no-bench", action="store_true", help="do not measure latency")
     output.add_argument(
-        "--time-limit", type=float, default=30.0, metavar="S", help="seconds for the latency (default 30)"
+        "--time-limit", type=parsing.seconds, default=30.0, metavar="S", help="seconds for the latency (default 30)"
     )
     output.add_argument("--profile", action="store_true", help="time every layer of both, for the report")
 

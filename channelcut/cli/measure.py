@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from channelcut.cli import flags as groups
-from channelcut.cli.parsing import choice, positive
+from channelcut.cli.parsing import choice, positive, seconds, share
 from channelcut.latency.clocks import CLOCKS
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ def add_flags(parser: ArgumentParser) -> None:
     timing = parser.add_argument_group("how it is timed")
     timing.add_argument(
         "--half-width",
-        type=float,
+        type=share,
         default=0.03,
         metavar="X",
         help="a layer is timed until its median is known to plus or minus this share (default 0.03)",
     )
     timing.add_argument(
-        "--time-limit", type=float, metavar="S", help="seconds for all layers; run again to go on (default none)"
+        "--time-limit",
+        type=seconds,
+        metavar="S",
+        help="seconds for all layers, looked at between lots of 48; what is missing then is said, and the same command "
+        "goes on (default none)",
     )
     timing.add_argument(
         "--step",
@@ -117,10 +121,10 @@ def described(found: MeasuredCost) -> dict[str, Any]:
         "table": str(found.table) if found.table else None,
         "inputs": [list(shape) for shape in found.shapes],
         "full_ms": found.full_ms,
-        "half_width": found.half_width,
+        "half_width": found.half_width if found.layers else None,
         "lone_sum_ms": found.lone_ms,
         "scale": list(found.scale),
-        "step": found.step,
+        "step": found.step if found.step_known else None,
         "layers": found.by_part(found.full_widths),
         "notes": list(found.notes),
     }
@@ -136,10 +140,11 @@ def print_cost(found: MeasuredCost) -> None:
 
     out = console()
     sizes = ", ".join("x".join(map(str, shape)) for shape in found.shapes)
-    known = f"layers known to ±{found.half_width:.1%}"
+    known = f"layers known to ±{found.half_width:.1%}" if found.layers else "no layer is timed alone"
+    pays = f"Widths pay in steps of {found.step}" if found.step_known else "In what steps widths pay is not known"
     out.print(f"{found.full_ms:.2f} ms uncut ({known}) at {sizes} with {found.target}", markup=False, soft_wrap=True)
     out.print(
-        f"Widths pay in steps of {found.step}. {len(found.layers)} layers; timed alone they and the rest add up to "
+        f"{pays}. {len(found.layers)} layers; timed alone they and the rest add up to "
         f"{found.lone_ms / found.full_ms:.2f} of the network's time. By it and a network of half its width layers "
         f"count {found.scale[0]:.2f} times, the rest {found.scale[1]:.2f}.",
         markup=False,

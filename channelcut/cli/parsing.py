@@ -215,6 +215,17 @@ def milliseconds(text: str) -> float:
     return found
 
 
+def seconds(text: str) -> float:
+    """A time above 0, such as `30` or `30s`."""
+    try:
+        found = float(text.removesuffix("s"))
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time. Expected seconds above 0, such as 30")
+    return found
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """`0.485,0.456,0.406` as a tuple."""
     try:

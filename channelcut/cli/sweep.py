@@ -55,7 +55,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="folder of the sweep (default NAME-sweep); one that is there goes on"
     )
     output.add_argument(
-        "--time-limit", type=float, default=30.0, metavar="S", help="seconds for each latency (default 30)"
+        "--time-limit", type=parsing.seconds, default=30.0, metavar="S", help="seconds for each latency (default 30)"
     )
     groups.add_workers(parser.add_argument_group("several at once"), "make points in N processes at once")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from channelcut.core.cluster import LOCAL, check_cluster
 from channelcut.core.errors import MissingExtraError, UserError
 
 Item = TypeVar("Item", bound=Hashable)
@@ -109,6 +110,8 @@ class RayCrew(Generic[Item, Row]):
 
     make: called in each worker's process, for the function that does a lot. task: in words, such as `timing layers`.
     size: how many workers. cpus, gpus: that each of them takes. address: of a cluster; None: this machine.
+
+    Raises, on entry, `UserError`: no cluster answers at the address, or Ray does not start.
     """
 
     make: Callable[[], Callable[[Sequence[Item]], dict[Item, Row]]]
@@ -123,16 +126,15 @@ class RayCrew(Generic[Item, Row]):
     def __enter__(self) -> RayCrew[Item, Row]:
         ray = self._ray()
         if not ray.is_initialized():
+            if self.address is not None:
+                check_cluster(self.address)
             # Ray's workers give way to every other process by default: what they time would wait.
             own = {"num_cpus": self.size * self.cpus, "_system_config": {"worker_niceness": 0}}
             local: dict[str, Any] = {} if self.address else {**own, "include_dashboard": False}
             try:
-                ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **local)
-            except (ConnectionError, RuntimeError, ValueError) as problem:
-                raise UserError(
-                    f"Ray does not start with the address {self.address!r}: {' '.join(str(problem).split())[:300]} "
-                    "Expected the address of a running cluster (ray start --head prints it), or none for this machine."
-                ) from problem
+                ray.init(address=self.address or LOCAL, log_to_driver=False, logging_level="ERROR", **local)
+            except (OSError, RuntimeError, ValueError) as problem:
+                raise UserError(_not_started(self.address, problem)) from problem
             self._started = True
         self._actors = [self._hired() for _ in range(self.size)]
         return self
@@ -180,6 +182,27 @@ class RayCrew(Generic[Item, Row]):
         except ImportError as problem:
             raise MissingExtraError("ray", "ray", f"{self.task} by several workers") from problem
         return ray
+
+
+def _not_started(address: str | None, problem: BaseException) -> str:
+    """What to say where Ray does not start: what it says itself, and the first cause, which it leaves out."""
+    first = problem
+    while (cause := first.__cause__ or first.__context__) is not None:
+        first = cause
+    said = [_told(error) for error in dict.fromkeys((problem, first))]
+    where = "on this machine" if address is None else f"with the address {address!r}"
+    return (
+        f"Ray does not start {where}: {': '.join(said)}. Expected the address of a running cluster that lets this "
+        "process in (`ray start --head` prints it), or none for this machine alone: --ray-address, ray_address= in "
+        "Python."
+    )
+
+
+def _told(error: BaseException) -> str:
+    """The text of an error in one line; where that is a traceback, which Ray's may be, its end."""
+    text = str(error).strip()
+    lines = text.splitlines()[-1:] if "Traceback (" in text else [text]
+    return " ".join(" ".join(lines).split())[:400].rstrip(". ")
 
 
 class _Worker(Generic[Item, Row]):

@@ -77,7 +77,7 @@ def of_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
     Raises:
         UserError: that is no number of items.
     """
-    if not isinstance(batch, int) or batch < 1:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise UserError(f"batch={batch!r}: expected a number of items, at least 1.")
     repeated: tuple[Any, ...] = pytree.tree_map_only(
         Tensor, lambda t: torch.cat([t[:1]] * batch) if t.ndim else t, inputs
@@ -93,6 +93,18 @@ def check_kind(value: Any, kind: type, name: str, made_by: str) -> None:
     """
     if not isinstance(value, kind):
         raise UserError(f"{name} is {kind_of(value)}. Expected {with_article(kind.__name__)}, as {made_by} makes it.")
+
+
+def check_whole(value: Any, name: str, least: int = 1) -> None:
+    """Refuse what is no whole number of at least so many."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name}={value!r}: expected a whole number from {least} on.")
+
+
+def check_above_zero(value: Any, name: str, unit: str) -> None:
+    """Refuse what is no number above 0; infinity is one. `unit` says what it counts."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise UserError(f"{name}={value!r}: expected {unit} above 0.")
 
 
 def finite_inputs(inputs: Inputs) -> Inputs:

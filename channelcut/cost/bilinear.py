@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import nn
 
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Group, Groups, Ids
 from channelcut.cost.protocol import Pairwise
 
@@ -45,6 +46,20 @@ class BilinearCost:
         """The cost when group g keeps widths[g] channels in each lane."""
         w = widths.astype(np.float64)
         return float(np.sum(self.base * self.rows.at(w) * self.columns.at(w)))
+
+    def on(self, groups: Groups) -> BilinearCost:
+        """The same, where it is a function of the widths of that many groups.
+
+        Raises:
+            UserError: it is one of others.
+        """
+        count = self.rows.matrix.shape[1]
+        if count != len(groups.groups):
+            raise UserError(
+                f"The cost is a function of the widths of {count} groups, and there are {len(groups.groups)} here. "
+                "Expected one of the same groups; what is excluded, or not deployed, may have changed them."
+            )
+        return self
 
     def pairwise(self, steps: Sequence[NDArray[np.int64]]) -> Pairwise:
         """The same, multiplied out: exact."""

@@ -48,7 +48,7 @@ class Device:
 
     def check(self, precision: str) -> None:
         """Refuse a precision that the device is not described in."""
-        if precision not in self.rates:
+        if not isinstance(precision, str) or precision not in self.rates:
             raise UserError(
                 f"precision={precision!r} is none that {self.name} is described in: expected one of "
                 f"{', '.join(self.rates)}."
@@ -123,7 +123,7 @@ def device_named(name: str) -> Device:
         >>> device_named("orin-nano").tile("int8")
         16
     """
-    if name not in DEVICES:
+    if not isinstance(name, str) or name not in DEVICES:
         known = ", ".join(f"{device.name} ({device.words})" for device in _ALL)
         raise UserError(
             f"{name!r} is no device that is described. Expected one of {known}. Of any other one, measure: "

@@ -9,8 +9,8 @@ one, and one of half the width. Where there is no such one, a = b.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,11 @@ class MeasuredCost:
     """Milliseconds of one network on one target; calling it gives them for given widths.
 
     layers, others: its parts. scale: a and b above. full_ms: the whole network uncut, as it was measured. step: widths
-    that are multiples of this end a step of the target's staircase. slots: the axes of parameters that shares are
-    mixtures of. full_widths: of the groups that it is a function of; kept: the share of every slot that they keep, see
-    `slot_shares`. notes: what a reader has to know. table: the file that holds the times. shapes: of the inputs that
-    were timed, batch first.
+    that are multiples of this end a step of the target's staircase; 1 where it was not found, see `step_known`. slots:
+    the axes of parameters that shares are mixtures of. full_widths: of the groups that it is a function of; kept: the
+    share of every slot that they keep, see `slot_shares`. notes: what a reader has to know. table: the file that holds
+    the times. shapes: of the inputs that were timed, batch first. weights: the shapes of the network's tensors, by
+    which it is told from others.
     """
 
     target: Target
@@ -85,6 +86,8 @@ class MeasuredCost:
     notes: tuple[str, ...] = ()
     table: Path | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+    step_known: bool = True
+    weights: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __call__(self, widths: Widths) -> float:
         """The milliseconds when group g keeps widths[g] steps, shape (groups,)."""
@@ -156,8 +159,10 @@ class MeasuredCost:
             groups: its coupling under other options, or with some groups pinned since.
 
         Raises:
-            UserError: a layer may lose channels there that it could not lose where it was measured.
+            UserError: they are of another network; or a layer may lose channels there that it could not lose where it
+                was measured.
         """
+        self._check_same(groups)
         kept = slot_shares(self.slots, groups)
         for layer in self.layers:
             for side, can in ((layer.reads, layer.extent.reads), (layer.writes, layer.extent.writes)):
@@ -168,6 +173,29 @@ class MeasuredCost:
                     )
         full = np.array([group.width for group in groups.groups], np.int64)
         return replace(self, full_widths=full, kept=kept)
+
+    def _check_same(self, groups: Groups) -> None:
+        """Refuse groups of another network; those of this one may lack blocks, or have tensors of further entries."""
+        if not self.weights:
+            return
+        known, here = self.weights, groups.shapes
+        reshaped = [name for name, shape in here.items() if tuple(known.get(name, shape)) != tuple(shape)]
+        nodes = groups.graph.nodes
+        read = {nodes[ref.index].name for work in groups.work for ref in nodes[work.node].inputs}
+        slots = {slot.tensor for slot in groups.slots if len(here[slot.tensor]) > 1}
+        more = [] if groups.graph.entries else sorted((read & slots) - known.keys())
+        fewer = [layer.name for layer in self.layers if layer.name in known and layer.name not in here]
+        if wrong := list(dict.fromkeys([*reshaped, *more, *fewer])):
+            name, others = wrong[0], f" and {len(wrong) - 3} more" if wrong[3:] else ""
+            there, now = (
+                "x".join(map(str, shapes[name])) or "one number" if name in shapes else "missing"
+                for shapes in (known, here)
+            )
+            raise UserError(
+                f"The cost was measured of another network: {', '.join(wrong[:3])}{others} differ ({name} is {there} "
+                f"there, {now} here). Expected one of the network that is planned for: "
+                "cost = channelcut.measure(model, x, groups=groups)."
+            )
 
     def without(self, modules: Sequence[str]) -> MeasuredCost:
         """The same for the network without the layers of these modules, each an identity; their rest is left in."""

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
+from channelcut.core.inputs import check_above_zero
+from channelcut.core.words import kind_of
 from channelcut.cost.parts import Part, Parts, Time
 from channelcut.cost.protocol import Pairwise, Values, Widths
 
@@ -67,7 +69,7 @@ class MixedCost:
         images: on which a file in these precisions is calibrated and judged, (n, C, H, W).
 
     Raises:
-        UserError: there is no second precision, or `max_error` is not above 0.
+        UserError: there is no second precision, a cost does not know its layers, or `max_error` is not above 0.
 
     Example:
         >>> import torch
@@ -90,13 +92,22 @@ class MixedCost:
     images: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.costs, Mapping):
+            raise UserError(
+                f"costs is {kind_of(self.costs)}. Expected {{'fp32': ..., 'int8': ...}}, costs by precision."
+            )
+        for name, cost in self.costs.items():
+            if isinstance(cost, type) or not all(hasattr(cost, part) for part in ("step", "parted", "on")):
+                raise UserError(
+                    f"costs[{name!r}] is {kind_of(cost)}, of whose layers nothing is known. Expected what "
+                    "channelcut.measure or channelcut.cost.roofline.roofline gives in that precision."
+                )
         if len(self.costs) < 2:
             raise UserError(
                 f"A mixed cost has {', '.join(self.costs) or 'no precision'}; expected at least two, the first of "
                 "which is what the network computes in now: {'fp32': ..., 'int8': ...}."
             )
-        if not self.max_error > 0:
-            raise UserError(f"max_error={self.max_error!r}: expected an output error above 0, such as 0.1.")
+        check_above_zero(self.max_error, "max_error", "an output error, such as 0.1,")
 
     @property
     def base(self) -> LayeredCost:
@@ -144,8 +155,19 @@ class MixedCost:
         return self._base.pairwise(steps)
 
     def on(self, groups: Groups) -> MixedCost:
-        """The same as a function of the widths of other groups of the network."""
-        return replace(self, costs={name: cost.on(groups) for name, cost in self.costs.items()})
+        """The same as a function of the widths of other groups of the network.
+
+        Raises:
+            UserError: a cost, or the errors, are of another network.
+        """
+        bound = replace(self, costs={name: cost.on(groups) for name, cost in self.costs.items()})
+        if self.errors and not self.errors.keys() & {part.key for part in bound.base.parted().layers}:
+            raise UserError(
+                f"The errors of the mixed cost are of another network: no layer {next(iter(self.errors))!r} is here, "
+                "nor any other of them. Expected those of the network that is planned for: "
+                "channelcut.mixed_cost(model, x, costs, images, groups=groups)."
+            )
+        return bound
 
     def without(self, modules: Sequence[str]) -> MixedCost:
         """The same for the network without the layers of these modules, each an identity."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from channelcut.core.graph import Node, specs
 from channelcut.core.groups import Groups, Ids, Work
 from channelcut.core.ids import compact
+from channelcut.core.inputs import check_kind
 from channelcut.core.trees import leaves
 from channelcut.cost.bilinear import shares_of
 from channelcut.cost.deployed import deployed_nodes
@@ -61,7 +62,8 @@ class Layer:
 
     def ms(self, device: Device, precision: str, cin: Values, cout: Values, *, smooth: bool = False) -> Values:
         """Its time with these channels, arrays of one shape, 0 without any; `smooth`: those it reads not rounded."""
-        tile = device.tiles[precision]
+        tile, there = device.tiles[precision], (cin > 0) & (cout > 0)
+        cin, cout = np.where(there, cin, 1.0), np.where(there, cout, 1.0)  # no layer has no waves to be dealt in
         read, written = cin if smooth else _up(cin, tile), _up(cout, tile)
         macs = self.each * np.where(self.sums, read, 1.0) * written
         rate = np.where(self.sums, device.rates[precision], device.plain)
@@ -71,7 +73,7 @@ class Layer:
         moved = self.reads * share_in + self.writes * share_out
         moved = moved + self.weights * share_out * np.where(self.sums, share_in, 1.0)
         found: Values = 1e3 * np.maximum(macs / rate, moved / device.bandwidth)
-        return np.where((cin > 0) & (cout > 0), found, 0.0)
+        return np.where(there, found, 0.0)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def roofline(groups: Groups, device: str | Device, precision: str = "fp16") -> R
         precision: `fp32`, `fp16` or `int8`.
 
     Raises:
-        UserError: the device or the precision is not known.
+        UserError: the device or the precision is not known, or `groups` is something else.
 
     Example:
         >>> import torch
@@ -167,7 +169,8 @@ def roofline(groups: Groups, device: str | Device, precision: str = "fp16") -> R
         >>> cost(np.array([33])) == cost(np.array([40])) < cost(np.array([64]))
         True
     """
-    described = device_named(device) if isinstance(device, str) else device
+    check_kind(groups, Groups, "groups", "channelcut.analyze")
+    described = device if isinstance(device, Device) else device_named(device)
     described.check(precision)
     width, nodes = BYTES[precision], groups.graph.nodes
     work = {w.node: w for w in groups.work}

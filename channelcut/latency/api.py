@@ -12,9 +12,20 @@ from torch import nn
 from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.api import analyze
 from channelcut.bench.layers.clock import MeasureOptions
+from channelcut.choosing import check_fits
 from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import check_kind, check_network, check_values, of_batch, positional_inputs, shapes_of
+from channelcut.core.inputs import (
+    check_callable,
+    check_kind,
+    check_network,
+    check_path,
+    check_values,
+    of_batch,
+    positional_inputs,
+    shapes_of,
+)
 from channelcut.core.progress import Progress, Stopwatch
 from channelcut.cost.measured import MeasuredCost
 from channelcut.cost.table import Table
@@ -69,7 +80,8 @@ def measure(
 
     Raises:
         UserError: the table was measured on another target (both are named), the back end is not known or not here, or
-            it cannot run the network.
+            it cannot run the network; the groups are of another model, or no channel of it can go. All but what the
+            back end refuses is said before anything is timed.
 
     Example:
         >>> import tempfile, torch
@@ -85,15 +97,22 @@ def measure(
     """
     check_network(model)
     check_values(model)
+    check_kind(options, MeasureOptions, "options", "channelcut.MeasureOptions(...)")
+    check_kind(deploy, Deploy, "deploy", "channelcut.core.deployed.Deploy(...)")
+    check_callable(progress, "progress", "progress(stage, done, total)")
+    if table is not None:
+        check_path(table, "table")
+    clock = clock_of(backend, threads, precision)
+    inputs = positional_inputs(model, x)
+    inputs = inputs if batch is None else of_batch(inputs, batch)
     if groups is None:
         groups = analyze(model, x)
     check_kind(groups, Groups, "groups", "channelcut.analyze")
-    clock = clock_of(backend, threads, precision)
+    check_fits(model, groups)
+    groups = deployed_groups(model, groups, deploy)
+    _check_cuttable(groups)
     times = Table.open(clock.target(), None if table is None else Path(table))
     watch = Stopwatch(progress)
-    groups = deployed_groups(model, groups, deploy)
-    inputs = positional_inputs(model, x)
-    inputs = inputs if batch is None else of_batch(inputs, batch)
 
     def write(network: nn.Module, path: Path) -> None:
         with watch.stage("export"):
@@ -108,3 +127,14 @@ def measure(
             options.network_runs,
         )  # fmt: skip
         return replace(cost, shapes=shapes_of(inputs))
+
+
+def _check_cuttable(groups: Groups) -> None:
+    """Refuse a network of which every width stays: there is nothing to time."""
+    if not groups.groups:
+        reasons = "; ".join(str(pin) for pin in groups.pins[:3]) or "it has no convolution or linear layer"
+        raise UserError(
+            f"No channel of this model can be removed, so it has no other widths to be timed at: {reasons}. Expected "
+            "at least one convolution or linear layer whose output is not the network's. See `channelcut analyze` for "
+            "every pin and its remedy; `channelcut bench` and `channelcut profile` time a network as it is."
+        )

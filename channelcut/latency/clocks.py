@@ -25,7 +25,7 @@ def precisions_of(backend: str) -> tuple[str, ...]:
     Raises:
         UserError: there is none of that name.
     """
-    name = backend.strip().lower().replace("-", "_")
+    name = backend.strip().lower().replace("-", "_") if isinstance(backend, str) else ""
     if name not in CLOCKS:
         raise UserError(
             f"There is no back end called {backend!r} whose layers can be timed; known: {', '.join(CLOCKS)}."
@@ -39,8 +39,9 @@ def clock_of(backend: str, threads: int = 1, precision: str = "fp32") -> LayerCl
     Raises:
         UserError: there is none of that name, or it has no such precision.
     """
-    if threads < 1:
-        raise UserError(f"The number of threads is {threads}; expected at least 1.")
+    from channelcut.core.inputs import check_whole  # which imports torch: the command line asks this file for names
+
+    check_whole(threads, "threads")
     known, name = precisions_of(backend), backend.strip().lower().replace("-", "_")
     if precision not in known:
         raise UserError(f"The layers of {name} are timed in {' or '.join(known)}; {precision!r} is asked for.")

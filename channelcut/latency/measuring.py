@@ -5,7 +5,8 @@ What one model's layers took is in the table for every other model, and for a ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,6 +64,8 @@ def measured(
 class _Measuring:
     def __init__(self, clock: LayerClock, table: Table, options: MeasureOptions, watch: Stopwatch) -> None:
         self.clock, self.table, self.options, self.watch = clock, table, options, watch
+        self.ends: float | None = None  # when the time limit is over, from the first layer on
+        self.left: tuple[int, int] | None = None  # what it left untimed, and of how many widths
         self.reference = clock.prepared(REFERENCE)
         if "reference_ms" not in table.facts:
             table.note(reference_ms=median_ms(self.reference, self.reference, 25)[0])
@@ -73,8 +76,10 @@ class _Measuring:
         kernels = self.clock.kernels(path, self.options.network_runs)
         layers, others = fused(deployed, kernels)
         self.watch.progress(STAGE, 0, 1)
-        step = self._step(layers)
-        self._time([Entry(layer.kind, widths) for layer in layers for widths in points(layer.extent, step)])
+        shown = self._step(layers)
+        step, swept = shown or 1, self.left is None
+        if swept:
+            self._time([Entry(layer.kind, widths) for layer in layers for widths in points(layer.extent, step)])
         found, untimed = self._surfaces(layers, step)
         run = self.clock.network(path)
         network, beside = median_ms(run, self.reference, self.options.network_runs)
@@ -91,12 +96,18 @@ class _Measuring:
             full_widths=np.array([g.width for g in groups.groups], np.int64),
             kept=slot_shares(deployed.slots, groups),
             table=self.table.path,
-            notes=(*deployed.notes, *self._notes(layers, untimed, step)),
+            notes=(*deployed.notes, *self._ended(swept), *self._notes(layers, untimed, step)),
+            step_known=shown is not None,
+            weights=dict(groups.shapes),
         )
         return cost.scaled()
 
-    def _step(self, layers: Sequence[FileLayer]) -> int:
-        """The step that was asked for, that the table knows, or that sweeps of the costliest layers show."""
+    def _step(self, layers: Sequence[FileLayer]) -> int | None:
+        """The step that was asked for, that the table knows, or that sweeps of the costliest layers show.
+
+        None where they show none, or where the time limit ended them: some of them alone may mislead, and what the
+        table says is not looked for again.
+        """
         if self.options.step is not None:
             return self.options.step
         if "step" in self.table.facts:
@@ -104,6 +115,8 @@ class _Measuring:
         costly = sorted(layers, key=lambda layer: -work(Entry(layer.kind, layer.extent.full)))
         found = list(dict.fromkeys(sweep for layer in costly for sweep in steps.sweeps(layer.kind, layer.extent)))
         self._time([entry for sweep in found[: 2 * _SWEPT] for entry in sweep])
+        if self.left is not None:
+            return None
         told: list[dict[int, float]] = []
         for sweep in found[: 2 * _SWEPT]:
             times = self.table.times.get(sweep[0].kind, {})
@@ -112,26 +125,35 @@ class _Measuring:
                 told.append({entry.widths[side]: times[entry.widths].ms for entry in sweep})
         step = steps.step_of(told)
         if step is None:
-            return 1
+            return None
         self.table.note(step=step)
         return int(self.table.facts["step"])
 
     def _time(self, entries: Sequence[Entry]) -> None:
-        """Time what the table lacks: every layer at its full widths first, then the costliest."""
+        """Time what the table lacks, the costliest first, until the time limit is over; a run does one lot at least."""
         missing = sorted(self.table.missing(entries), key=lambda entry: -work(entry))
+        now = time.perf_counter()
+        if missing and (self.ends is None or now < self.ends):
+            self.ends = self.ends or now + self.options.limit_s
+            with ExitStack() as stack:
+                for rows in self._lots(missing, stack):
+                    self.table.add(rows)
+                    self.table.read()  # what others have timed meanwhile
+                    if time.perf_counter() > self.ends:
+                        break
+        if left := self.table.missing(missing):
+            self.left = len(left), len(set(entries))
+
+    def _lots(self, missing: Sequence[Entry], stack: ExitStack) -> Iterator[Mapping[Entry, Timing | str]]:
+        """The times of some layers after the others, by this process or by a crew that ends with the stack."""
 
         def report(done: int, total: int, words: str) -> None:
             self.watch.progress(STAGE, done, total)
             self.watch.note(STAGE, words)
 
-        with ExitStack() as stack:
-            if (self.options.workers or self.options.ray_address) and missing:
-                lots = shared(stack.enter_context(self._crew()), missing, report, HELD)
-            else:
-                lots = timed(self.clock, missing, self.options, report, self.reference_ms)
-            for rows in lots:
-                self.table.add(rows)
-                self.table.read()  # what others have timed meanwhile
+        if self.options.workers or self.options.ray_address:
+            return shared(stack.enter_context(self._crew()), missing, report, HELD)
+        return timed(self.clock, missing, self.options, report, self.reference_ms)
 
     def _crew(self) -> RayCrew[Entry, Timing | str]:
         target, options = self.table.target, replace(self.options, workers=0)
@@ -152,6 +174,19 @@ class _Measuring:
                 words, spread = str(layer.kind), self.table.times[layer.kind][layer.extent.full].spread
                 found.append(MeasuredLayer(layer.name, words, layer.extent, times, layer.reads, layer.writes, spread))
         return found, untimed
+
+    def _ended(self, swept: bool) -> list[str]:
+        """That the time limit ended the measuring, where it did, and what is missing; `swept`: of all widths."""
+        if self.left is None:
+            return []
+        missing, of = self.left
+        what = f"{missing} of {of} widths are not timed yet"
+        if not swept:
+            what = f"{missing} of the {of} widths that tell this target's step are not timed yet, so it is not known"
+        return [
+            f"the time limit of {self.options.limit_s:g} s ended the measuring: {what}, and what other widths take is "
+            "guessed from those that are timed, which are kept: run the same again to go on"
+        ]
 
     def _notes(self, layers: Sequence[FileLayer], untimed: Sequence[FileLayer], step: int) -> list[str]:
         kinds = {layer.kind for layer in layers}

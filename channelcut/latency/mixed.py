@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from channelcut.adapters import deployed_form, deployed_groups
 from channelcut.api import analyze
 from channelcut.bench.layers.reading import read_deployed
+from channelcut.choosing import check_fits
 from channelcut.core.deployed import DEFAULT, Deploy
+from channelcut.core.errors import UserError
 from channelcut.core.groups import Groups
-from channelcut.core.inputs import check_network, check_values, positional_inputs
+from channelcut.core.inputs import check_kind, check_network, check_values, positional_inputs
 from channelcut.core.progress import Progress, Stopwatch
+from channelcut.core.words import kind_of
 from channelcut.cost.mixed import LayeredCost, MixedCost
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.files import load_onnx
@@ -59,7 +62,8 @@ def mixed_cost(
         A cost for `plan` and `prune`.
 
     Raises:
-        UserError: there is no second precision, too few images, or one that layers cannot have.
+        UserError: there is no second precision, too few images, or one that layers cannot have; the groups or the costs
+            are of another model.
 
     Example:
         >>> import torch
@@ -76,15 +80,32 @@ def mixed_cost(
     """
     check_network(model)
     check_values(model)
-    groups = deployed_groups(model, analyze(model, x) if groups is None else groups, deploy)
-    arrays = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
-    empty = MixedCost(costs, {}, max_error, images=arrays)  # what is wrong with it is said first
+    check_kind(deploy, Deploy, "deploy", "channelcut.core.deployed.Deploy(...)")
+    if groups is None:
+        groups = analyze(model, x)
+    check_kind(groups, Groups, "groups", "channelcut.analyze")
+    check_fits(model, groups)
+    groups = deployed_groups(model, groups, deploy)
+    empty = MixedCost(costs, {}, max_error, images=_as_array(images)).on(groups)  # what is wrong with it is said first
     watch = Stopwatch(progress)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deployed.onnx"
         with watch.stage("export"):
             onnx_from_deployed(deployed_form(model, positional_inputs(model, x), deploy), path)
         return _with_errors(empty, path, groups, watch)
+
+
+def _as_array(images: Any) -> NDArray[np.float32] | None:
+    """Images as an array, on whatever device they are."""
+    if isinstance(images, Tensor):
+        array: NDArray[np.float32] = images.detach().float().cpu().numpy()
+        return array
+    if images is not None and not isinstance(images, np.ndarray):
+        raise UserError(
+            f"images is {kind_of(images)}. Expected a tensor or an array of images as the network takes them, "
+            "(n, C, H, W), or None."
+        )
+    return images
 
 
 def _with_errors(cost: MixedCost, path: Path, groups: Groups, watch: Stopwatch) -> MixedCost:

@@ -19,6 +19,7 @@ import numpy as np
 
 from channelcut.core.crew import Counted, Lost
 from channelcut.core.errors import ChannelcutError, UserError, no_memory
+from channelcut.core.inputs import check_above_zero, check_whole
 from channelcut.cost.kinds import Entry, LayerKind, Widths
 from channelcut.cost.table import Target, Timing
 
@@ -95,9 +96,13 @@ class MeasureOptions:
 
     half_width: how narrow the 95 % interval of a layer's median has to become, as a share of the median. min_rounds,
     max_rounds: how often each layer is run at least and at most. limit_s: seconds for all layers; what is left then is
-    not timed. step: widths that are timed are multiples of this; None: the target's own, which is looked for.
-    network_runs: how often the whole network is run. workers: how many processes time layers at once, through Ray; 0:
-    this one alone. ray_address: of the cluster that they run on; None: this machine.
+    not timed, and the notes of the cost say so: the next run goes on. It is looked at between lots of up to 48 layers,
+    of which a run times at least one. step: widths that are timed are multiples of this; None: the target's own, which
+    is looked for. network_runs: how often the whole network is run. workers: how many processes time layers at once,
+    through Ray; 0: this one alone. ray_address: of the cluster that they run on; None: this machine.
+
+    Raises:
+        UserError: a value makes no sense.
     """
 
     half_width: float = 0.03
@@ -111,17 +116,20 @@ class MeasureOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UserError(f"MeasureOptions asks for workers={self.workers}; expected a number of processes, or 0.")
-        if not 2 <= self.min_rounds <= self.max_rounds or self.network_runs < 1:
+        check_above_zero(self.half_width, "half_width", "a share of the median, such as 0.03,")
+        check_above_zero(self.limit_s, "limit_s", "a number of seconds")
+        for name, least in (("min_rounds", 2), ("max_rounds", 2), ("network_runs", 1), ("workers", 0), ("seed", 0)):
+            check_whole(getattr(self, name), name, least)
+        if self.step is not None:
+            check_whole(self.step, "step")
+        if self.min_rounds > self.max_rounds:
             raise UserError(
-                f"MeasureOptions asks for {self.min_rounds} to {self.max_rounds} rounds and {self.network_runs} runs "
-                "of the network; expected at least 2 rounds, min_rounds <= max_rounds, and at least one run."
+                f"min_rounds={self.min_rounds} and max_rounds={self.max_rounds}: expected min_rounds <= max_rounds."
             )
-        if not self.half_width > 0 or not self.limit_s > 0 or (self.step is not None and self.step < 1):
+        if self.ray_address is not None and (not isinstance(self.ray_address, str) or not self.ray_address.strip()):
             raise UserError(
-                f"MeasureOptions asks for half_width={self.half_width}, limit_s={self.limit_s} and step={self.step}; "
-                "expected numbers above 0."
+                f"ray_address={self.ray_address!r}: expected the address of a running cluster, as `ray start --head` "
+                "prints it, or None for this machine."
             )
 
 
@@ -138,11 +146,9 @@ def timed(
 
     `reference_ms`: what the reference took when the table was begun; the times are scaled to that.
     """
-    counted, started = Counted(len(entries), report), time.perf_counter()
+    counted = Counted(len(entries), report)
     # Layers of like size share a lot, so that none waits long for its next turn.
     for lot in _lots(entries):
-        if time.perf_counter() - started > options.limit_s:
-            return
         found: dict[Entry, Timing | str] = {}
         runs: dict[Entry, Run] = {}
         for entry in lot:
