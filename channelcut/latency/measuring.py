@@ -148,8 +148,8 @@ class _Measuring:
         """The times of some layers after the others, by this process or by a crew that ends with the stack."""
 
         def report(done: int, total: int, words: str) -> None:
-            self.watch.progress(STAGE, done, total)
             self.watch.note(STAGE, words)
+            self.watch.progress(STAGE, done, total)
 
         if self.options.workers or self.options.ray_address:
             return shared(stack.enter_context(self._crew()), missing, report, HELD)

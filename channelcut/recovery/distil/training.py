@@ -217,9 +217,9 @@ class _Training:
         teaches = self.lesson.task is not None and self.lesson.compares and self.course.penalty is None
         if teaches and after > state.first:
             notes.append(
-                f"The labels led away from the original: on what is held back the outputs are farther from its own than "
-                f"before ({state.first:.4g} → {after:.4g}). Compare the accuracy with that of the cut before you take it; "
-                "a smaller weight of the task loss (task) keeps closer."
+                f"The labels led away from the original: on what is held back the outputs are farther from its own "
+                f"than before ({state.first:.4g} → {after:.4g}). Compare the accuracy with that of the cut before you "
+                "take it; a smaller weight of the task loss (task) keeps closer."
             )
         return Outcome(tensors, state.step, state.first, after, tuple(state.history), tuple(notes))
 
