@@ -201,7 +201,6 @@ def _known(out: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _original(begun: Begun) -> dict[str, Any]:
-    cost: Any = begun.options.prune.cost
     rows = begun.evaluations.rows if begun.evaluations is not None else []
     metrics = rows[0]["metrics"] if rows else {}
     return {
@@ -209,10 +208,16 @@ def _original(begun: Begun) -> dict[str, Any]:
         "kind": "original",
         "ratio": 1.0,
         "kept_importance": 1.0,
-        "ms": getattr(cost, "full_ms", None),
+        "ms": _whole_ms(begun),
         "metrics": metrics,
         **{name: begun.form.words[name] for name in ("suppression",) if name in begun.form.words},
     }
+
+
+def _whole_ms(begun: Begun) -> float | None:
+    """What the original takes, where its cost was measured."""
+    found: float | None = getattr(begun.options.prune.cost, "full_ms", None)
+    return found
 
 
 def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progress) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progr
         return found | {"refused": str(error)}
     rows = [row for row in report.get("accuracy", {}).get("rows", []) if row["network"] == "pruned"]
     restored = [row["metrics"] for row in rows if row["metrics"]]
-    return found | _timed(Measurement.from_dict(report["measurement"])) | {
+    return found | _timed(Measurement.from_dict(report["measurement"]), begun) | {
         "folder": out.name,
         "plans": len(report["options"].get("trials", [])),
         "macs": report["cost"]["after"]["macs"] / report["cost"]["before"]["macs"],
@@ -240,10 +245,15 @@ def _cut(source: Source, begun: Begun, target: float, out: Path, progress: Progr
     }  # fmt: skip
 
 
-def _timed(measured: Measurement) -> dict[str, Any]:
-    """What a point says of its time beside the original."""
+def _timed(measured: Measurement, begun: Begun) -> dict[str, Any]:
+    """What a point says of its time: a share of the original's, and that share of what the original takes.
+
+    Each is measured beside the original, and not all at the same hour: milliseconds as they came would not compare.
+    """
     ratio, boxes = ratio_of(measured), measured.details.get("suppression", {})
-    found = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": measured.candidate.median_ms}
+    whole = _whole_ms(begun)
+    ms = measured.candidate.median_ms if whole is None else ratio.estimate * whole
+    found = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "ms": ms}
     return found | ({"suppression": boxes["candidate"]} if boxes else {})
 
 
@@ -253,7 +263,7 @@ def _beside(other: Source, begun: Begun, gauge: Gauge, watch: Stopwatch) -> dict
     try:
         with watch.stage("load"):
             model, _ = other.open()
-        timed, metrics = _timed(gauge(model)), {}
+        timed, metrics = _timed(gauge(model), begun), {}
         if begun.evaluations is not None:
             evaluations = copy.copy(begun.evaluations)
             evaluations.rows = []

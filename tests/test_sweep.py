@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +21,14 @@ from channelcut.core.checked import read_json, write_json
 from channelcut.core.crew import Died
 from channelcut.core.deployed import Deploy
 from channelcut.core.described import differences
+from channelcut.core.measurement import Latency, Measurement
 from channelcut.core.specs import InputSpec
 from channelcut.cost import macs_cost
 from channelcut.options import CompressOptions, PruneOptions
 from channelcut.recovery.distil.options import UNTOLD
 from channelcut.report.front import front_chart, front_notes, front_rows, metric_of, render_front
 from channelcut.sources import Source, open_source
-from channelcut.sweep import SweepOptions, _name, _said, sweep
+from channelcut.sweep import SweepOptions, _name, _said, _timed, sweep
 
 FACTORY = """
 import torch
@@ -87,6 +89,16 @@ def test_points_are_made_once_beside_smaller_networks(source: Source, tmp_path: 
         sweep(source, out, other)
     with pytest.raises(cc.UserError, match=r"differs in inputs \(\[\] there, \['1x3x24x24'\] here\)"):
         sweep(replace(source, inputs=(InputSpec((1, 3, 24, 24)),)), out, asked)
+
+
+def test_milliseconds_are_shares_of_one_original(source: Source) -> None:
+    """What was measured at another hour, on a busier machine, is not put beside it as it came."""
+    sides = Latency("original", (9.0, 9.0)), Latency("pruned", (6.0, 6.0))
+    found = Measurement(*sides, 2 / 3, 0.6, 0.7)
+    for whole, ms in ((3.0, 2.0), (None, 6.0)):
+        cost = SimpleNamespace(full_ms=whole) if whole else None
+        begun: Any = SimpleNamespace(options=SimpleNamespace(prune=SimpleNamespace(cost=cost)))
+        assert _timed(found, begun)["ms"] == pytest.approx(ms)
 
 
 PRUNE = {
