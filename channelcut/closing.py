@@ -231,7 +231,7 @@ def below_budget(options: Mapping[str, Any]) -> str:
     said = f"The plan takes {chosen['ratio']:.3f} of the original's time where {limit:.3f} were allowed: "
     if wider is None:
         return f"{said}none of the {len(trials)} plans that were timed comes nearer to it."
-    return f"{said}the next one that was found takes {wider:.3f}. A smaller alignment has plans in between."
+    return f"{said}the next one that was found takes {wider:.3f}. A smaller alignment may have plans in between."
 
 
 def refused(budget: Budget, whole_ms: float, trials: Sequence[Trial]) -> BudgetError:
@@ -259,7 +259,8 @@ def refused(budget: Budget, whole_ms: float, trials: Sequence[Trial]) -> BudgetE
     remedy = "Ask for that, or lower" if quickest.faster else "See what takes the time (channelcut measure), or lower"
     return BudgetError(
         f"The budget {name}={given:g} cannot be met in measurement: {tried}. {told}. {remedy} the alignment or the "
-        "least widths (min_keep, min_channels, keep)."
+        "least widths (min_keep, min_channels, keep).",
+        scale * quickest.ratio if quickest.faster else None,
     )
 
 

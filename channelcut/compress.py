@@ -15,7 +15,6 @@ from channelcut.begun import Begun, begin, deployed_as
 from channelcut.bench.environment import environment
 from channelcut.bench.onnx import measure_onnx
 from channelcut.bench.profile import slower_layers
-from channelcut.bench.profile_engine import profile_on
 from channelcut.building import MIXED, MODEL, build_engines, convert_files, engine_notes, write_engine_form, write_mixed
 from channelcut.closing import below_budget, lowering_of
 from channelcut.core.checked import write_json
@@ -31,6 +30,7 @@ from channelcut.core.specs import write_specs
 from channelcut.cost.devices import device_named
 from channelcut.cutting import store
 from channelcut.cutting.storage import fresh_folder, plan_fingerprint
+from channelcut.latency.clocks import profile_on
 from channelcut.onnx_out.deployed import onnx_from_deployed
 from channelcut.onnx_out.module import ExportOptions
 from channelcut.options import CompressOptions

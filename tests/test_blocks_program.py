@@ -172,6 +172,9 @@ def test_trials_are_of_the_original_and_blocks_alone_have_to_be_faster(monkeypat
     ratios[:] = [0.7]
     result = cc.prune(model, X, latency=0.72, cost=cost, align=1, blocks=["2"])
     assert [trial["chosen"] for trial in result.plan.options["trials"]] == [True]
+    ratios[:] = [0.8, *[0.75] * 9]
+    with pytest.raises(cc.BudgetError, match=r"Of the whole network the nearest possible budget is latency=0.6\.$"):
+        cc.prune(model, X, latency=0.3, cost=cost, align=1, blocks=["2"])
     ratios[:] = [0.995]
     with pytest.raises(cc.BudgetError, match=r"latency=0.99 would not be faster than the original by more than the"):
         cc.prune(model, X, latency=0.99, cost=cost, align=1, blocks=["2"])

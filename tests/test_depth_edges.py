@@ -139,8 +139,9 @@ def test_a_plan_of_blocks_alone_says_what_was_asked_for() -> None:
 
 
 def test_a_tiny_limit_is_no_share_of_the_rest() -> None:
-    with pytest.raises(cc.BudgetError, match=r"Without first, and in numbers"):
+    with pytest.raises(cc.BudgetError, match=r"Without first, of the network that is left: .* params=\d+") as caught:
         cc.prune(seeded(Net), X, params=0.0004, blocks=["first"])
+    assert "Of the whole network the nearest possible budget is params=0.0" in str(caught.value)
 
 
 def test_what_lost_channels_before_its_block_went_is_no_place_to_recover_by() -> None:

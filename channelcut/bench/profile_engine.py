@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from channelcut.bench.inputs import inputs_for
-from channelcut.bench.layers.clock import Kernel
-from channelcut.bench.profile import layer_times, layers_of, merged, paired, profile_pair
+from channelcut.bench.layers.clock import Kernel, LayerClock
+from channelcut.bench.profile import layer_times, layers_of, merged, paired
 from channelcut.core.errors import UserError
 from channelcut.engine.protocol import EngineOptions
 from channelcut.engine.registry import require
-from channelcut.latency.clocks import clock_of
 
 BACKENDS = ("tensorrt", "tensorrt_rtx")
 
@@ -52,26 +51,16 @@ def profile_engines(
 
 
 def profile_kernels(
-    original: Path, pruned: Path, backend: str, *, runs: int = 30, threads: int = 1, multiple: int = 8
+    original: Path, pruned: Path, clock: LayerClock, *, runs: int = 30, multiple: int = 8
 ) -> dict[str, Any]:
     """The same of what a back end that times layers makes of both files as they are, such as OpenVINO.
 
-    Raises `UserError` where the back end is not installed, or does not run the files.
+    Raises `UserError` where it does not run the files.
     """
-    clock = clock_of(backend, threads)
     paths = (original, pruned, pruned, original)
     halves = [layers_from_kernels(path, clock.kernels(path, max(1, runs // 2))) for path in paths]
     found = paired(merged(halves[0], halves[3]), merged(halves[1], halves[2]), None, multiple)
     return found | {"backend": clock.target().backend}
-
-
-def profile_on(
-    backend: str, original: Path, pruned: Path, *, runs: int = 30, threads: int = 1, multiple: int = 8
-) -> dict[str, Any]:
-    """The profile of both files by the back end that will run them."""
-    if backend == "onnxruntime":
-        return profile_pair(original, pruned, runs=runs, threads=threads, multiple=multiple)
-    return profile_kernels(original, pruned, backend, runs=runs, threads=threads, multiple=multiple)
 
 
 def layers_from_kernels(path: Path, kernels: Iterable[Kernel]) -> dict[str, dict[str, Any]]:

@@ -71,7 +71,7 @@ def add_flags(parser: ArgumentParser) -> None:
     timing.add_argument("--warm-up", type=float, default=0.5, metavar="S", help="seconds before (default 0.5)")
     timing.add_argument(
         "--half-width",
-        type=float,
+        type=parsing.share,
         default=0.01,
         metavar="X",
         help="stop when the ratio is known to plus or minus this (default 0.01)",

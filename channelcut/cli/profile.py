@@ -45,12 +45,13 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> int:
     """Profile, write profile.json and report.html, print; returns 0."""
-    from channelcut.bench.profile_engine import BACKENDS, profile_engines, profile_on
+    from channelcut.bench.profile_engine import BACKENDS, profile_engines
     from channelcut.cli.console import Bars, print_json
     from channelcut.compress import ORIGINAL, PRUNED
     from channelcut.core.checked import write_json
     from channelcut.core.files import write_atomically
     from channelcut.engine.protocol import EngineOptions
+    from channelcut.latency.clocks import profile_on
     from channelcut.report import render_html
     from channelcut.report.reader import read_report
 

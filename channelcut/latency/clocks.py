@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from channelcut.core.errors import UserError
 
@@ -17,6 +18,23 @@ _PRECISIONS = {
     "tensorrt": ("fp32", "fp16"),
     "tensorrt_rtx": ("fp32", "fp16"),
 }
+
+
+def profile_on(
+    backend: str, original: Path, pruned: Path, *, runs: int = 30, threads: int = 1, multiple: int = 8
+) -> dict[str, Any]:
+    """The time of every layer of both files on a back end, see `bench.profile.profile_pair`.
+
+    Raises:
+        UserError: there is no such back end here, or it does not run the files.
+    """
+    if backend == "onnxruntime":
+        from channelcut.bench.profile import profile_pair
+
+        return profile_pair(original, pruned, runs=runs, threads=threads, multiple=multiple)
+    from channelcut.bench.profile_engine import profile_kernels
+
+    return profile_kernels(original, pruned, clock_of(backend, threads), runs=runs, multiple=multiple)
 
 
 def precisions_of(backend: str) -> tuple[str, ...]:

@@ -81,8 +81,7 @@ def mixed_cost(
     check_network(model)
     check_values(model)
     check_kind(deploy, Deploy, "deploy", "channelcut.core.deployed.Deploy(...)")
-    if groups is None:
-        groups = analyze(model, x)
+    groups = analyze(model, x) if groups is None else groups
     check_kind(groups, Groups, "groups", "channelcut.analyze")
     check_fits(model, groups)
     groups = deployed_groups(model, groups, deploy)
