@@ -63,7 +63,7 @@ def main() -> None:
     asked = SweepOptions(compress, TARGETS, tuple(map(source_of, BESIDE)))
     found = sweep(source_of(CUT), given.out, asked)
     points = [point | {"name": point["name"].rpartition(":")[2]} for point in found["points"]]
-    said = {"command": "python -m benchmarks.front", "environment": environment(1), "size": SIZE}
+    said = {"command": "python -m benchmarks.front --out FOLDER", "environment": environment(1), "size": SIZE}
     write_rows(RESULTS, said | {"rows": points}, table(points))
 
 
@@ -73,8 +73,9 @@ def table(points: list[dict[str, Any]]) -> str:
     lines = [
         "# A front: YOLO11n beside its siblings",
         "",
-        "`python -m benchmarks.front`: 320 px, ONNX Runtime, one thread; time is the share of YOLO11n's, in processor",
-        "time of the thread that works; mAP50-95 on the 128 images of coco128 val, by Ultralytics' validator.",
+        "`python -m benchmarks.front --out FOLDER`: 320 px, ONNX Runtime, one thread; time is the share of YOLO11n's,",
+        "in processor time of the thread that works; mAP50-95 on the 128 images of coco128 val, by Ultralytics'",
+        "validator.",
         "",
         f"| {' | '.join(head or 'Kind' for head in heads)} |",
         "|---" * len(heads) + "|",

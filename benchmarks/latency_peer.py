@@ -46,8 +46,6 @@ from channelcut.recovery import recalibrate
 RESULTS = Path(__file__).parent / "results" / "latency_peer"
 NETWORKS, TARGETS, ROUNDS, TOLERANCE = ("resnet56", "nanodet_m", "yolov5n"), (0.7, 0.5), 6, 0.03
 TIME = "time"
-READ = ("nanodet_m", "yolov5n")
-"""Networks whose outputs a function reads detections in."""
 Made = tuple[nn.Module, PruneResult | None]
 
 
@@ -213,9 +211,10 @@ def equal_accuracy(rows: Collection[Mapping[str, Any]]) -> list[str]:
     The accuracy of each is the better one of those that it was restored to. Between two measured rows of ours, and
     between the fastest or slowest of them and nothing, no more is said than that: a row beyond them has a bound.
     """
+    read = {row["network"] for row in rows if row["way"] == TIME + DETECTIONS}
     ours: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
-        if row["way"] == TIME + DETECTIONS * (row["network"] in READ) and "failed" not in row:
+        if row["way"] == TIME + DETECTIONS * (row["network"] in read) and "failed" not in row:
             ours.setdefault((row["network"], row["processor"]), []).append((_best(row), row["estimate"]))
     lines = [
         "",
@@ -241,10 +240,10 @@ def equal_accuracy(rows: Collection[Mapping[str, Any]]) -> list[str]:
 
 def _reached(ours: Sequence[tuple[float, float]], wanted: float) -> tuple[str, float]:
     """The share of the time at which an accuracy is reached, of (accuracy, time) in order; NaN where it is not."""
-    enough = [time for accuracy, time in ours if accuracy >= wanted]
+    enough = [pair for pair in ours if pair[0] >= wanted]
     if not enough:
         return "", math.nan
-    accuracy, time = min((pair for pair in ours if pair[0] >= wanted), key=lambda pair: pair[1])
+    accuracy, time = min(enough, key=lambda pair: pair[1])
     below = [pair for pair in ours if pair[0] < wanted and pair[1] < time]
     if not below:
         return "≤ ", time

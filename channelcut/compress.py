@@ -191,10 +191,7 @@ def engines(
 
 
 def measure_both(folder: Path, smaller: str, options: CompressOptions, watch: Stopwatch) -> Measurement | None:
-    """Time the original's ONNX file and that of the smaller network in turns, where that is asked for.
-
-    On what runs them where a budget limits time, else with ONNX Runtime.
-    """
+    """Time the original's ONNX file and that of the smaller network in turns, where that is asked for."""
     if not options.measure:
         return None
     with watch.stage("bench"):
@@ -203,7 +200,7 @@ def measure_both(folder: Path, smaller: str, options: CompressOptions, watch: St
             folder / smaller,
             options.bench,
             lambda done, total: watch.progress("bench", done, total),
-            options.time_on if options.prune.timed else "onnxruntime",
+            options.timed_on,
         )
     return found.named("original", "pruned")
 
@@ -216,10 +213,8 @@ def profile_both(folder: Path, options: CompressOptions, align: int, watch: Stop
     if not (options.profile or (options.measure and options.prune.timed)):
         return {}
     with watch.stage("profile"):
-        backend = options.time_on if options.prune.timed else "onnxruntime"
-        found = profile_on(
-            backend, folder / ORIGINAL, folder / PRUNED, threads=options.bench.threads, multiple=max(2, align)
-        )
+        files = folder / ORIGINAL, folder / PRUNED
+        found = profile_on(options.timed_on, *files, threads=options.bench.threads, multiple=max(2, align))
     write_json(folder / "profile.json", found)
     return {"profile": found}
 

@@ -67,8 +67,8 @@ class CompressOptions:
     precisions: fp16, bf16 or int8, each written beside the fp32 files and built instead of them.
     mixed: choose a precision for each layer with the widths, under a budget of time; the file is `model.mixed.onnx`.
     max_error: the largest output error of each such file; None: see `channelcut.convert_precision`.
-    measure: time original and pruned with ONNX Runtime.
-    profile: time every layer of both with ONNX Runtime, for the report; done too where a budget limits time.
+    measure: time original and pruned, see `timed_on`.
+    profile: time every layer of both on the same, for the report; done too where a budget limits time.
     evaluate: where the calibration is a labelled data set of the model's library, such as Ultralytics' data.yaml:
         measure the accuracy of the original, the cut and all files on its `val` split.
     force: replace an existing output folder, once the new one is complete.
@@ -109,3 +109,8 @@ class CompressOptions:
     table: Path | None = None
     target: str = ""
     target_precision: str = "fp16"
+
+    @property
+    def timed_on(self) -> str:
+        """What the final files are timed on: what runs them where a budget limits time, else ONNX Runtime."""
+        return self.time_on if self.prune.timed else "onnxruntime"

@@ -352,9 +352,10 @@ def _refused(groups: Groups, steps: list[Widths], cost: WidthCost, budget: Budge
     least, whole = np.array([s[0] for s in steps]), cost(full_widths(groups.groups))
     left = cost.assigned(quickest(cost, least))(least) if isinstance(cost, MixedCost) else cost(least)
     share = min(left / whole, 1 - 5e-5)
-    nearest = f"{share + 5e-5:.4f}" if name != "latency_ms" and given <= 1 else f"{math.ceil(left)}"
     if name == "latency_ms":
         nearest = f"{left * (1 + 1e-3):.4g}"
+    else:
+        nearest = f"{share + 5e-5:.4f}" if given <= 1 else f"{math.ceil(left)}"
     why = "is pinned"
     if groups.unused and name == "params":
         why = f"is pinned, or never read by the forward ({unused_words(groups.unused)}: see entries, drop_unused)"

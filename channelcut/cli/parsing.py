@@ -206,23 +206,21 @@ def alignment(text: str) -> int | str:
 
 def milliseconds(text: str) -> float:
     """A time above 0, such as `4.5` or `4.5ms`."""
-    try:
-        found = float(text.removesuffix("ms"))
-    except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time. Expected milliseconds above 0, such as 4.5")
-    return found
+    return _time(text, "ms", "milliseconds above 0, such as 4.5")
 
 
 def seconds(text: str) -> float:
     """A time above 0, such as `30` or `30s`."""
+    return _time(text, "s", "seconds above 0, such as 30")
+
+
+def _time(text: str, unit: str, expected: str) -> float:
     try:
-        found = float(text.removesuffix("s"))
+        found = float(text.removesuffix(unit))
     except ValueError:
         found = 0.0
     if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time. Expected seconds above 0, such as 30")
+        raise argparse.ArgumentTypeError(f"{text!r} is no time. Expected {expected}")
     return found
 
 
