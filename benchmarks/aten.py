@@ -9,6 +9,7 @@ in a forward (gradients, optimizers, storage and sparse layouts, kernels of one 
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -103,5 +104,11 @@ def page() -> str:
     return "\n".join(parts)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     (RESULTS / "aten.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ Metadata: the keys whose values differ, but for the date. A row that is there is
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import os
@@ -23,6 +24,7 @@ import onnx
 import torch
 
 import channelcut as cc
+from benchmarks.zoo.data import require_assets
 from channelcut.bench.environment import environment
 from channelcut.core.deployed import Deploy
 from channelcut.core.files import write_atomically
@@ -49,7 +51,7 @@ def network(name: str) -> tuple[Any, str]:
 
     torch.manual_seed(0)
     model = (RTDETR if name.startswith("rtdetr") else YOLO)(f"{name}.yaml").model.eval()
-    weights = Path(os.environ["CHANNELCUT_ASSETS"]) / "weights" / f"{name}_coco.safetensors"
+    weights = require_assets() / "weights" / f"{name}_coco.safetensors"
     if not weights.is_file():
         return model, "random"
     model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
@@ -149,8 +151,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Make what is not there, and the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    folder = Path(os.environ["CHANNELCUT_ASSETS"]) / "coco128" / "images" / "val"
+    folder = require_assets() / "coco128" / "images" / "val"
     images = load_images(folder, (3, SIZE, SIZE), Preprocessing("letterbox"), IMAGES)[0]
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     for name, nms in ROWS:

@@ -9,6 +9,7 @@ YOLOX-nano (it takes 0 to 255) and on noise in [0, 1) for the others.
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import time
@@ -102,6 +103,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure everything and write the results."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     found = rows()

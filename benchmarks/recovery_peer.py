@@ -10,6 +10,7 @@ there is not measured again.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -122,6 +123,7 @@ ROWS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
 
 def main() -> None:
     """Measure what is missing."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     rows, bench = rows_in(RESULTS), Bench()
     for bench.ratio, (way, measure) in product(RATIOS, ROWS.items()):
