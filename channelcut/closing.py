@@ -138,23 +138,26 @@ class _Loop:
         Raises:
             BudgetError: alignment and floors leave nothing that could go.
         """
-        asked = self.target
-        known: dict[bytes, float] = {}
+        asked, limit = self.target, self.target * (1 + TOLERANCE)
+        known: dict[bytes, Trial] = {}
         while len(self.points) < _PLANNED:
             plan, least = self._plan(asked)
             same = context_of(plan).kept.tobytes() + repr(plan.options.get("precision")).encode()
             if same not in known:
                 if len(self.trials) == _TIMED:
                     break
-                known[same] = self._timed(plan, asked).ratio
+                known[same] = self._timed(plan, asked)
             elif least:
                 break  # there is none below it
-            self.points.append((asked, known[same]))
-            if abs(known[same] / self.target - 1) <= TOLERANCE or self._closed():
+            trial = known[same]
+            self.points.append((asked, trial.ratio))
+            meets = trial.ratio <= self.target or trial.high <= limit  # noise alone may bring others below the limit
+            if (meets and trial.ratio >= self.target * (1 - TOLERANCE)) or self._closed():
                 break
             asked = _next(self.points, self.target)
-        met = [cut for cut in self.cuts if cut[0].ratio <= self.target * (1 + TOLERANCE)]
-        return max(met, key=lambda cut: (cut[0].faster, cut[0].importance, cut[0].ratio)) if met else None
+        met = [cut for cut in self.cuts if cut[0].ratio <= limit]
+        best = [cut for cut in met if cut[0].ratio <= self.target or cut[0].high <= limit] or met
+        return max(best, key=lambda cut: (cut[0].faster, cut[0].importance, cut[0].ratio)) if best else None
 
     def _closed(self) -> bool:
         """Whether no plan is left between one that was fast enough and one that was too slow."""
