@@ -92,6 +92,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet56 default": MIDDLE,
     "resnet56 labels": MIDDLE | {"labels": True},
     "resnet56 long": FOUR,
+    "resnet56 frozen, long": FOUR | {"batch_norm": "frozen", "learning_rate": 1e-3},
     "resnet56 long, scratch": FOUR | LABELS_ALONE | {"init": "scratch"},
     "resnet56 long, rewound": FOUR | LABELS_ALONE | {"init": "rewind"},
     "resnet56 two hours": LONG,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,12 +27,12 @@ from channelcut.cli import main
 from channelcut.core.result import PruneResult
 from channelcut.core.tensors import named_tensors
 from channelcut.cutting.storage import load_plan
-from channelcut.recovering import rounds
+from channelcut.recovering import rounds, steps
 from channelcut.recovering.steps import Training
 from channelcut.recovery.distil import training
 from channelcut.recovery.distil.augment import KINDS, augmented, draws
 from channelcut.recovery.distil.checkpoints import CHECKPOINT
-from channelcut.recovery.distil.losses import Teaching, comparable
+from channelcut.recovery.distil.losses import comparable, says_where
 from channelcut.recovery.distil.processes import processes
 from channelcut.recovery.distil.state import State, fill
 from channelcut.tracing import trace
@@ -222,15 +223,32 @@ def test_one_image_over_and_over_is_said(made: Any) -> None:
     assert not any("over and over" in note for note in other)
 
 
-@pytest.mark.parametrize(("norms", "chosen"), [("frozen", "0.0001"), ("batch", "0.0003")])
-def test_of_rates_that_do_as_well_norms_that_stay_get_the_lowest(
-    made: Any, monkeypatch: pytest.MonkeyPatch, norms: str, chosen: str
+@pytest.mark.parametrize(
+    ("dense", "norms", "chosen"), [(True, "frozen", "0.0001"), (True, "batch", "0.0003"), (False, "frozen", "0.0003")]
+)
+def test_of_rates_that_do_as_well_detectors_whose_norms_stay_get_the_lowest(
+    made: Any, monkeypatch: pytest.MonkeyPatch, dense: bool, norms: str, chosen: str
 ) -> None:
     model, result, images = made
     monkeypatch.setattr(training, "_tried", lambda *_: {1e-4: 4.30, 3e-4: 4.19, 1e-3: 9.0})
+    monkeypatch.setattr(steps, "says_where", lambda _: dense)
     options = replace(QUICK, learning_rate=None, batch_norm=norms)
     found = cc.recover(model, result, images, epochs=1, options=options)
     assert any(note.startswith(f"The learning rate {chosen} was chosen") for note in found.recovery.notes)
+
+
+@pytest.mark.parametrize("epochs", [4, 100])
+def test_a_short_training_has_48_steps_or_a_quarter_of_them(
+    made: Any, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    model, result, images = made
+    taken: list[int] = []
+    step = training._Training.step
+    monkeypatch.setattr(training._Training, "step", lambda self: taken.append(1) or step(self))
+    monkeypatch.setattr(training, "_RATES", (1e-4,))
+    found = cc.recover(model, result, images, epochs=epochs, options=replace(QUICK, learning_rate=None))
+    assert found.recovery is not None
+    assert len(taken) - found.recovery.steps == min(48, found.recovery.steps // 4)
 
 
 def test_what_is_drawn_anew_has_the_usual_rate(made: Any) -> None:
@@ -366,24 +384,46 @@ def test_augmentation_is_drawn_by_seeds_and_stays_in_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "dense", "given", "expected"),
+    ("dense", "compensated", "given", "expected"),
     [
-        (False, True, {}, ("frozen", 8)),
         (True, False, {}, ("frozen", 8)),
-        (True, True, {"batch_norm": "batch"}, ("batch", 32)),
-        (True, True, {"batch": 16}, ("frozen", 16)),
+        (True, False, {"batch_norm": "batch"}, ("batch", 32)),
+        (True, False, {"batch": 16}, ("frozen", 16)),
         (True, True, {"init": "scratch"}, ("frozen", 32)),
         (False, False, {}, ("auto", 32)),
+        (False, True, {}, ("frozen", 32)),
+        (False, True, {"batch_norm": "batch"}, ("batch", 32)),
+        (False, True, {"init": "scratch"}, ("auto", 32)),
         (False, False, {"batch_norm": "frozen"}, ("frozen", 32)),
     ],
 )
-def test_norms_stay_and_steps_are_small_where_outputs_say_where_things_are(
-    places: bool, dense: bool, given: dict[str, Any], expected: tuple[str, int]
+def test_norms_stay_of_what_was_compensated_and_where_outputs_say_where_things_are(
+    dense: bool, compensated: bool, given: dict[str, Any], expected: tuple[str, int]
 ) -> None:
+    pupil: Any = SimpleNamespace(compensated=compensated)
+    found = Training(None, 1, options=cc.RecoverOptions(**given)).trained(pupil, dense)
+    assert (found.batch_norm, found.batch_size) == expected
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_outputs_with_more_than_two_axes_say_where_things_are(places: bool) -> None:
     head = [] if places else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), *head), (torch.rand(2, 3, 8, 8),), {})
-    found = Training(None, 1, options=cc.RecoverOptions(**given)).trained(Teaching(dense=dense), graph)
-    assert (found.batch_norm, found.batch_size) == expected
+    assert says_where(graph) == places
+
+
+@pytest.mark.parametrize("restore", ["compensate", "recalibrate"])
+def test_a_cut_that_was_compensated_keeps_the_statistics_of_its_norms(restore: str) -> None:
+    torch.manual_seed(0)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)]
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), *head).eval()
+    images = torch.rand(128, 3, 8, 8)
+    result = cc.prune(model, images[:1], macs=0.3, calibration=images, restore=restore)
+    options = cc.RecoverOptions(learning_rate=1e-3, augment=(), held_back=0.25)  # leaves steps of 32
+    found = cc.recover(model, result, images, epochs=20, options=options)
+    assert found.recovery is not None and found.recovery.after < found.recovery.before
+    before, after = (dict(r.model.named_buffers())["1.running_mean"] for r in (result, found))
+    assert torch.equal(before, after) == (restore == "compensate")
 
 
 def test_a_detectors_heads_agree_with_themselves_alone() -> None:

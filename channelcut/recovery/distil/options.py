@@ -30,14 +30,14 @@ class RecoverOptions:
             Where memory runs out it is halved.
         learning_rate: of AdamW at its highest, after the warm-up. None: of 1e-4, 3e-4, 1e-3 and 3e-3 the highest
             by which a short training brings the outputs on what is held back about as close as by the best of them,
-            or where batch norms stay the lowest; 1e-3 where `init` draws or rewinds.
+            or of networks whose outputs say where things are the lowest; 1e-3 where `init` draws or rewinds.
         warmup: share of the steps in which the rate rises; afterwards it falls by a cosine.
         weight_decay: of weights with more than one axis.
         ema: decay of the average of weights that is returned, reached slowly; 0: the weights of the last step.
         batch_norm: `frozen` (statistics stay, scales and shifts are trained), `batch` (statistics of each batch, their
             averages are kept), `recalibrate` (frozen, and measured anew at the end) or `auto`: `batch` where a process
-            computes 32 inputs or more at once, else, and of networks whose outputs say where things are (have more
-            than two axes), `frozen`. What is drawn (`init`) needs those of batches.
+            computes 32 inputs or more at once, else, of compensated cuts, and of networks whose outputs say where
+            things are (have more than two axes), `frozen`. What is drawn (`init`) needs those of batches.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: fp32 on a CPU, bf16 or fp16 on a GPU.
         device: such as `cuda:1`; by default the GPU where there is one, else where the network is.
         augment: what is done to every input, for teacher and student alike: some of `flip`, `scale`, `colour` and
