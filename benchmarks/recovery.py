@@ -71,6 +71,7 @@ LONGER = {"taught": 5000} | BATCHES
 LONG = {"taught": 49000, "epochs": 13, "learning_rate": 2e-3, "test": 10000}
 FOUR = LONG | {"epochs": 4}
 LABELS_ALONE = {"labels": True, "output": 0.0, "features": 0.0}
+BRIEF = {"macs": 0.4, "taught": 4096, "epochs": 3, "test": 10000}
 SHORT, MIDDLE = {"taught": 1024, "epochs": 4}, {"taught": 4096, "epochs": 4}
 ROWS: dict[str, dict[str, Any]] = {
     "resnet20 frozen": SHORT | {"batch_norm": "frozen"},
@@ -90,6 +91,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet20 not sparsified, 5,000": LONGER | {"epochs": 2},
     "resnet20 scratch": SHORT | {"labels": True, "init": "scratch"},
     "resnet56 default": MIDDLE,
+    **{
+        f"resnet56 2.5x, {norms}, lr {rate:g}": BRIEF | {"batch_norm": norms, "learning_rate": rate}
+        for rate in (1e-3, 3e-3, 1e-4)
+        for norms in ("frozen", "batch")
+    },
     "resnet56 labels": MIDDLE | {"labels": True},
     "resnet56 long": FOUR,
     "resnet56 frozen, long": FOUR | {"batch_norm": "frozen", "learning_rate": 1e-3},
