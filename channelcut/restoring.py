@@ -69,9 +69,8 @@ def rescaled(
 
 def restored(model: nn.Module, smaller: nn.Module, plan: Plan, record: Record) -> Proof:
     """The stored proof of a cut whose weights have been restored since, after a look at its shapes."""
-    steps = [str(change["step"]) for change in record.plan.changes if change["round"] == len(record.rounds)]
     stored = record.rounds[-1]["proof"]
-    words = f"the weights have been changed since the cut ({', '.join(steps)})"
+    words = f"the weights have been changed since the cut ({', '.join(record.since)})"
     if stored is None:
         proof = Proof(False, float("nan"), 0.0, 0.0, (), "not run", "own")
         return replace(proof, failures=(f"{words}, and the cut was not proven before; prove what apply returned",))

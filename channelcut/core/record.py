@@ -41,6 +41,11 @@ class Record:
         """Whether every round has been proven."""
         return all(found["proof"] is not None for found in self.rounds)
 
+    @property
+    def since(self) -> tuple[str, ...]:
+        """The steps that have changed the weights since the last cut, in order."""
+        return tuple(str(change["step"]) for change in self.plan.changes if change["round"] == len(self.rounds))
+
 
 def record_of(model: nn.Module) -> Record | None:
     """The record of a module; None where it has none, or has got other shapes since."""

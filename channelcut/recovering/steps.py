@@ -93,12 +93,12 @@ class Training:
         return self.loss if self.options.task else None
 
     def trained(self, pupil: Pupil, dense: bool) -> RecoverOptions:
-        """The options, with what is left open: of compensated cuts norms stay; where outputs say where things are too.
+        """The options, with what is left open: norms stay of compensated cuts, and where outputs say where things are.
 
-        ResNet-56 at 1 / 2.5 of its MACs, compensated, three epochs of 4,096 images, from 94.9 % of 5,000 others: 96.4
-        by the statistics of batches, 96.8 with its own (both at 1e-3). There steps are small besides: NanoDet-m at 0.8
-        of its MACs, two epochs of 950 images at 1e-4, from mAP .214 on coco128 train: .223 in batches of 16, .230 of 8,
-        .234 of 4.
+        Norms: ResNet-56 at 1 / 2.5 of its MACs, compensated, three epochs of 4,096 images, comes from 94.9 % of 5,000
+        others to 96.4 by the statistics of batches and to 96.8 with its own, both at 1e-3. Of those with places
+        (`dense`) steps are small, too: NanoDet-m at 0.8 of its MACs, two epochs of 950 images at 1e-4, comes from mAP
+        .214 on coco128 train to .223 in steps of 16, .230 of 8, .234 of 4.
         """
         options = self.options
         if options.batch_norm == "auto" and (dense or (pupil.compensated and options.init == "cut")):
@@ -140,7 +140,8 @@ def recovered(model: nn.Module, result: PruneResult, asked: Training) -> PruneRe
     _check(model, result)
     watch, plan, options = Stopwatch(asked.progress), _plan_from(model, result), asked.options
     small, notes = _begun(model, result.model, plan, options)
-    refitted = any(change["step"] == "compensate" for change in result.plan.changes)
+    known = record_of(result.model)
+    refitted = known is not None and "compensate" in known.since
     pupil = Pupil(small, plan, result.groups.graph, notes, compensated=refitted)
     with taught(model, pupil, asked, "recover", watch) as (said, tensors, batches):
         small = _with_weights(result.model, tensors, said)
