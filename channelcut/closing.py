@@ -138,7 +138,7 @@ class _Loop:
         Raises:
             BudgetError: alignment and floors leave nothing that could go.
         """
-        asked, limit = self.target, self.target * (1 + TOLERANCE)
+        asked = self.target
         known: dict[bytes, Trial] = {}
         while len(self.points) < _PLANNED:
             plan, least = self._plan(asked)
@@ -151,13 +151,16 @@ class _Loop:
                 break  # there is none below it
             trial = known[same]
             self.points.append((asked, trial.ratio))
-            meets = trial.ratio <= self.target or trial.high <= limit  # noise alone may bring others below the limit
-            if (meets and trial.ratio >= self.target * (1 - TOLERANCE)) or self._closed():
+            if (self._settled(trial) and trial.ratio >= self.target * (1 - TOLERANCE)) or self._closed():
                 break
             asked = _next(self.points, self.target)
-        met = [cut for cut in self.cuts if cut[0].ratio <= limit]
-        best = [cut for cut in met if cut[0].ratio <= self.target or cut[0].high <= limit] or met
+        met = [cut for cut in self.cuts if cut[0].ratio <= self.target * (1 + TOLERANCE)]
+        best = [cut for cut in met if self._settled(cut[0])] or met
         return max(best, key=lambda cut: (cut[0].faster, cut[0].importance, cut[0].ratio)) if best else None
+
+    def _settled(self, trial: Trial) -> bool:
+        """Whether a plan meets the budget by more than the noise, which alone may bring others within the tolerance."""
+        return trial.ratio <= self.target or trial.high <= self.target * (1 + TOLERANCE)
 
     def _closed(self) -> bool:
         """Whether no plan is left between one that was fast enough and one that was too slow."""

@@ -27,7 +27,7 @@ from channelcut.core.inputs import Inputs, check_callable, check_kind, check_net
 from channelcut.core.labels import Loss
 from channelcut.core.plan import Plan
 from channelcut.core.progress import Progress, Stopwatch
-from channelcut.core.record import add_change, noticed, put_record, record_of
+from channelcut.core.record import Record, add_change, noticed, put_record, record_of
 from channelcut.core.result import PruneResult, Recovery
 from channelcut.core.tensors import architecture_fingerprint, named_tensors, weights_fingerprint
 from channelcut.cutting.apply import check_weights
@@ -137,12 +137,10 @@ class Pupil:
 
 def recovered(model: nn.Module, result: PruneResult, asked: Training) -> PruneResult:
     """A cut network that the original has taught, see `channelcut.recover`."""
-    _check(model, result)
+    before = _checked(model, result)
     watch, plan, options = Stopwatch(asked.progress), _plan_from(model, result), asked.options
     small, notes = _begun(model, result.model, plan, options)
-    known = record_of(result.model)
-    refitted = known is not None and "compensate" in known.since
-    pupil = Pupil(small, plan, result.groups.graph, notes, compensated=refitted)
+    pupil = Pupil(small, plan, result.groups.graph, notes, compensated="compensate" in before.since)
     with taught(model, pupil, asked, "recover", watch) as (said, tensors, batches):
         small = _with_weights(result.model, tensors, said)
         if options.batch_norm == "recalibrate":
@@ -204,7 +202,8 @@ def checkpoint_folder(out: Path) -> Path:
     return Path(out).parent / f".{Path(out).name}.recovery"
 
 
-def _check(model: nn.Module, result: PruneResult) -> None:
+def _checked(model: nn.Module, result: PruneResult) -> Record:
+    """The record of a cut that can be taught."""
     check_network(model)
     check_values(model)
     check_kind(result, PruneResult, "result", "channelcut.prune")
@@ -214,11 +213,13 @@ def _check(model: nn.Module, result: PruneResult) -> None:
             f"The weights of the cut are float16 ({half}), in which the steps of a training vanish or overflow. "
             "Expected float32: cut model.float(), recover, and write fp16 files (--precision fp16)."
         )
-    if record_of(result.model) is None:
+    record = record_of(result.model)
+    if record is None:
         raise UserError(
             f"The network of the result, a {type(result.model).__name__}, has got other shapes since it was cut (by "
             "fuse(), say). Expected it as prune returned it, trained since or not."
         )
+    return record
 
 
 def _plan_from(model: nn.Module, result: PruneResult) -> Plan:
